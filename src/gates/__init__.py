@@ -1,0 +1,1 @@
+"""What decides whether a model may be promoted; knows no project."""

@@ -1,0 +1,52 @@
+"""What goes wrong, each kind with its exit code, and how a command ends on it."""
+
+import sys
+from collections.abc import Callable
+from enum import IntEnum
+from typing import ClassVar
+
+
+class ExitCode(IntEnum):
+    """What every command of `gates` and of a project says by its exit code."""
+
+    PASSED = 0
+    FAILED = 1
+    COULD_NOT_JUDGE = 2
+    INCONCLUSIVE = 3
+    INTERRUPTED = 130
+
+
+class GateError(Exception):
+    """An error that is told in one line: what was wrong, where, and what to do."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.COULD_NOT_JUDGE
+
+
+class GateInputError(GateError):
+    """An input is missing, unreadable, or not what it should be."""
+
+
+class ConfigError(GateError):
+    """A configuration is malformed, or a value in it is not allowed."""
+
+
+class CheckpointError(GateError):
+    """A checkpoint is missing, damaged, or not one of ours."""
+
+
+class TrainingError(GateError):
+    """Training cannot go on."""
+
+    exit_code = ExitCode.FAILED
+
+
+def run_command(command: Callable[[], ExitCode]) -> int:
+    """Run `command` and return its exit code; a `GateError` becomes its one line on stderr."""
+    try:
+        return command()
+    except GateError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return ExitCode.INTERRUPTED

@@ -1,0 +1,70 @@
+"""Files that appear whole or not at all, and their digests."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from gates.errors import GateInputError
+
+
+@contextlib.contextmanager
+def atomic_write(file: Path) -> Iterator[IO[bytes]]:
+    """Open a stand-in for `file` that takes its place, fsynced, when the block ends well.
+
+    The folder is made if it is missing. If the block raises, or the process is killed,
+    `file` stays what it was.
+
+    Raises:
+        GateInputError: the folder cannot be made or written to.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    except OSError as error:
+        msg = f"{file}: cannot be written ({error.strerror}); choose another place"
+        raise GateInputError(msg) from error
+    stand_in = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes private files; what a run leaves is for others to read.
+        stand_in.chmod(0o666 & ~_umask())
+        stand_in.replace(file)
+    finally:
+        stand_in.unlink(missing_ok=True)
+    _fsync_folder(file.parent)
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of `file` in hex.
+
+    Raises:
+        GateInputError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        msg = f"{file}: cannot be read ({error.strerror})"
+        raise GateInputError(msg) from error
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make a rename in `folder` outlast a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The reference project: a small Vision Transformer on handwritten digits."""

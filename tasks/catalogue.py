@@ -1,0 +1,161 @@
+"""The one table of sessions: each declares its tiers, runner, time-out and inputs here.
+
+Nox's tags, the plan that CI reads and the table in the README all follow from it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import nox
+
+from tasks.project import Cell
+
+Tier = Literal["pr", "nightly", "release", "data"]
+Runner = Literal["cpu", "gpu"]
+TIERS: tuple[Tier, ...] = ("pr", "nightly", "release", "data")
+
+# Whatever a session reads besides, a change in these can change its result.
+ALWAYS_INPUTS = ("noxfile.py", "tasks", "pyproject.toml", "uv.lock")
+
+
+class DuplicateSessionError(Exception):
+    """Two sessions of one name: Nox would warn and let the later one win."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """What a session says of itself.
+
+    Args:
+        name: what a person types after `nox -s`.
+        summary: the first line of its docstring.
+        tiers: the tiers that run it; empty for one that is only run by name.
+        runner: the kind of machine it needs.
+        timeout_minutes: when CI gives it up.
+        inputs: files and folders, relative to the root, that can change its result.
+        parallel: whether other sessions may run beside it under `nox -j`.
+        cells: the matrix cells it is split into, each with its own tiers.
+    """
+
+    name: str
+    summary: str
+    tiers: tuple[Tier, ...]
+    runner: Runner
+    timeout_minutes: int
+    inputs: tuple[str, ...]
+    parallel: bool
+    cells: Mapping[Cell, tuple[Tier, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedJob:
+    """One job of a tier: what CI needs to know to run `nox -s SESSION` somewhere."""
+
+    session: str
+    runner: Runner
+    timeout_minutes: int
+
+
+CATALOGUE: dict[str, Declaration] = {}
+
+
+def session(
+    *,
+    timeout_minutes: int,
+    inputs: Iterable[str],
+    tiers: Sequence[Tier] = (),
+    runner: Runner = "cpu",
+    parallel: bool = False,
+    cells: Mapping[Cell, tuple[Tier, ...]] | None = None,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Declare a function as a session; its name and docstring are what `nox --list` shows.
+
+    Args:
+        timeout_minutes: when CI gives it up.
+        inputs: files and folders that can change its result, besides `ALWAYS_INPUTS`.
+        tiers: the tiers that run it.
+        runner: the kind of machine it needs.
+        parallel: whether other sessions may run beside it under `nox -j`.
+        cells: matrix cells with their tiers; the function then takes `python` and `torch`.
+
+    Raises:
+        DuplicateSessionError: a session of that name is declared already.
+        ValueError: the function has no docstring.
+    """
+
+    def declare(function: Callable[..., None]) -> Callable[..., None]:
+        name = function.__name__
+        if name in CATALOGUE:
+            msg = f"{function.__module__}.{name}: there is a session named {name} already"
+            raise DuplicateSessionError(msg)
+        if not function.__doc__:
+            msg = f"{function.__module__}.{name}: a session's docstring is its line of help"
+            raise ValueError(msg)
+        CATALOGUE[name] = Declaration(
+            name=name,
+            summary=function.__doc__.strip().splitlines()[0],
+            tiers=tuple(tiers),
+            runner=runner,
+            timeout_minutes=timeout_minutes,
+            inputs=(*ALWAYS_INPUTS, *inputs),
+            parallel=parallel,
+            cells=cells or {},
+        )
+        if cells:
+            function = _parametrize(function, cells)
+        # `python` would be Nox's own word for the interpreter that it looks for itself.
+        return nox.session(name=name, tags=list(tiers), allow_parallel=parallel)(function)
+
+    return declare
+
+
+def _parametrize(
+    function: Callable[..., None], cells: Mapping[Cell, tuple[Tier, ...]]
+) -> Callable[..., None]:
+    parameters = [
+        nox.param(cell.python, cell.torch, id=str(cell), tags=list(tiers))
+        for cell, tiers in cells.items()
+    ]
+    decorate: Callable[[Any], Any] = nox.parametrize(
+        ["python_version", "torch_version"], parameters
+    )
+    decorated: Callable[..., None] = decorate(function)
+    return decorated
+
+
+def plan(tier: Tier) -> list[PlannedJob]:
+    """Return the jobs of `tier` in the catalogue's order, matrix cells one by one."""
+    return [
+        PlannedJob(session=job, runner=declared.runner, timeout_minutes=declared.timeout_minutes)
+        for declared in CATALOGUE.values()
+        for job in _jobs(declared, tier)
+    ]
+
+
+def _jobs(declared: Declaration, tier: Tier) -> list[str]:
+    if declared.cells:
+        chosen = (cell for cell, tiers in declared.cells.items() if tier in tiers)
+        return [f"{declared.name}({cell})" for cell in chosen]
+    return [declared.name] if tier in declared.tiers else []
+
+
+def tiers_of(declared: Declaration) -> list[Tier]:
+    """Return the tiers that run at least one job of `declared`."""
+    return [tier for tier in TIERS if _jobs(declared, tier)]
+
+
+def markdown_table() -> str:
+    """Return the catalogue as the table that the README shows."""
+    rows = [
+        f"| `{declared.name}` | {', '.join(tiers_of(declared)) or '-'} | {declared.summary} |"
+        for declared in sorted(CATALOGUE.values(), key=_by_tier)
+    ]
+    return "\n".join(["| session | tiers | what it does |", "|---|---|---|", *rows])
+
+
+def _by_tier(declared: Declaration) -> tuple[int, int]:
+    """Sort key: the earliest tier first, then the order of declaration."""
+    tiers = tiers_of(declared)
+    rank = TIERS.index(tiers[0]) if tiers else len(TIERS)
+    return rank, list(CATALOGUE).index(declared.name)

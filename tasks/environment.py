@@ -1,0 +1,301 @@
+"""Locked, hash-checked environments, made by uv from the portable uv.lock.
+
+An environment is a function of an interpreter and the requirements that the lock
+exports for it, so sessions with the same requirements share one. It is stamped when
+it is whole; while the stamp still describes it, a session starts without touching it.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks import interpreters, uv
+from tasks.project import PROJECT, ROOT, Cell
+
+if TYPE_CHECKING:
+    import nox  # the git hooks run this module without Nox
+
+_STAMP = "environment.json"
+
+# What the user has set for other work must not choose what a session runs on.
+_FOREIGN_VARIABLES = (
+    "CONDA_DEFAULT_ENV",
+    "CONDA_PREFIX",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "PYTHONUSERBASE",
+    "PYTHONWARNINGS",
+    "VIRTUAL_ENV",
+    "__PYVENV_LAUNCHER__",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """Which packages of the lock an environment holds, and for which interpreter.
+
+    Args:
+        folder: where it is, relative to the root.
+        python: the interpreter, `major.minor`.
+        groups: the dependency groups of pyproject.toml.
+        torch: the torch version, `major.minor`; None for tools without the project's packages.
+    """
+
+    folder: str
+    python: str
+    groups: tuple[str, ...]
+    torch: str | None = None
+
+    @property
+    def selection(self) -> list[str]:
+        """The arguments with which `uv export` selects the packages."""
+        if self.torch is None:
+            return [f"--only-group={group}" for group in self.groups]
+        extra = f"--extra=torch-{self.torch.replace('.', '-')}"
+        return [extra, "--no-default-groups", *(f"--group={group}" for group in self.groups)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """What a whole environment was made from.
+
+    Args:
+        interpreter: the path of the CPython under it.
+        base: digest of what it cannot outlive; a difference means to make it anew.
+        contents: digest of what is in it; a difference means to install again.
+    """
+
+    interpreter: str
+    base: str
+    contents: str
+
+
+def of_cell(cell: Cell) -> Environment:
+    """The environment of the checks that run the project on `cell`."""
+    return Environment(
+        folder=f".nox/{cell}",
+        python=cell.python,
+        torch=cell.torch,
+        groups=("build", "test", "types"),
+    )
+
+
+def of_tools(python: str) -> Environment:
+    """The environment of the checks that only read the source."""
+    return Environment(folder=".nox/tools", python=python, groups=("build", "lint"))
+
+
+def of_editor(cell: Cell) -> Environment:
+    """The `.venv` that editors look for: everything, from the same lock."""
+    return Environment(
+        folder=".venv",
+        python=cell.python,
+        torch=cell.torch,
+        groups=("build", "lint", "test", "types"),
+    )
+
+
+def default_python() -> str:
+    """Return the default interpreter, or on a laptop without it the newest one that is there."""
+    default = PROJECT.default.python
+    if in_ci() or _is_installed(default):
+        return default
+    for version in reversed(PROJECT.pythons):
+        if _is_installed(version):
+            _say(f"Python {default} is not installed here, so Python {version} stands in for it")
+            return version
+    return default
+
+
+def default_cell() -> Cell:
+    """Return the cell of the sessions that need only one."""
+    return Cell(default_python(), PROJECT.default.torch)
+
+
+def in_ci() -> bool:
+    """Whether this runs where nobody is there to read that something was skipped."""
+    return os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+def has_interpreter(version: str) -> bool:
+    """Whether an interpreter of `version` is installed, or uv has just installed one."""
+    return _is_installed(version) or _install_interpreter(version) is None
+
+
+def prepare(environment: Environment, root: Path = ROOT) -> Path:
+    """Make `environment` hold exactly what the lock says, and return its folder.
+
+    Nothing is done when nothing changed. Packages come from uv's cache before they
+    come from the network. An environment that a kill left unfinished is made anew.
+
+    Raises:
+        SystemExit: with exit code 2 and one line on stderr, when it can't be made.
+    """
+    folder = root / environment.folder
+    requirements = _export(environment, root)
+    with _exclusive(root / ".nox" / f"{folder.name}.lock"):
+        stamp = _read_stamp(folder)
+        interpreter = _interpreter_in_use(folder, environment, stamp)
+        if stamp and interpreter and stamp.contents == _contents(folder, requirements, root):
+            return folder
+        if interpreter is None:
+            interpreter = _find_or_install(environment.python)
+            _make_empty(folder, interpreter, root)
+        _fill(folder, requirements, root)
+        stamp = Stamp(
+            interpreter=str(interpreter),
+            base=_base(folder, environment, interpreter),
+            contents=_contents(folder, requirements, root),
+        )
+        (folder / _STAMP).write_text(json.dumps(asdict(stamp)), encoding="utf-8")
+    return folder
+
+
+def run(
+    session: "nox.Session", folder: Path, program: str, *arguments: str, **variables: str
+) -> None:
+    """Run a program of the environment in `folder`, isolated from the user's Python settings."""
+    session.run(
+        str(folder / "bin" / program),
+        *arguments,
+        env={**isolated(folder), **variables},
+        include_outer_env=False,
+        external=True,
+    )
+
+
+def isolated(folder: Path, outer: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables under which commands of the environment in `folder` run.
+
+    The environment comes first on PATH, the user's Python settings are left out, and a
+    `uv run` or `uv sync` inside the session cannot change the environment under it.
+    """
+    kept = {name: value for name, value in outer.items() if name not in _FOREIGN_VARIABLES}
+    return {
+        **uv.without_user_choices(kept),
+        "PATH": os.pathsep.join([str(folder / "bin"), outer.get("PATH", "")]),
+        "VIRTUAL_ENV": str(folder),
+        "UV_PROJECT_ENVIRONMENT": str(folder),
+        "UV_FROZEN": "1",
+        "UV_NO_SYNC": "1",
+        "PYTHONNOUSERSITE": "1",
+    }
+
+
+def _export(environment: Environment, root: Path) -> str:
+    return uv.output(
+        "export",
+        "--frozen",
+        "--quiet",
+        "--no-emit-project",
+        "--no-header",
+        "--no-annotate",
+        *environment.selection,
+        cwd=root,
+    )
+
+
+def _read_stamp(folder: Path) -> Stamp | None:
+    """Return the stamp of the environment in `folder`; None if it was never whole."""
+    try:
+        return Stamp(**json.loads((folder / _STAMP).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _interpreter_in_use(folder: Path, environment: Environment, stamp: Stamp | None) -> Path | None:
+    """Return the interpreter that the environment was made for, if it is still the one to use."""
+    if stamp is None:
+        return None
+    interpreter = Path(stamp.interpreter)
+    if not interpreter.exists() or stamp.base != _base(folder, environment, interpreter):
+        return None
+    return interpreter
+
+
+def _base(folder: Path, environment: Environment, interpreter: Path) -> str:
+    """Return a digest of what an environment cannot outlive: its interpreter and its place."""
+    binary = interpreter.stat()
+    # Moved with the repository, the scripts inside would still point to the old place.
+    return _digest(
+        environment.python, str(folder), str(interpreter), binary.st_size, binary.st_mtime_ns
+    )
+
+
+def _contents(folder: Path, requirements: str, root: Path) -> str:
+    """Return a digest of what is installed: the requirements, the project, and nothing else."""
+    pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    # Changes when a package comes or goes behind our back (`uv pip install` into it).
+    touched = [packages.stat().st_mtime_ns for packages in folder.glob("lib/*/site-packages")]
+    return _digest(requirements, pyproject.get("project"), pyproject.get("build-system"), touched)
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _make_empty(folder: Path, interpreter: Path, root: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    uv.output("venv", "--quiet", f"--python={interpreter}", str(folder), cwd=root)
+
+
+def _fill(folder: Path, requirements: str, root: Path) -> None:
+    (folder / _STAMP).unlink(missing_ok=True)
+    packages = sum("==" in line for line in requirements.splitlines())
+    _say(f"{folder.relative_to(root)}: installing {packages} packages from uv.lock")
+    file = folder / "requirements.txt"
+    file.write_text(requirements, encoding="utf-8")
+    python = f"--python={folder / 'bin' / 'python'}"
+    # Byte-compiled now, or every process pays for it where PYTHONDONTWRITEBYTECODE is set.
+    uv.install("pip", "sync", "--require-hashes", "--compile-bytecode", python, str(file), cwd=root)
+    # The build backend is among the locked packages: nothing is fetched to build the project.
+    uv.install(
+        "pip", "install", "--no-deps", "--no-build-isolation", python, "--editable=.", cwd=root
+    )
+
+
+def _find_or_install(version: str) -> Path:
+    problem = None if _is_installed(version) else _install_interpreter(version)
+    interpreter = interpreters.find(version)
+    if interpreter is None:
+        uv.stop(
+            f"Python {version}: neither on PATH nor one of pyenv's or uv's ({problem}); install it"
+        )
+    return interpreter
+
+
+def _install_interpreter(version: str) -> str | None:
+    """Let uv install an interpreter; return what went wrong, or None."""
+    _say(f"Python {version} is not installed here: asking uv for it")
+    return uv.problem("python", "install", "--quiet", version, cwd=ROOT)
+
+
+def _is_installed(version: str) -> bool:
+    """Whether an interpreter of `version` is here; asks the environments first, which is free."""
+    stamps = (_read_stamp(folder) for folder in (ROOT / ".nox").glob(f"*py{version}-*"))
+    if any(stamp and Path(stamp.interpreter).exists() for stamp in stamps):
+        return True
+    return interpreters.find(version) is not None
+
+
+@contextlib.contextmanager
+def _exclusive(lock: Path) -> Iterator[None]:
+    """Hold `lock` so that sessions run side by side do not make one environment twice."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _say(message: str) -> None:
+    print(f"environment: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,59 @@
+"""The portable lock: uv.lock without any index's host, so that it installs from any index.
+
+python3 -m tasks.lockfile     checks that uv.lock is portable and fits pyproject.toml
+"""
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+from tasks import uv
+from tasks.project import ROOT
+
+PLACEHOLDER = "https://index.invalid"
+
+_REGISTRY = re.compile(r'registry = "(https?://[^"]*)"')
+_FILE_URL = re.compile(r'url = "(https?://[^"]*/)([^"/]+)"')
+
+
+def portable(lock: str) -> str:
+    """Return `lock` with every index's host replaced by the placeholder."""
+    lock = _REGISTRY.sub(f'registry = "{PLACEHOLDER}/simple"', lock)
+    return _FILE_URL.sub(rf'url = "{PLACEHOLDER}/\2"', lock)
+
+
+def hosts(lock: str) -> Counter[str]:
+    """Return the hosts that `lock` names besides the placeholder, with how often it does."""
+    urls = re.findall(r'"https?://([^/"]*)', lock)
+    return Counter(host for host in urls if f"https://{host}" != PLACEHOLDER)
+
+
+def staleness(root: Path = ROOT) -> str | None:
+    """Return why the lock in `root` does not fit pyproject.toml, or None if it does.
+
+    Told that the placeholder is the index, uv takes the portable lock for its own and
+    answers from the lock alone: no network, no change to any file.
+    """
+    index = f"--default-index={PLACEHOLDER}/simple"
+    return uv.problem("lock", "--check", "--offline", index, cwd=root)
+
+
+def main(root: Path = ROOT) -> int:
+    """Check the lock in `root`; print one line and return 1 for what is wrong with it."""
+    named = hosts((root / "uv.lock").read_text(encoding="utf-8"))
+    if named:
+        print(
+            f"uv.lock: names {', '.join(named)} ({named.total()} times), so it installs from "
+            "nowhere else; write the portable form: nox -s lock"
+        )
+        return 1
+    reason = staleness(root)
+    if reason is not None:
+        print(f"uv.lock: not what pyproject.toml asks for; renew it: nox -s lock (uv: {reason})")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

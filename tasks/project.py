@@ -1,0 +1,68 @@
+"""What pyproject.toml says of the project: the supported interpreters and torch versions."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One combination of interpreter and torch, both as `major.minor`."""
+
+    python: str
+    torch: str
+
+    def __str__(self) -> str:
+        return f"py{self.python}-torch{self.torch}"
+
+
+@dataclass(frozen=True)
+class Project:
+    """The versions that pyproject.toml supports, each oldest first.
+
+    Args:
+        pythons: the interpreters, from the trove classifiers.
+        torches: the torch versions, from the extras named `torch-MAJOR-MINOR`.
+        default: the cell in which sessions run that need only one.
+    """
+
+    pythons: tuple[str, ...]
+    torches: tuple[str, ...]
+    default: Cell
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The whole matrix, oldest cell first."""
+        return tuple(Cell(python, torch) for python in self.pythons for torch in self.torches)
+
+
+def read(pyproject: Path = ROOT / "pyproject.toml") -> Project:
+    """Return what `pyproject` supports."""
+    table: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    prefix = "Programming Language :: Python :: "
+    pythons = (
+        classifier.removeprefix(prefix)
+        for classifier in table["project"]["classifiers"]
+        if classifier.startswith(f"{prefix}3.")
+    )
+    torches = (
+        extra.removeprefix("torch-").replace("-", ".")
+        for extra in table["project"]["optional-dependencies"]
+        if extra.startswith("torch-")
+    )
+    tasks = table["tool"]["tasks"]
+    return Project(
+        pythons=tuple(sorted(pythons, key=_numbers)),
+        torches=tuple(sorted(torches, key=_numbers)),
+        default=Cell(tasks["default-python"], tasks["default-torch"]),
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+PROJECT = read()

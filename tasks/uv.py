@@ -1,0 +1,161 @@
+"""Calls uv: which one, with which settings, and what its failures mean in one line."""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from tasks.project import ROOT
+
+# Settings that say where uv finds packages, keeps its cache and reaches the network are the
+# machine's; every other UV_ variable would change what a session runs on.
+_MACHINE_SETTINGS = re.compile(
+    r"UV_(CACHE_DIR|CONCURRENT_.*|CONFIG_FILE|CREDENTIALS_DIR|DEFAULT_INDEX|EXTRA_INDEX_URL"
+    r"|FIND_LINKS|HTTP_.*|INDEX|INDEX_.*|INSECURE_HOST|KEYRING_PROVIDER|LINK_MODE|NATIVE_TLS"
+    r"|NO_CONFIG|NO_INDEX|OFFLINE|PYTHON_CACHE_DIR|PYTHON_DOWNLOADS|PYTHON_DOWNLOADS_JSON_URL"
+    r"|PYTHON_INSTALL_DIR|PYTHON_INSTALL_MIRROR|REQUEST_TIMEOUT|SYSTEM_CERTS)"
+)
+
+
+def stop(message: str) -> NoReturn:
+    """End everything with `message`: nothing could be judged, so the exit code is 2."""
+    print(message, file=sys.stderr, flush=True)
+    raise SystemExit(2)
+
+
+def without_user_choices(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return `variables` less those that tell uv what to install, where, or with which Python."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if not name.startswith("UV_") or _MACHINE_SETTINGS.fullmatch(name)
+    }
+
+
+def output(*arguments: str, cwd: Path) -> str:
+    """Return what uv prints; end with its error in one line if it fails."""
+    done = _call(arguments, cwd)
+    if done.returncode:
+        stop(explain(done.stderr))
+    return done.stdout
+
+
+def problem(*arguments: str, cwd: Path) -> str | None:
+    """Run uv; return its error in one line, or None."""
+    done = _call(arguments, cwd)
+    return explain(done.stderr) if done.returncode else None
+
+
+def changes(*arguments: str, cwd: Path) -> str:
+    """Run uv; return the lines that say what it changed, or end with its error in one line."""
+    done = _call(arguments, cwd)
+    if done.returncode:
+        stop(explain(done.stderr))
+    verbs = ("Added", "Removed", "Updated")
+    return "\n".join(line for line in done.stderr.splitlines() if line.startswith(verbs))
+
+
+def install(*arguments: str, cwd: Path) -> None:
+    """Run a uv command that needs packages: from its cache, else from the network.
+
+    The lock fixes every hash, so the cache and the network give the same files, and a
+    laptop without network works as long as its cache is warm.
+    """
+    if _call((*arguments, "--offline"), cwd).returncode == 0:
+        return
+    errors: list[str] = []
+    with subprocess.Popen(
+        [executable(), *arguments], cwd=cwd, env=_variables(), stderr=subprocess.PIPE, text=True
+    ) as process:
+        for line in process.stderr or ():
+            if errors or line.startswith("error:"):
+                errors.append(line)
+            elif line.lstrip().startswith("Download"):
+                print(line, end="", file=sys.stderr, flush=True)
+    if process.returncode:
+        stop(f"uv.lock: {explain(''.join(errors))}")
+
+
+def explain(stderr: str) -> str:
+    """Return uv's error as one line that ends in what to do about it."""
+    error, *causes = re.findall(r"^\s*(?:error|cause): (.+)$", stderr, re.MULTILINE) or [
+        "uv failed"
+    ]
+    text = "; ".join([error, *causes[:1], *causes[1:][-1:]])
+    if "Hash mismatch" in text:
+        *locked, computed = re.findall(r"^\s*(sha\d+:\S+)$", stderr, re.MULTILINE)
+        return (
+            f"{causes[0]}: the lock says {' or '.join(locked)}, the file has {computed}; "
+            "take uv.lock back (git checkout uv.lock) and, if it stays, do not trust this index"
+        )
+    if _is_network_failure(stderr):
+        return (
+            f"{text}; uv's cache does not hold it either: connect this machine, "
+            "or name an index that it reaches in UV_DEFAULT_INDEX"
+        )
+    if "Required uv version" in text:
+        return f"pyproject.toml: {text}; run: pip install --upgrade uv"
+    if "Failed to parse `uv.lock`" in text:
+        return f"{text}; take it back: git checkout uv.lock"
+    if "build backend" in text:
+        return f"{text}; its last words: {stderr.strip().splitlines()[-1].strip()}"
+    return text
+
+
+def _is_network_failure(stderr: str) -> bool:
+    signs = ("error sending request", "Network connectivity is disabled", "network was disabled")
+    return any(sign in stderr for sign in signs)
+
+
+@functools.cache
+def executable() -> str:
+    """Return the uv to call: the one that runs `uvx nox`, else the one on PATH.
+
+    Raises:
+        SystemExit: with exit code 2 and one line, when there is none or it is too old.
+    """
+    found = os.environ.get("UV") or shutil.which("uv")
+    if found is None:
+        stop("uv is not on PATH; run: pip install uv")
+    version = subprocess.run(
+        [found, "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    minimum = required_version()
+    match = re.search(r"\d+(\.\d+)+", version)
+    if match is None or _numbers(match[0]) < _numbers(minimum):
+        stop(f"uv {match and match[0]} is older than {minimum}; run: pip install --upgrade uv")
+    return found
+
+
+def required_version(pyproject: Path = ROOT / "pyproject.toml") -> str:
+    """Return the oldest uv that pyproject.toml admits."""
+    table = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    required: str = table["tool"]["uv"]["required-version"]
+    return required.removeprefix(">=")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in version.split(".")]
+
+
+def _variables() -> dict[str, str]:
+    foreign = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME")
+    kept = {name: value for name, value in os.environ.items() if name not in foreign}
+    return without_user_choices(kept)
+
+
+def _call(arguments: Iterable[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [executable(), *arguments],
+        cwd=cwd,
+        env=_variables(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )

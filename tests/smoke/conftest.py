@@ -1,0 +1,22 @@
+import pytest
+
+from my_project import config as configs
+from my_project import data
+from my_project.config import RunConfig
+from tasks.project import ROOT
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    cache = tmp_path_factory.mktemp("data")
+    return configs.load(ROOT / "configs" / "ci-tiny.yaml", [f"data.cache_dir={cache}"])
+
+
+@pytest.fixture(scope="session")
+def training_examples(config: RunConfig) -> data.Examples:
+    return data.load(data.prepare(config.data), "train")
+
+
+@pytest.fixture(scope="session")
+def held_out_examples(config: RunConfig) -> data.Examples:
+    return data.load(data.prepare(config.data), "test")

@@ -1,0 +1,86 @@
+"""Can the model learn at all? One batch is driven to zero loss, and two controls must not be."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+
+from my_project import evaluation, training
+from my_project.config import RunConfig
+from my_project.data import CLASSES, Examples
+from my_project.model import VisionTransformer
+
+BATCH = 32
+STEPS = 150  # it takes about 90; see benchmarks/README.md
+LOSS_BAR = 0.01  # an untrained model has ln 10 = 2.30
+
+
+def test_one_batch_is_learned_by_heart(config: RunConfig, training_examples: Examples) -> None:
+    batch = first(training_examples, BATCH)
+    model = training.new_model(config)
+    before = loss_of(model, batch)
+
+    fit_steps(model, batch, config, lr=config.train.lr)
+
+    assert before == pytest.approx(math.log(CLASSES), abs=0.1)
+    assert has_overfitted(model, batch), f"loss {before:.3f} -> {loss_of(model, batch):.4f}"
+
+
+def test_without_learning_rate_nothing_is_learned(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    batch = first(training_examples, BATCH)
+    model = training.new_model(config)
+
+    fit_steps(model, batch, config, lr=0.0)
+
+    assert not has_overfitted(model, batch)
+    assert loss_of(model, batch) == pytest.approx(math.log(CLASSES), abs=0.1)
+
+
+def test_labels_detached_from_their_images_teach_nothing(
+    config: RunConfig, training_examples: Examples, held_out_examples: Examples
+) -> None:
+    batch = first(training_examples, 8 * BATCH)
+    shuffled = batch.labels[torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))]
+    detached = training.new_model(config)
+    attached = training.new_model(config)
+
+    fit_steps(detached, dataclasses.replace(batch, labels=shuffled), config, lr=config.train.lr)
+    fit_steps(attached, batch, config, lr=config.train.lr)
+
+    # Chance is 0.1; with 277 held-out examples its standard error is 0.018.
+    assert evaluation.accuracy(detached, held_out_examples) < 0.2
+    assert evaluation.accuracy(attached, held_out_examples) > 0.5
+
+
+def has_overfitted(model: VisionTransformer, batch: Examples) -> bool:
+    """Whether the model has learned the batch by heart: the check that the controls must fail."""
+    return loss_of(model, batch) < LOSS_BAR and evaluation.accuracy(model, batch) == 1.0
+
+
+def fit_steps(model: VisionTransformer, batch: Examples, config: RunConfig, *, lr: float) -> None:
+    """Take up to `STEPS` steps on batches of 32, without decay of the rate or the weights."""
+    epochs = STEPS // math.ceil(len(batch) / BATCH)
+    # model_copy skips validation, which refuses a learning rate of 0.
+    train = config.train.model_copy(
+        update={"lr": lr, "epochs": epochs, "batch_size": BATCH, "weight_decay": 0.0}
+    )
+    training.fit(model, batch, train, seed=config.seed)
+
+
+@torch.inference_mode()
+def loss_of(model: VisionTransformer, batch: Examples) -> float:
+    return F.cross_entropy(model(batch.images), batch.labels).item()
+
+
+def first(examples: Examples, count: int) -> Examples:
+    return Examples(
+        ids=examples.ids[:count],
+        images=examples.images[:count],
+        labels=examples.labels[:count],
+        thicknesses=examples.thicknesses[:count],
+        data_digest=examples.data_digest,
+    )

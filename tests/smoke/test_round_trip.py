@@ -1,0 +1,31 @@
+"""Does a checkpoint say the same in another process as the model did in the one that trained it?"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from my_project import checkpoint as checkpoints
+from my_project import config as configs
+from my_project import data, evaluation, runs
+from my_project.config import RunConfig
+
+
+def test_metric_survives_train_checkpoint_eval(config: RunConfig, tmp_path: Path) -> None:
+    train = config.train.model_copy(update={"epochs": 1})
+    run = runs.start(tmp_path, "run")
+    checkpoint = runs.train(config.model_copy(update={"train": train}), run, say=print)
+    test = data.load(data.prepare(config.data), "test")
+    here = evaluation.accuracy(checkpoints.load(checkpoint).model(), test)
+
+    report = tmp_path / "verdict.json"
+    command = [sys.executable, "-m", "my_project.eval", "--checkpoint", str(tmp_path / "latest.pt")]
+    command += ["--no-baseline", "smoke test", "--report", str(report)]
+    subprocess.run(command, check=True, cwd=tmp_path)
+
+    assert json.loads(report.read_text())["metrics"]["accuracy"] == pytest.approx(here, abs=1e-12)
+    assert here > 0.2, "one epoch beats chance"
+    assert configs.load(run / "config.yaml").train.epochs == 1
+    assert (run / "predictions.parquet").exists()
