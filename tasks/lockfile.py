@@ -4,8 +4,11 @@ python3 -m tasks.lockfile     checks that uv.lock is portable and fits pyproject
 """
 
 import re
+import shutil
 import sys
+import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from tasks import uv
@@ -39,13 +42,39 @@ def staleness(root: Path = ROOT) -> str | None:
     return uv.problem("lock", "--check", "--offline", index, cwd=root)
 
 
+def renew(root: Path, arguments: Sequence[str]) -> str:
+    """Make the lock in `root` fit pyproject.toml; return uv's account of what changed.
+
+    uv works on a copy, so that an error or a kill leaves the lock as it was.
+
+    Args:
+        root: the folder of pyproject.toml and uv.lock.
+        arguments: passed on to `uv lock`, such as `--upgrade`.
+
+    Raises:
+        SystemExit: with exit code 2 and one line, when uv finds no solution.
+    """
+    lock = root / "uv.lock"
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "uv.lock"
+        shutil.copy(root / "pyproject.toml", scratch)
+        if lock.exists():
+            shutil.copy(lock, copy)
+        changes = uv.changes("lock", *arguments, cwd=Path(scratch))
+        renewed = portable(copy.read_text(encoding="utf-8"))
+    new = lock.with_name(".uv.lock.new")
+    new.write_text(renewed, encoding="utf-8")
+    new.replace(lock)
+    return changes or "uv.lock: no version changed"
+
+
 def main(root: Path = ROOT) -> int:
     """Check the lock in `root`; print one line and return 1 for what is wrong with it."""
     named = hosts((root / "uv.lock").read_text(encoding="utf-8"))
     if named:
         print(
-            f"uv.lock: names {', '.join(named)} ({named.total()} times), so it installs from "
-            "nowhere else; write the portable form: nox -s lock"
+            f"uv.lock: names {', '.join(sorted(named))} ({named.total()} times), so it installs "
+            "from nowhere else; write the portable form: nox -s lock"
         )
         return 1
     reason = staleness(root)

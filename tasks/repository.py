@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast, get_args
@@ -22,14 +20,7 @@ def lock(session: nox.Session) -> None:
 
     Pins stay as they are unless asked: nox -s lock -- --upgrade-package torch, or -- --upgrade.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        # uv builds nothing here: the metadata is static, so two files are the whole project.
-        for name in ("pyproject.toml", "uv.lock"):
-            if (ROOT / name).exists():
-                shutil.copy(ROOT / name, scratch)
-        session.log(uv.changes("lock", *session.posargs, cwd=Path(scratch)) or "uv.lock: no change")
-        renewed = lockfile.portable((Path(scratch) / "uv.lock").read_text(encoding="utf-8"))
-    _replace(ROOT / "uv.lock", renewed)
+    session.log(lockfile.renew(ROOT, session.posargs))
 
 
 @session(timeout_minutes=15, inputs=[])
@@ -55,10 +46,3 @@ def plan(session: nox.Session) -> None:
     if github_output:
         with Path(github_output).open("a", encoding="utf-8") as file:
             file.write(f"matrix={matrix}\n")
-
-
-def _replace(file: Path, text: str) -> None:
-    """Replace `file` whole: a kill leaves the old one."""
-    new = file.with_name(f".{file.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(file)

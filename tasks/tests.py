@@ -1,7 +1,6 @@
 """Sessions that run the tests, in the default cell and over the matrix."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -27,7 +26,7 @@ def unit(session: nox.Session) -> None:
     """
     folder = environment.prepare(environment.of_cell(environment.default_cell()))
     coverage = [] if session.posargs else ["--cov", "--cov-report=term"]
-    _pytest(session, folder, *coverage, *(session.posargs or ["tests/unit"]))
+    _pytest(session, folder, *_workers(session), *coverage, *(session.posargs or ["tests/unit"]))
 
 
 @session(tiers=["pr"], timeout_minutes=10, inputs=INPUTS)
@@ -37,6 +36,7 @@ def smoke(session: nox.Session) -> None:
     After --: arguments of pytest.
     """
     folder = environment.prepare(environment.of_cell(environment.default_cell()))
+    # One process: the tests share what they import, and torch uses every core in each of them.
     _pytest(session, folder, *(session.posargs or ["tests/smoke"]))
 
 
@@ -53,21 +53,14 @@ def matrix(session: nox.Session, python_version: str, torch_version: str) -> Non
             session.error(f"{reason}; CI=true allows no skipped cell")
         session.skip(reason)
     folder = environment.prepare(environment.of_cell(Cell(python_version, torch_version)))
-    _pytest(session, folder, *(session.posargs or ["tests/unit", "tests/smoke"]))
+    suites = ["tests/unit", "tests/smoke"]
+    _pytest(session, folder, *_workers(session), *(session.posargs or suites))
 
 
 def _pytest(session: nox.Session, folder: Path, *arguments: str) -> None:
-    environment.run(session, folder, "pytest", *_workers(arguments), *arguments, **_threads())
+    environment.run(session, folder, "pytest", *arguments)
 
 
-def _workers(arguments: Sequence[str]) -> list[str]:
-    """Spread the tests over the cores, unless a debugger or the user's choice forbids it."""
-    alone = {"--pdb", "--trace", "-s", "--collect-only", "-n", "--numprocesses"}
-    if alone & {argument.split("=")[0] for argument in arguments}:
-        return []
-    return ["-n", str(os.cpu_count() or 1), "--dist=worksteal"]
-
-
-def _threads() -> dict[str, str]:
-    """Give each worker one thread: two workers with a thread per core each are slower than one."""
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+def _workers(session: nox.Session) -> list[str]:
+    """Spread a whole suite over the cores; a choice of tests runs in one process, for debuggers."""
+    return [] if session.posargs else [f"--numprocesses={os.cpu_count()}", "--dist=worksteal"]

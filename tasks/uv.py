@@ -57,7 +57,7 @@ def changes(*arguments: str, cwd: Path) -> str:
     done = _call(arguments, cwd)
     if done.returncode:
         stop(explain(done.stderr))
-    verbs = ("Added", "Removed", "Updated")
+    verbs = ("Added", "Removed", "Updated")  # a line for each package
     return "\n".join(line for line in done.stderr.splitlines() if line.startswith(verbs))
 
 
@@ -123,13 +123,13 @@ def executable() -> str:
     found = os.environ.get("UV") or shutil.which("uv")
     if found is None:
         stop("uv is not on PATH; run: pip install uv")
-    version = subprocess.run(
-        [found, "--version"], capture_output=True, text=True, check=True
-    ).stdout
+    asked = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+    version = re.search(r"\d+(\.\d+)+", asked.stdout)
+    if version is None:
+        stop(f"uv does not run ({found}); run: pip install --upgrade uv")
     minimum = required_version()
-    match = re.search(r"\d+(\.\d+)+", version)
-    if match is None or _numbers(match[0]) < _numbers(minimum):
-        stop(f"uv {match and match[0]} is older than {minimum}; run: pip install --upgrade uv")
+    if _numbers(version[0]) < _numbers(minimum):
+        stop(f"uv {version[0]} is older than {minimum}; run: pip install --upgrade uv")
     return found
 
 

@@ -1,0 +1,136 @@
+import ast
+import json
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nox
+import pytest
+
+from tasks import catalogue, environment, project, uv
+from tasks.catalogue import CATALOGUE, TIERS, DuplicateSessionError, PlannedJob, session
+from tasks.project import PROJECT, ROOT
+
+runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
+
+
+@pytest.fixture
+def _untouched_catalogue() -> Iterator[None]:
+    before = dict(CATALOGUE)
+    yield
+    CATALOGUE.clear()
+    CATALOGUE.update(before)
+
+
+def a_session(name: str, doc: str | None = "Do something.") -> Callable[[nox.Session], None]:
+    def function(session: nox.Session) -> None:
+        del session
+
+    function.__name__, function.__doc__ = name, doc
+    return function
+
+
+@pytest.mark.usefixtures("_untouched_catalogue")
+def test_two_sessions_of_one_name_are_an_error() -> None:
+    with pytest.raises(DuplicateSessionError, match=r"\.lint: there is a session named lint"):
+        session(timeout_minutes=1, inputs=[])(a_session("lint"))
+
+
+@pytest.mark.usefixtures("_untouched_catalogue")
+def test_a_session_without_a_line_of_help_is_an_error() -> None:
+    with pytest.raises(ValueError, match="docstring"):
+        session(timeout_minutes=1, inputs=[])(a_session("undocumented", doc=None))
+
+
+def test_nox_lists_the_catalogue_with_its_tags() -> None:
+    listed = subprocess.run(
+        [sys.executable, "-m", "nox", "--list", "--json", "--tags", *TIERS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    tags = {entry["session"]: set(entry["tags"]) for entry in json.loads(listed.stdout)}
+    planned = {
+        job.session: {tier for tier in TIERS if job in catalogue.plan(tier)}
+        for tier in TIERS
+        for job in catalogue.plan(tier)
+    }
+    assert tags == planned
+
+
+def test_the_pr_tier_has_both_ends_of_the_matrix_and_nightly_all_of_it() -> None:
+    pr = [job.session for job in catalogue.plan("pr")]
+    nightly = [job.session for job in catalogue.plan("nightly")]
+    assert [name for name in pr if name.startswith("matrix")] == [
+        f"matrix({PROJECT.cells[0]})",
+        f"matrix({PROJECT.cells[-1]})",
+    ]
+    assert [name for name in nightly if name.startswith("matrix")] == [
+        f"matrix({cell})" for cell in PROJECT.cells
+    ]
+
+
+def test_a_planned_job_says_where_and_how_long() -> None:
+    assert catalogue.plan("pr")[0] == PlannedJob(session="lint", runner="cpu", timeout_minutes=5)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_declared_inputs_exist(name: str) -> None:
+    missing = [path for path in CATALOGUE[name].inputs if not (ROOT / path).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_a_line_of_help_is_one_sentence(name: str) -> None:
+    summary = CATALOGUE[name].summary
+    assert summary.endswith(".")
+    assert len(summary) <= 100
+
+
+def test_the_readme_shows_the_catalogue() -> None:
+    assert catalogue.markdown_table() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tasks").glob("*.py")), ids=lambda file: file.name)
+def test_tasks_import_only_nox_and_the_standard_library(file: Path) -> None:
+    allowed = {"nox", "tasks", *sys.stdlib_module_names}
+    assert {module.split(".")[0] for module in imported_by(file)} <= allowed
+
+
+def imported_by(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_the_oldest_nox_is_said_once_in_two_places() -> None:
+    noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (line,) = [line for line in noxfile.splitlines() if line.startswith("nox.needs_version")]
+    oldest = line.split('"')[1]
+    assert f'"nox{oldest}"' in pyproject
+    assert uv.required_version() in pyproject
+
+
+def test_the_default_cell_is_in_the_matrix() -> None:
+    assert PROJECT.default in PROJECT.cells
+
+
+def test_the_matrix_is_read_from_pyproject() -> None:
+    assert project.read().pythons == ("3.11", "3.12", "3.13")
+    assert project.read().torches == ("2.11", "2.13", "2.15")
+
+
+def test_every_torch_is_declared_to_conflict_with_the_others() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for torch in PROJECT.torches:
+        assert f'{{ extra = "torch-{torch.replace(".", "-")}" }}' in pyproject
+
+
+def test_tools_need_no_torch() -> None:
+    assert environment.of_tools("3.12").torch is None

@@ -1,0 +1,247 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks import environment, interpreters, lockfile, uv
+from tasks.environment import Environment
+from tasks.project import PROJECT, ROOT, Cell
+from tests.local_index import Index
+
+CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
+TINY = Environment(folder=".nox/tiny", python=CURRENT, groups=("build",))
+
+
+def output_of(folder: Path, code: str) -> str:
+    command = [str(folder / "bin" / "python"), "-c", code]
+    variables = environment.isolated(folder)
+    return subprocess.run(
+        command, env=variables, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def tiny_version(folder: Path) -> str:
+    return output_of(folder, "import tiny, own_project; print(tiny.__version__)")
+
+
+def test_environment_holds_the_locked_packages_and_the_project(project: Path) -> None:
+    assert tiny_version(environment.prepare(TINY, project)) == "1.0"
+
+
+def test_nothing_is_done_when_nothing_changed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = environment.prepare(TINY, project)
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    capsys.readouterr()
+
+    environment.prepare(TINY, project)
+
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+    assert capsys.readouterr().err == ""
+
+
+def test_a_change_of_the_lock_is_installed(project: Path, index: Index) -> None:
+    environment.prepare(TINY, project)
+    index.publish("tiny", "2.0")
+    lockfile.renew(project, ["--upgrade"])
+    assert tiny_version(environment.prepare(TINY, project)) == "2.0"
+
+
+def test_a_package_that_was_removed_by_hand_comes_back(project: Path) -> None:
+    folder = environment.prepare(TINY, project)
+    (site_packages,) = folder.glob("lib/*/site-packages")
+    shutil.rmtree(site_packages / "tiny-1.0.dist-info")
+    (site_packages / "tiny.py").unlink()
+    assert tiny_version(environment.prepare(TINY, project)) == "1.0"
+
+
+def test_a_package_that_was_added_by_hand_goes(project: Path, index: Index) -> None:
+    folder = environment.prepare(TINY, project)
+    index.publish("stray", "1.0")
+    python = f"--python={folder / 'bin' / 'python'}"
+    subprocess.run([uv.executable(), "pip", "install", "-q", python, "stray"], check=True)
+    environment.prepare(TINY, project)
+    assert not list(folder.glob("lib/*/site-packages/stray*"))
+
+
+def test_packages_are_byte_compiled_even_where_python_is_told_not_to(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    folder = environment.prepare(TINY, project)
+    assert list(folder.glob("lib/*/site-packages/__pycache__/tiny.*.pyc"))
+
+
+def test_a_warm_cache_needs_no_network(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(environment.prepare(TINY, project))
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    assert tiny_version(environment.prepare(TINY, project)) == "1.0"
+
+
+def test_no_network_and_a_cold_cache_is_one_line(
+    project: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "cold"))
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:9/simple")
+    with pytest.raises(SystemExit) as ended:
+        environment.prepare(TINY, project)
+    assert ended.value.code == 2
+    *said, error = capsys.readouterr().err.splitlines()
+    assert said == ["environment: .nox/tiny: installing 1 packages from uv.lock"]
+    assert error.startswith("uv.lock: ")
+    assert "connect this machine" in error
+    assert not (project / ".nox" / "tiny" / "environment.json").exists()
+
+
+def test_a_hash_that_does_not_match_is_one_line_and_installs_nothing(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = project / "uv.lock"
+    text = lock.read_text()
+    digest = text.split("sha256:")[1][:64]
+    lock.write_text(text.replace(digest, "0" * 64))
+    with pytest.raises(SystemExit) as ended:
+        environment.prepare(TINY, project)
+    assert ended.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("uv.lock: Hash mismatch for `tiny==1.0`: the lock says sha256:0000")
+    assert f"the file has sha256:{digest}" in error
+    assert "git checkout uv.lock" in error
+    assert not list((project / ".nox" / "tiny").glob("lib/*/site-packages/tiny*"))
+
+
+def test_a_killed_preparation_is_made_good_by_the_next(project: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from tasks import environment\n"
+        "from tests.unit.tasks.test_environment import TINY\n"
+        "def stop_here(*arguments, **options):\n"
+        "    print('in the middle', flush=True); sys.stdin.read()\n"
+        "environment.uv.install = stop_here\n"
+        f"environment.prepare(TINY, Path({str(project)!r}))\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in the middle\n"
+        process.send_signal(signal.SIGKILL)
+    assert tiny_version(environment.prepare(TINY, project)) == "1.0"
+
+
+def test_two_sessions_that_start_at_once_share_one_environment(project: Path) -> None:
+    code = (
+        "from pathlib import Path; from tasks import environment\n"
+        "from tests.unit.tasks.test_environment import TINY, tiny_version\n"
+        f"print(tiny_version(environment.prepare(TINY, Path({str(project)!r}))))\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    outputs = [process.communicate() for process in processes]
+    assert [out for out, _ in outputs] == ["1.0\n"] * 3
+    assert sum("installing" in err for _, err in outputs) == 1
+
+
+def test_a_repository_that_was_moved_gets_a_new_environment(project: Path, tmp_path: Path) -> None:
+    environment.prepare(TINY, project)
+    moved = project.rename(tmp_path / "moved")
+    folder = environment.prepare(TINY, moved)
+    assert output_of(folder, "import sys; print(sys.prefix)") == str(folder)
+    assert tiny_version(folder) == "1.0"
+
+
+def test_the_users_python_settings_do_not_leak_in(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny.py").write_text("__version__ = 'leaked'")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("UV_PYTHON", "2.7")
+    monkeypatch.setenv("UV_SYSTEM_PYTHON", "1")
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("UV_NO_VERIFY_HASHES", "1")
+    folder = environment.prepare(TINY, project)
+    assert tiny_version(folder) == "1.0"
+    assert environment.isolated(folder)["VIRTUAL_ENV"] == str(folder)
+
+
+def test_uv_run_inside_a_session_changes_nothing(project: Path, index: Index) -> None:
+    folder = environment.prepare(TINY, project)
+    index.publish("tiny", "2.0")
+    lockfile.renew(project, ["--upgrade"])
+    command = [uv.executable(), "run", "python", "-c", "import tiny; print(tiny.__version__)"]
+    ran = subprocess.run(
+        command,
+        cwd=project,
+        env=environment.isolated(folder),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout == "1.0\n"
+
+
+def test_where_packages_come_from_stays_the_machines_choice(tmp_path: Path) -> None:
+    outer = {"UV_DEFAULT_INDEX": "x", "UV_CACHE_DIR": "y", "UV_INDEX_MIRROR_PASSWORD": "z"}
+    variables = environment.isolated(tmp_path, outer)
+    assert outer.items() <= variables.items()
+
+
+def test_the_environment_comes_first_on_path(tmp_path: Path) -> None:
+    path = environment.isolated(tmp_path, {"PATH": "/usr/bin"})["PATH"]
+    assert path.split(os.pathsep) == [str(tmp_path / "bin"), "/usr/bin"]
+
+
+def test_cells_differ_in_folder_and_torch() -> None:
+    environments = [environment.of_cell(cell) for cell in PROJECT.cells]
+    assert len({made.folder for made in environments}) == len(PROJECT.cells)
+    assert environment.of_cell(Cell("3.11", "2.11")).selection[0] == "--extra=torch-2-11"
+
+
+@pytest.mark.parametrize("cell", PROJECT.cells, ids=str)
+def test_every_cell_exports_one_torch_of_its_version(cell: Cell) -> None:
+    exported = environment._export(environment.of_cell(cell), ROOT)  # noqa: SLF001
+    (torch,) = [line for line in exported.splitlines() if line.startswith("torch==")]
+    assert torch.startswith(f"torch=={cell.torch}.")
+
+
+def test_a_missing_default_interpreter_is_stood_in_for_on_a_laptop_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    oldest = PROJECT.pythons[0]
+    monkeypatch.setattr(environment, "_is_installed", lambda version: version == oldest)
+    monkeypatch.setenv("CI", "true")
+    assert environment.default_python() == PROJECT.default.python
+    monkeypatch.delenv("CI")
+    assert environment.default_python() == oldest
+    assert f"so Python {oldest} stands in for it" in capsys.readouterr().err
+
+
+def test_an_interpreter_that_cannot_be_had_is_one_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+    ancient = Environment(folder=".nox/ancient", python="3.99", groups=("build",))
+    assert interpreters.find("3.99") is None
+    with pytest.raises(SystemExit) as ended:
+        environment.prepare(ancient, project)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Python 3.99: neither on PATH")

@@ -1,0 +1,94 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks import environment
+from tests import repository
+
+HOOKS = ("ruff-check", "ruff-format", "typos", "import-contracts", "lock", "tracked-files")
+IMPORT = "from my_project import config"
+MISSPELLED = "reci" + "eve"  # in two parts, or this file would not pass
+
+
+def test_a_clean_tree_passes_the_hook_and_the_session(checkout: Path) -> None:
+    plant(checkout, {"src/gates/fine.py": '"""Fine."""\n'})
+    install_hooks(checkout)
+    committed = repository.git("commit", "--message", "fine", cwd=checkout)
+    linted = lint(checkout)
+    assert committed.returncode == 0, committed.stderr
+    assert linted.returncode == 0, linted.stdout
+
+
+def test_each_defect_fails_the_hook_and_the_session_alike(checkout: Path) -> None:
+    pyproject = (checkout / "pyproject.toml").read_text()
+    plant(
+        checkout,
+        {
+            "src/gates/unused.py": '"""Unused."""\n\nlambda_ = lambda: 0\nx: int=1\n',
+            "src/gates/wrong_way.py": f'"""Wrong way."""\n\n{IMPORT}\n\n__all__ = ["config"]\n',
+            "docs/spelling.md": f"{MISSPELLED}\n",
+            "weights.pt": "not even a model",
+            "pyproject.toml": pyproject.replace('"mypy>=2.3"', '"mypy>=2.3", "flask"'),
+        },
+    )
+    install_hooks(checkout)
+
+    committed = repository.git("commit", "--message", "defects", cwd=checkout)
+    # Ruff has mended the files that it could, so the same defects are planted again.
+    repository.git("checkout", "--", ".", cwd=checkout)
+    linted = lint(checkout)
+
+    assert committed.returncode != 0
+    assert linted.returncode != 0
+    failed_in_hook = failed_hooks(committed.stdout + committed.stderr)
+    assert failed_in_hook == failed_hooks(linted.stdout)
+    assert failed_in_hook == set(HOOKS)
+
+
+def test_skip_does_not_get_past_the_session(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(checkout, {"weights.pt": "not even a model"})
+    monkeypatch.setenv("SKIP", "tracked-files")
+    assert failed_hooks(lint(checkout).stdout) == {"tracked-files"}
+
+
+def test_an_untracked_file_is_named_as_not_checked(checkout: Path) -> None:
+    (checkout / "untracked.py").write_text("")
+    linted = lint(checkout, "--", "typos")
+    assert linted.returncode == 0
+    assert "Not checked, as git does not track them: untracked.py" in linted.stdout
+
+
+def plant(checkout: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).write_text(text)
+    repository.git("add", "--all", "--force", cwd=checkout)
+
+
+def install_hooks(checkout: Path) -> None:
+    tools = environment.prepare(environment.of_tools(environment.default_python()))
+    subprocess.run(
+        [tools / "bin" / "pre-commit", "install"], cwd=checkout, check=True, capture_output=True
+    )
+
+
+def lint(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nox", "-s", "lint", *arguments],
+        cwd=checkout,
+        env={**os.environ, "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def failed_hooks(output: str) -> set[str]:
+    return set(re.findall(r"^- hook id: (\S+)$", output, re.MULTILINE))

@@ -1,0 +1,116 @@
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tasks import lockfile
+from tasks.project import ROOT
+from tests.local_index import Index
+
+LOCK = """\
+[[package]]
+name = "tiny"
+version = "1.0"
+source = { registry = "https://mirror.example/simple" }
+sdist = { url = "https://files.example/ab/cd/tiny-1.0.tar.gz", hash = "sha256:00", size = 1 }
+wheels = [
+    { url = "http://files.example:8080/x/tiny-1.0-py3-none-any.whl", hash = "sha256:01", size = 2 },
+]
+"""
+
+
+def test_portable_form_names_no_index() -> None:
+    text = lockfile.portable(LOCK)
+    assert set(re.findall(r"https?://[^/\"]+", text)) == {"https://index.invalid"}
+    assert 'registry = "https://index.invalid/simple"' in text
+    assert 'url = "https://index.invalid/tiny-1.0.tar.gz"' in text
+
+
+def test_portable_form_keeps_versions_hashes_and_sizes() -> None:
+    pattern = r'version = "[^"]+"|hash = "[^"]+"|size = \d+'
+    assert re.findall(pattern, lockfile.portable(LOCK)) == re.findall(pattern, LOCK)
+
+
+def test_portable_form_of_a_portable_lock_is_the_same() -> None:
+    assert lockfile.portable(lockfile.portable(LOCK)) == lockfile.portable(LOCK)
+
+
+def test_hosts_are_counted() -> None:
+    assert lockfile.hosts(LOCK) == {
+        "mirror.example": 1,
+        "files.example": 1,
+        "files.example:8080": 1,
+    }
+
+
+def test_the_projects_own_lock_is_portable_and_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lockfile.main(ROOT) == 0, capsys.readouterr().out
+
+
+def test_a_lock_that_names_a_host_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "uv.lock").write_text(LOCK)
+    assert lockfile.main(tmp_path) == 1
+    assert capsys.readouterr().out == (
+        "uv.lock: names files.example, files.example:8080, mirror.example (3 times), so it "
+        "installs from nowhere else; write the portable form: nox -s lock\n"
+    )
+
+
+def test_a_requirement_that_was_added_makes_the_lock_stale(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(ROOT / "uv.lock", tmp_path)
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    changed = pyproject.replace('types = ["mypy>=2.3"]', 'types = ["mypy>=2.3", "flask"]')
+    assert changed != pyproject
+    (tmp_path / "pyproject.toml").write_text(changed)
+    before = (tmp_path / "uv.lock").read_bytes()
+
+    assert lockfile.main(tmp_path) == 1
+    assert capsys.readouterr().out.startswith("uv.lock: not what pyproject.toml asks for; renew")
+    assert (tmp_path / "uv.lock").read_bytes() == before
+
+
+def test_a_lock_that_is_cut_off_is_named_as_such(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    text = (ROOT / "uv.lock").read_text()
+    (tmp_path / "uv.lock").write_text(text[: len(text) // 2])
+    assert lockfile.main(tmp_path) == 1
+    assert "git checkout uv.lock" in capsys.readouterr().out
+
+
+def test_renew_writes_the_portable_form(project: Path) -> None:
+    lock = (project / "uv.lock").read_text()
+    assert lockfile.hosts(lock) == {}
+    assert 'name = "tiny"\nversion = "1.0"' in lock
+
+
+def test_renew_keeps_the_pins(project: Path, index: Index) -> None:
+    before = (project / "uv.lock").read_text()
+    index.publish("tiny", "2.0")
+    lockfile.renew(project, [])
+    assert (project / "uv.lock").read_text() == before
+
+
+def test_renew_upgrades_when_asked(project: Path, index: Index) -> None:
+    index.publish("tiny", "2.0")
+    assert lockfile.renew(project, ["--upgrade"]) == "Updated tiny v1.0 -> v2.0"
+    assert 'name = "tiny"\nversion = "2.0"' in (project / "uv.lock").read_text()
+
+
+def test_renew_that_finds_no_solution_leaves_the_lock(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (project / "uv.lock").read_bytes()
+    pyproject = project / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace('"tiny"', '"tiny>=9"'))
+    with pytest.raises(SystemExit) as ended:
+        lockfile.renew(project, [])
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert (project / "uv.lock").read_bytes() == before

@@ -1,0 +1,100 @@
+"""The sessions as a person runs them: `nox -s NAME` in a copy of the repository."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks import uv
+from tasks.project import PROJECT, ROOT
+
+CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def nox(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nox", *arguments],
+        cwd=cwd,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_plan_prints_nothing_but_json_to_stdout() -> None:
+    ran = nox("-s", "plan", "--", "pr")
+    jobs = json.loads(ran.stdout)["include"]
+    assert {"session": "smoke", "runner": "cpu", "timeout_minutes": 10} in jobs
+
+
+def test_plan_gives_github_its_output(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    ran = nox("-s", "plan", "--", "nightly", GITHUB_OUTPUT=str(output))
+    name, _, value = output.read_text().partition("=")
+    assert name == "matrix"
+    assert json.loads(value) == json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize("arguments", [["--", "weekly"], ["--"], ["--", "pr", "nightly"]])
+def test_plan_of_no_tier_is_one_line_and_exit_2(arguments: list[str]) -> None:
+    ran = nox("-s", "plan", *arguments)
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.splitlines()[-1].startswith("plan: name one tier, as in: nox -s plan -- pr")
+
+
+def test_a_noxfile_under_an_old_python_is_one_line_and_exit_2() -> None:
+    code = "import runpy, sys; sys.version_info = (3, 10, 1); runpy.run_path('noxfile.py')"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert len(ran.stderr.splitlines()) == 1
+    assert "3.11 or newer" in ran.stderr
+
+
+@pytest.fixture
+def _bare_machine(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has git, uv and the Python that runs this, and no other."""
+    assert checkout.exists()
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "uv").symlink_to(real_uv())
+    git = shutil.which("git")
+    assert git is not None
+    (programs / "git").symlink_to(git)
+    monkeypatch.delenv("UV", raising=False)
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+    for name in ("PYENV_ROOT", "XDG_DATA_HOME", "UV_PYTHON_INSTALL_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def real_uv() -> str:
+    """The uv that runs in the end: what is on PATH may be a shim that finds it."""
+    code = "import os; print(os.environ['UV'])"
+    command = [uv.executable(), "run", "--no-project", f"--python={sys.executable}", "python"]
+    return subprocess.run(
+        [*command, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.mark.usefixtures("_bare_machine")
+@pytest.mark.parametrize(
+    ("ci", "code", "word"),
+    [pytest.param("", 0, "skipped", id="laptop"), pytest.param("true", 1, "aborted", id="ci")],
+)
+def test_a_cell_whose_interpreter_is_missing_skips_but_not_in_ci(
+    checkout: Path, ci: str, code: int, word: str
+) -> None:
+    cell = next(cell for cell in PROJECT.cells if cell.python != CURRENT)
+    ran = nox("-s", f"matrix({cell})", cwd=checkout, CI=ci)
+    assert ran.returncode == code, ran.stderr
+    assert word in ran.stderr
+    assert f"Python {cell.python} is not installed and uv could not install it" in ran.stderr

@@ -1,0 +1,32 @@
+"""What holds for the repository as a whole."""
+
+import re
+
+import pytest
+
+from tasks.project import ROOT
+from tests import repository
+
+
+def code_of_quick_start() -> list[str]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Quick start")[1].split("\n## ")[0]
+    block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
+    assert block is not None
+    return [line.split("#")[0].strip() for line in block[1].splitlines()]
+
+
+def test_ci_runs_what_the_readme_says_and_nothing_else() -> None:
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    commands = [line for line in script if line and not line.startswith(("#", "set "))]
+    assert commands == code_of_quick_start()
+
+
+def test_the_quick_start_is_two_lines() -> None:
+    assert code_of_quick_start() == ["pip install uv && uvx nox -s smoke", "uvx nox -t pr"]
+
+
+@pytest.mark.parametrize("host", [("pypi", "org"), ("files", "pythonhosted", "org")], ids=".".join)
+def test_no_committed_file_names_an_index(host: tuple[str, ...]) -> None:
+    found = repository.git("grep", "--fixed-strings", "--files-with-matches", ".".join(host))
+    assert found.stdout == ""
