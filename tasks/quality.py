@@ -5,7 +5,7 @@ import nox
 from tasks import environment
 from tasks.catalogue import session
 
-SOURCE = ("noxfile.py", "src", "tasks", "tests")
+SOURCE = ("noxfile.py", "benchmarks", "src", "tasks", "tests")
 
 
 @session(tiers=["pr"], timeout_minutes=5, inputs=["."], parallel=True)
@@ -32,7 +32,7 @@ def lint(session: nox.Session) -> None:
     environment.run(session, tools, "pre-commit", *arguments, SKIP="")
 
 
-@session(tiers=["pr"], timeout_minutes=10, inputs=["src", "tests"], parallel=True)
+@session(tiers=["pr"], timeout_minutes=10, inputs=["src", "tests", "benchmarks"], parallel=True)
 def types(session: nox.Session) -> None:
     """Check types: mypy --strict over src, tasks and tests.
 

@@ -1,0 +1,115 @@
+"""Times the sessions against the bare commands behind them, in one run.
+
+    python3 benchmarks/sessions.py [--runs 5] [--skip-tier]
+
+Prints a Markdown table: medians, and ratios of commands that took turns (A B A B …), as one
+figure alone says little on a shared machine.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tasks import environment  # noqa: E402 - the path is set above
+
+SOURCE = ("noxfile.py", "benchmarks", "src", "tasks", "tests")
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _parser().parse_args()
+    folder = environment.prepare(environment.of_cell(environment.default_cell()))
+    rows = [
+        _environment_step(options.runs),
+        *_pair("smoke", ["pytest", "tests/smoke"], folder, options.runs),
+        *_pair(
+            "types",
+            ["mypy", "noxfile.py", "benchmarks", "src", "tasks", "tests"],
+            folder,
+            options.runs,
+        ),
+        _import_torch(folder, options.runs),
+    ]
+    if not options.skip_tier:
+        tier = _seconds(["uvx", "nox", "-t", "pr"])
+        rows.append(("`uvx nox -t pr`, once, warm", f"{tier:.0f} s", "at most 120 s"))
+    print(f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, ")
+    print(f"median of {options.runs} runs\n")
+    print("| what | measured | target |\n|---|---|---|")
+    for what, measured, target in rows:
+        print(f"| {what} | {measured} | {target} |")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Time the sessions against bare commands.")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each (default: %(default)s)")
+    parser.add_argument("--skip-tier", action="store_true", help="leave out the whole PR tier")
+    return parser
+
+
+def _environment_step(runs: int) -> tuple[str, str, str]:
+    """Time a fresh process that finds its environment unchanged, less one that does nothing."""
+    code = (
+        "import time; start = time.perf_counter(); from tasks import environment;"
+        "environment.prepare(environment.of_cell(environment.default_cell()));"
+        "print(time.perf_counter() - start)"
+    )
+    command = [sys.executable, "-c", code]
+    times = [
+        float(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+        for _ in range(runs)
+    ]
+    return (
+        "environment step, nothing changed",
+        f"{statistics.median(times):.3f} s",
+        "at most 0.1 s",
+    )
+
+
+def _pair(session: str, bare: Sequence[str], folder: Path, runs: int) -> list[tuple[str, str, str]]:
+    """Time a session and the command behind it, taking turns after one warm-up of each."""
+    through_nox = ["uvx", "nox", "-s", session]
+    alone = [str(folder / "bin" / bare[0]), *bare[1:]]
+    _seconds(through_nox)
+    _seconds(alone)
+    turns = [(_seconds(through_nox), _seconds(alone)) for _ in range(runs)]
+    session_seconds = statistics.median(first for first, _ in turns)
+    added = statistics.median(first - second for first, second in turns)
+    ratio = statistics.median(first / second for first, second in turns)
+    return [
+        (f"`uvx nox -s {session}`, warm", f"{session_seconds:.1f} s", "smoke: at most 15 s"),
+        (f"… over `{' '.join(bare)}`", f"{ratio:.2f}x (+{added:.2f} s)", "at most 1.2x"),
+    ]
+
+
+def _import_torch(folder: Path, runs: int) -> tuple[str, str, str]:
+    """Time `import torch` without byte code against with it, as the environments have it."""
+    command = [str(folder / "bin" / "python"), "-c", "import torch"]
+    with tempfile.TemporaryDirectory() as empty:
+        bare = {"PYTHONPYCACHEPREFIX": empty, "PYTHONDONTWRITEBYTECODE": "1"}
+        turns = [(_seconds(command, **bare), _seconds(command)) for _ in range(runs)]
+    ratio = statistics.median(first / second for first, second in turns)
+    compiled = statistics.median(second for _, second in turns)
+    return ("`import torch`, byte-compiled", f"{compiled:.1f} s, {ratio:.1f}x faster than not", "-")
+
+
+def _seconds(command: Sequence[str], **variables: str) -> float:
+    start = time.perf_counter()
+    subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **variables}, check=True, capture_output=True
+    )
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
