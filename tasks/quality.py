@@ -4,6 +4,7 @@ import nox
 
 from tasks import environment
 from tasks.catalogue import session
+from tasks.project import PROJECT
 
 SOURCE = ("noxfile.py", "benchmarks", "src", "tasks", "tests")
 
@@ -40,3 +41,7 @@ def types(session: nox.Session) -> None:
     """
     folder = environment.prepare(environment.of_cell(environment.default_cell()))
     environment.run(session, folder, "mypy", *(session.posargs or SOURCE))
+    if not session.posargs:
+        # The sessions run on whatever Python has Nox; the packages run on each one in `matrix`.
+        oldest = f"--python-version={PROJECT.pythons[0]}"
+        environment.run(session, folder, "mypy", oldest, "noxfile.py", "tasks")

@@ -42,8 +42,9 @@ def smoke(session: nox.Session) -> None:
 
 @session(timeout_minutes=20, inputs=INPUTS, cells=_matrix())
 def matrix(session: nox.Session, python_version: str, torch_version: str) -> None:
-    """Run the unit and smoke tests on one cell of python x torch.
+    """Run the unit and smoke tests of the packages on one cell of python x torch.
 
+    The tests of the sessions themselves, which do not know torch, run in `unit` only.
     A cell whose interpreter can't be had is skipped; with CI=true it fails.
     After --: arguments of pytest.
     """
@@ -53,7 +54,7 @@ def matrix(session: nox.Session, python_version: str, torch_version: str) -> Non
             session.error(f"{reason}; CI=true allows no skipped cell")
         session.skip(reason)
     folder = environment.prepare(environment.of_cell(Cell(python_version, torch_version)))
-    suites = ["tests/unit", "tests/smoke"]
+    suites = ["tests/unit/gates", "tests/unit/my_project", "tests/smoke"]
     _pytest(session, folder, *_workers(session), *(session.posargs or suites))
 
 

@@ -1,9 +1,10 @@
 """What goes wrong, each kind with its exit code, and how a command ends on it."""
 
+import argparse
 import sys
 from collections.abc import Callable
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 
 class ExitCode(IntEnum):
@@ -38,6 +39,14 @@ class TrainingError(GateError):
     """Training cannot go on."""
 
     exit_code = ExitCode.FAILED
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that tells a wrong option in one line, as every other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the command with one line on stderr."""
+        self.exit(ExitCode.COULD_NOT_JUDGE, f"{self.prog}: {message}; see --help\n")
 
 
 def run_command(command: Callable[[], ExitCode]) -> int:

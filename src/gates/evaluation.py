@@ -3,7 +3,7 @@
 import numpy as np
 
 from gates.errors import GateInputError
-from gates.predictions import Predictions
+from gates.predictions import Predictions, check_examples
 from gates.verdict import Outcome, Verdict
 
 
@@ -22,6 +22,8 @@ def compare(candidate: Predictions, baseline: Predictions, *, margin: float) -> 
             `margin` is outside [0, 1).
     """
     check_margin(margin)
+    check_examples(candidate.ids, of="candidate")
+    check_examples(baseline.ids, of="baseline")
     _check_comparable(candidate, baseline)
     difference = candidate.accuracy - baseline.accuracy
     # Written for passing, so that NaN does not pass. An accuracy is a ratio of counts, so a

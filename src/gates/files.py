@@ -36,6 +36,9 @@ def atomic_write(file: Path) -> Iterator[IO[bytes]]:
         # mkstemp makes private files; what a run leaves is for others to read.
         stand_in.chmod(0o666 & ~_umask())
         stand_in.replace(file)
+    except OSError as error:
+        msg = f"{file}: cannot be written ({error.strerror or error}); choose another place"
+        raise GateInputError(msg) from error
     finally:
         stand_in.unlink(missing_ok=True)
     _fsync_folder(file.parent)

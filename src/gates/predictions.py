@@ -75,25 +75,10 @@ def read_predictions(file: Path) -> Predictions:
     except (OSError, pa.ArrowException) as error:
         msg = f"{file}: not readable as predictions ({_first_line(error)})"
         raise GateInputError(msg) from error
-    missing = [name for name in _REQUIRED if name not in table.column_names]
     metadata = {key.decode(): text.decode() for key, text in (table.schema.metadata or {}).items()}
-    missing += [name for name in ("data_digest", "checkpoint_digest") if name not in metadata]
-    if missing:
-        msg = f"{file}: lacks {', '.join(missing)}; write it with: python -m my_project.eval"
-        raise GateInputError(msg)
+    _check_columns(table, metadata, file)
     ids = np.array(table["id"].to_pylist(), dtype=np.str_)
-    if not len(ids):
-        msg = f"{file}: holds no example"
-        raise GateInputError(msg)
-    names, counts = np.unique(ids, return_counts=True)
-    if len(names) < len(ids):
-        msg = f"{file}: example {names[counts > 1][0]} appears more than once"
-        raise GateInputError(msg)
-    probabilities = (
-        np.array(table["probabilities"].to_pylist(), dtype=np.float64)
-        if "probabilities" in table.column_names
-        else None
-    )
+    check_examples(ids, of=str(file))
     known = {*_REQUIRED, "probabilities"}
     return Predictions(
         ids=ids,
@@ -101,13 +86,60 @@ def read_predictions(file: Path) -> Predictions:
         predictions=table["prediction"].to_numpy(),
         data_digest=metadata["data_digest"],
         checkpoint_digest=metadata["checkpoint_digest"],
-        probabilities=probabilities,
+        probabilities=_probabilities(table, file),
         subgroups={
             name: np.array(table[name].to_pylist(), dtype=np.str_)
             for name in table.column_names
             if name not in known
         },
     )
+
+
+def check_examples(ids: npt.NDArray[np.str_], *, of: str) -> None:
+    """Raise a `GateInputError` if there is no example, or one more than once."""
+    if not len(ids):
+        msg = f"{of}: holds no example"
+        raise GateInputError(msg)
+    names, counts = np.unique(ids, return_counts=True)
+    if len(names) < len(ids):
+        msg = f"{of}: example {names[counts > 1][0]} appears more than once"
+        raise GateInputError(msg)
+
+
+def _check_columns(table: pa.Table, metadata: dict[str, str], file: Path) -> None:
+    """Refuse what could be compared only by accident.
+
+    A baseline whose predictions can equal no label, such as missing ones, would let any
+    candidate pass.
+    """
+    missing = [name for name in _REQUIRED if name not in table.column_names]
+    missing += [name for name in ("data_digest", "checkpoint_digest") if name not in metadata]
+    if missing:
+        msg = f"{file}: lacks {', '.join(missing)}; write it with: python -m my_project.eval"
+        raise GateInputError(msg)
+    if not len(table):
+        return
+    for name in _REQUIRED:
+        column = table[name]
+        is_right, kind = (
+            (pa.types.is_string, "text") if name == "id" else (pa.types.is_integer, "whole numbers")
+        )
+        if column.null_count or not is_right(column.type):
+            msg = (
+                f"{file}: {name} must be {kind}, none missing; found {column.type} "
+                f"with {column.null_count:,} missing"
+            )
+            raise GateInputError(msg)
+
+
+def _probabilities(table: pa.Table, file: Path) -> npt.NDArray[np.float64] | None:
+    if "probabilities" not in table.column_names:
+        return None
+    try:
+        return np.array(table["probabilities"].to_pylist(), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        msg = f"{file}: probabilities are not as many numbers for each example"
+        raise GateInputError(msg) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -59,6 +59,7 @@ def load(file: Path) -> Checkpoint:
             the model that its configuration describes.
     """
     try:
+        _check_sums(file)
         document = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         msg = f"{file}: no such checkpoint; train one: python -m my_project.train --config …"
@@ -67,8 +68,11 @@ def load(file: Path) -> Checkpoint:
         msg = f"{file}: refused, as it holds more than tensors and plain values and reading it "
         msg += "could run code; use a checkpoint that my_project.train wrote"
         raise CheckpointError(msg) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        msg = f"{file}: damaged or cut off; take an earlier checkpoint or train again"
+    except OSError as error:
+        msg = f"{file}: cannot be read ({error.strerror or error})"
+        raise CheckpointError(msg) from error
+    except Exception as error:  # a damaged pickle can ask for anything
+        msg = f"{file}: damaged, cut off or no checkpoint; take an earlier one or train again"
         raise CheckpointError(msg) from error
     return _parse(document, file)
 
@@ -78,6 +82,7 @@ def _parse(document: Any, file: Path) -> Checkpoint:
         msg = f"{file}: not a checkpoint of this project (expected the format {_FORMAT})"
         raise CheckpointError(msg)
     try:
+        _check_types(document)
         checkpoint = Checkpoint(
             weights=document["weights"],
             config=validate(document["config"], where=str(file)),
@@ -89,6 +94,22 @@ def _parse(document: Any, file: Path) -> Checkpoint:
         msg = f"{file}: its contents do not fit together ({error}); train again"
         raise CheckpointError(msg) from error
     return checkpoint
+
+
+def _check_sums(file: Path) -> None:
+    """Raise unless `file` is a zip with the checksums it names: torch writes, but ignores, them."""
+    with zipfile.ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        msg = f"{damaged} does not have its checksum"
+        raise zipfile.BadZipFile(msg)
+
+
+def _check_types(document: dict[str, Any]) -> None:
+    for name, kind in (("data_digest", str), ("step", int)):
+        if not isinstance(document[name], kind):
+            msg = f"{name} is {document[name]!r}"
+            raise TypeError(msg)
 
 
 def point_latest(outputs: Path, checkpoint: Path) -> None:

@@ -24,7 +24,7 @@ from gates.errors import ConfigError
 class Section(BaseModel):
     """A part of the configuration: read-only, no unknown keys, no NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class DataConfig(Section):
@@ -61,7 +61,7 @@ class TrainConfig(Section):
 
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0)
-    lr: float = Field(gt=0)
+    lr: float = Field(gt=0, le=1)
     weight_decay: float = Field(ge=0)
     warmup_share: float = Field(ge=0, lt=1)
     clip_norm: float = Field(gt=0)
@@ -75,6 +75,10 @@ class RunConfig(Section):
     data: DataConfig
     model: ModelConfig
     train: TrainConfig
+
+
+# Beyond its own errors, ruamel lets those of the types through: `2024-13-45`, `!!bool x`.
+_INVALID_YAML = (YAMLError, ValueError, LookupError, RecursionError)
 
 
 def load(file: Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -105,12 +109,18 @@ def validate(tree: Any, *, where: str, overridden: Iterable[str] = ()) -> RunCon
         return RunConfig.model_validate(tree)
     except ValidationError as error:
         details = error.errors()
-        first = details[0]
+        # A misspelt key is missing as well: the misspelling is what to correct.
+        first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
-        source = "--set" if key in set(overridden) else where
+        source = "--set" if any(_overlap(key, other) for other in overridden) else where
         more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
         msg = f"{source}: {key or 'top level'}: {_explain(first)}{more}"
         raise ConfigError(msg) from error
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one of two keys is the other, or a section that the other is in."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
 def dump(config: RunConfig) -> bytes:
@@ -134,7 +144,7 @@ def _read(file: Path) -> dict[str, Any]:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         msg = f"{file}: {line}not valid YAML: {error.problem}; correct that line"
         raise ConfigError(msg) from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except _INVALID_YAML as error:
         msg = f"{file}: not valid YAML: {error}"
         raise ConfigError(msg) from error
     if not isinstance(tree, dict):
@@ -151,7 +161,7 @@ def _apply(tree: dict[str, Any], override: str) -> str:
         raise ConfigError(msg)
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
+    except _INVALID_YAML as error:
         msg = f"--set {override}: the value is not valid YAML; quote it"
         raise ConfigError(msg) from error
     *parents, leaf = key.split(".")
@@ -171,6 +181,7 @@ _EXPLANATIONS = {
     "greater_than": "must be > {gt:g}, got {input}",
     "greater_than_equal": "must be >= {ge:g}, got {input}",
     "less_than": "must be < {lt:g}, got {input}",
+    "less_than_equal": "must be <= {le:g}, got {input}",
     "literal_error": "must be {expected}, got {input!r}",
     "value_error": "{error}",
 }

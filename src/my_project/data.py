@@ -18,7 +18,7 @@ import torch
 
 from gates.errors import GateInputError
 from gates.files import atomic_write, sha256
-from my_project.config import DataConfig
+from my_project.config import DataConfig, ModelConfig
 
 Split = Literal["train", "validation", "test"]
 
@@ -73,7 +73,7 @@ def prepare(config: DataConfig) -> Path:
     if not file.exists():
         table = digits()
         with atomic_write(file) as stream:
-            pq.write_table(table, stream)
+            pq.write_table(table, stream, write_page_checksum=True)
     return file
 
 
@@ -121,6 +121,16 @@ def split_of(identifier: str) -> Split:
     return _SHARES[-1][0]
 
 
+def check_fits(model: ModelConfig, *, where: str) -> None:
+    """Raise a `GateInputError` unless `model`, configured at `where`, can take the examples."""
+    expected = {"image_size": IMAGE_SIDE, "channels": 1, "classes": CLASSES}
+    for key, needed in expected.items():
+        found = getattr(model, key)
+        if found != needed:
+            msg = f"{where}: model.{key}: must be {needed} for these examples, got {found}"
+            raise GateInputError(msg)
+
+
 def load(file: Path, split: Split) -> Examples:
     """Return the examples of one split of `file`.
 
@@ -129,7 +139,7 @@ def load(file: Path, split: Split) -> Examples:
             example in that split.
     """
     try:
-        table = pq.read_table(file)
+        table = pq.read_table(file, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         msg = f"{file}: not readable as Parquet; delete it, and the next run writes it anew"
         raise GateInputError(msg) from error
@@ -141,11 +151,15 @@ def load(file: Path, split: Split) -> Examples:
         msg = f"{file}: has no example in the split {split}"
         raise GateInputError(msg)
     pixels = rows["pixels"].combine_chunks().flatten().to_numpy()
+    labels = rows["label"].to_numpy().astype(np.int64)
+    if pixels.max() > LARGEST_PIXEL or labels.min() < 0 or labels.max() >= CLASSES:
+        msg = f"{file}: a pixel is above {LARGEST_PIXEL} or a label no digit; delete it"
+        raise GateInputError(msg)
     ink = pixels.reshape(-1, 1, IMAGE_SIDE, IMAGE_SIDE).astype(np.float32) / LARGEST_PIXEL
     return Examples(
         ids=np.array(rows["id"].to_pylist(), dtype=np.str_),
         images=torch.from_numpy(2 * ink - 1),
-        labels=torch.from_numpy(rows["label"].to_numpy().astype(np.int64)),
+        labels=torch.from_numpy(labels),
         thicknesses=np.array(rows["thickness"].to_pylist(), dtype=np.str_),
         data_digest=sha256(file),
     )

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gates.errors import ExitCode, run_command
+from gates.errors import CommandParser, ExitCode, run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m my_project.eval",
         description="Score a checkpoint on held-out data and judge it against a baseline.",
         epilog="Exit codes: 0 not worse, 1 worse by more than the margin, "

@@ -4,14 +4,14 @@ import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import fsspec
 import numpy as np
 import torch
 
 from gates import evaluation as gate
-from gates.errors import GateInputError
+from gates.errors import GateError, GateInputError
 from gates.files import sha256
 from gates.predictions import Predictions, read_predictions, write_predictions
 from gates.verdict import Verdict
@@ -45,7 +45,9 @@ def predict(file: Path, examples: Examples) -> Predictions:
     Raises:
         CheckpointError: the file is not a checkpoint that can be read.
     """
-    scores = probabilities(checkpoints.load(file).model(), examples).numpy()
+    checkpoint = checkpoints.load(file)
+    data.check_fits(checkpoint.config.model, where=str(file))
+    scores = probabilities(checkpoint.model(), examples).numpy()
     labels = examples.labels.numpy()
     return Predictions(
         ids=examples.ids,
@@ -111,11 +113,18 @@ def _local_copy(uri: str) -> Iterator[Path]:
     Raises:
         GateInputError: it cannot be read. Never taken for "there is no baseline".
     """
+    if not uri.strip():
+        msg = '--baseline: is empty; give a path or an address, or --no-baseline "why"'
+        raise GateInputError(msg)
     if ":/" not in uri:
+        if not Path(uri).is_file():
+            msg = f'{uri}: no such baseline; for a first release say --no-baseline "why"'
+            raise GateInputError(msg)
         yield Path(uri)
         return
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / Path(uri).name
+        # Without the query of a signed address: the ending says what the file holds.
+        file = Path(folder) / PurePosixPath(uri.partition("?")[0]).name
         try:
             with fsspec.open(uri) as source, file.open("wb") as target:
                 shutil.copyfileobj(source, target)
@@ -123,4 +132,8 @@ def _local_copy(uri: str) -> Iterator[Path]:
             msg = f"{uri}: the baseline cannot be read ({str(error) or type(error).__name__}); "
             msg += 'for a first release say --no-baseline "why"'
             raise GateInputError(msg) from error
-        yield file
+        try:
+            yield file
+        except GateError as error:
+            # The copy's name says nothing, and it is gone when the message is read.
+            raise type(error)(str(error).replace(str(file), uri)) from error

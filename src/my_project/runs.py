@@ -26,8 +26,9 @@ def start(outputs: Path, run_id: str | None = None) -> Path:
     """
     if run_id is None:
         run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", run_id):
-        msg = f"--run-id {run_id}: use letters, digits, dots, dashes and underscores"
+    if run_id == "latest.pt" or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", run_id):
+        msg = f"--run-id {run_id}: use up to 100 letters, digits, dots, dashes and underscores, "
+        msg += "and not latest.pt"
         raise GateInputError(msg)
     folder = outputs / run_id
     if folder.exists():
@@ -47,6 +48,7 @@ def train(config: RunConfig, folder: Path, *, say: Callable[[str], None]) -> Pat
     """
     file = data.prepare(config.data)
     examples, validation = data.load(file, "train"), data.load(file, "validation")
+    data.check_fits(config.model, where="configuration")
     model = training.new_model(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     say(f"{folder}: {len(examples):,} training examples, {parameters:,} parameters")

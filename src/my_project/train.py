@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gates.errors import ExitCode, run_command
+from gates.errors import CommandParser, ExitCode, run_command
 from my_project.config import load
 
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m my_project.train",
         description="Train a model and leave a checkpoint.",
         epilog="Exit codes: 0 trained, 1 training failed (a loss that is not finite), "

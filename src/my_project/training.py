@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor, nn
 
-from gates.errors import TrainingError
+from gates.errors import ConfigError, TrainingError
 from my_project.config import RunConfig, TrainConfig
 from my_project.data import Examples
 from my_project.model import VisionTransformer
@@ -35,12 +35,12 @@ def device_of(config: TrainConfig) -> torch.device:
     """Return the device that the configuration asks for.
 
     Raises:
-        TrainingError: it asks for CUDA where there is none.
+        ConfigError: it asks for CUDA where there is none.
     """
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
         msg = "train.device: cuda, but torch sees no GPU here; use auto or cpu"
-        raise TrainingError(msg)
+        raise ConfigError(msg)
     return torch.device("cuda" if available and config.device != "cpu" else "cpu")
 
 
@@ -68,7 +68,7 @@ def fit(
         on_epoch: called after each pass.
 
     Raises:
-        TrainingError: a loss is not finite.
+        TrainingError: a loss or a weight is not finite.
     """
     device = next(model.parameters()).device
     images, labels = examples.images.to(device), examples.labels.to(device)
@@ -97,6 +97,7 @@ def fit(
             losses.append(loss)
             step += 1
         on_epoch(EpochReport(epoch=epoch, step=step, loss=sum(losses) / len(losses), lr=lr))
+    _check_finite(model)
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -122,6 +123,14 @@ def _step(
     nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
     optimizer.step()
     return loss.item()
+
+
+def _check_finite(model: nn.Module) -> None:
+    """Raise if the last step, whose loss nobody has seen, has spoiled the weights."""
+    for name, weights in model.named_parameters():
+        if not weights.isfinite().all():
+            msg = f"the last step left {name} not finite; lower train.lr"
+            raise TrainingError(msg)
 
 
 def _batches(examples: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

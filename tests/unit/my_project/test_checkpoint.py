@@ -1,0 +1,252 @@
+import dataclasses
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gates.errors import CheckpointError
+from my_project import checkpoint as checkpoints
+from my_project import training
+from my_project.checkpoint import Checkpoint
+from my_project.config import RunConfig
+
+
+@pytest.fixture
+def saved(config: RunConfig) -> Checkpoint:
+    weights = training.new_model(config).state_dict()
+    return Checkpoint(weights=dict(weights), config=config, data_digest="d" * 64, step=8)
+
+
+@pytest.fixture
+def file(saved: Checkpoint, tmp_path: Path) -> Path:
+    file = tmp_path / "outputs" / "run" / "checkpoint.pt"
+    checkpoints.save(saved, file)
+    return file
+
+
+def are_equal(one: Checkpoint, other: Checkpoint) -> bool:
+    return (
+        (one.config, one.data_digest, one.step) == (other.config, other.data_digest, other.step)
+        and one.weights.keys() == other.weights.keys()
+        and all(torch.equal(weight, other.weights[name]) for name, weight in one.weights.items())
+    )
+
+
+def error_of(file: Path) -> str:
+    with pytest.raises(CheckpointError) as raised:
+        checkpoints.load(file)
+    assert str(raised.value).startswith(f"{file}: ")
+    return str(raised.value)
+
+
+class TouchesFile:
+    """Pickled, it is an order to create a file when it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.marker,)
+
+
+def test_load_gives_back_what_was_saved(saved: Checkpoint, file: Path) -> None:
+    assert are_equal(checkpoints.load(file), saved)
+
+
+def test_loaded_model_predicts_the_same(saved: Checkpoint, file: Path) -> None:
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    saved.weights["head.weight"].normal_(generator=torch.Generator().manual_seed(0))
+    checkpoints.save(saved, file)
+    model = checkpoints.load(file).model()
+    assert torch.equal(model(images), saved.model()(images))
+    assert not model.training
+
+
+def test_save_replaces_an_earlier_checkpoint(saved: Checkpoint, file: Path) -> None:
+    later = dataclasses.replace(saved, step=9)
+    checkpoints.save(later, file)
+    assert checkpoints.load(file).step == 9
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_missing_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
+    assert error_of(tmp_path / "absent.pt").endswith(
+        "absent.pt: no such checkpoint; train one: python -m my_project.train --config …"
+    )
+
+
+def test_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    assert "Is a directory" in error_of(tmp_path)
+
+
+def test_checkpoint_that_is_cut_off_is_refused(file: Path) -> None:
+    whole = file.read_bytes()
+    for length in (0, 1, 2, 4, 100, len(whole) // 2, len(whole) - 22, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        assert error_of(file), length
+
+
+def test_flipped_bit_is_never_taken_for_the_checkpoint(saved: Checkpoint, file: Path) -> None:
+    whole = file.read_bytes()
+    outcomes = set()
+    # A prime stride meets headers, names, the pickle, weights and padding.
+    for position in range(0, len(whole), 53):
+        damaged = bytearray(whole)
+        damaged[position] ^= 0x20
+        file.write_bytes(damaged)
+        try:
+            loaded = checkpoints.load(file)
+        except CheckpointError:
+            outcomes.add("refused")
+        else:
+            assert are_equal(loaded, saved), position
+            outcomes.add("did not matter")
+    assert "refused" in outcomes
+
+
+def test_flipped_bit_in_a_weight_is_noticed(saved: Checkpoint, file: Path) -> None:
+    whole = file.read_bytes()
+    weight = saved.weights["positions"].numpy().tobytes()
+    damaged = bytearray(whole)
+    damaged[whole.index(weight) + 3] ^= 0x80
+    file.write_bytes(damaged)
+    assert "damaged" in error_of(file)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_raw_pickle_is_not_run(tmp_path: Path, protocol: int) -> None:
+    marker, file = tmp_path / "marker", tmp_path / "evil.pt"
+    file.write_bytes(pickle.dumps(TouchesFile(marker), protocol=protocol))
+    error_of(file)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_code_inside_a_torch_file_is_not_run(tmp_path: Path, *, is_zip: bool) -> None:
+    marker, file = tmp_path / "marker", tmp_path / "evil.pt"
+    document = {"format": "my_project.checkpoint/1", "weights": TouchesFile(marker)}
+    torch.save(document, file, _use_new_zipfile_serialization=is_zip)
+    error_of(file)
+    assert not marker.exists()
+
+
+def test_planted_code_would_run_elsewhere(tmp_path: Path) -> None:
+    # The control of the two tests above: their files do what they are said to do.
+    marker = tmp_path / "marker"
+    pickle.loads(pickle.dumps(TouchesFile(marker)))  # noqa: S301 - it is ours
+    assert marker.exists()
+
+
+def test_refusal_of_code_says_why(tmp_path: Path) -> None:
+    file = tmp_path / "evil.pt"
+    torch.save({"weights": TouchesFile(tmp_path / "marker")}, file)
+    assert "reading it could run code" in error_of(file)
+
+
+def test_zip_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "other.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("readme", "hello")
+    error_of(file)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(torch.zeros(2), id="tensor"),
+        pytest.param([1, 2], id="list"),
+        pytest.param({"model": torch.zeros(2)}, id="plain_state_dict"),
+        pytest.param({"format": "my_project.checkpoint/0"}, id="another_version"),
+    ],
+)
+def test_other_torch_file_is_no_checkpoint(tmp_path: Path, document: object) -> None:
+    file = tmp_path / "other.pt"
+    torch.save(document, file)
+    assert error_of(file) == (
+        f"{file}: not a checkpoint of this project (expected the format my_project.checkpoint/1)"
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"weights": {}}, id="no_weights"),
+        pytest.param({"weights": []}, id="weights_are_a_list"),
+        pytest.param({"weights": {"head.bias": 1}}, id="weights_are_numbers"),
+        pytest.param({"weights": {"head.bias": torch.zeros(3)}}, id="weights_of_another_shape"),
+        pytest.param({"config": None}, id="no_config"),
+        pytest.param({"config": {"seed": -1}}, id="config_not_allowed"),
+        pytest.param({"data_digest": None}, id="no_data_digest"),
+        pytest.param({"step": "eight"}, id="step_is_a_word"),
+    ],
+)
+def test_contents_that_do_not_fit_are_refused(
+    saved: Checkpoint, file: Path, changes: dict[str, Any]
+) -> None:
+    document = {
+        "format": "my_project.checkpoint/1",
+        "weights": saved.weights,
+        "config": saved.config.model_dump(),
+        "data_digest": saved.data_digest,
+        "step": saved.step,
+    }
+    torch.save(document | changes, file)
+    assert "its contents do not fit together" in error_of(file)
+
+
+@pytest.mark.parametrize("name", ["weights", "config", "data_digest", "step"])
+def test_missing_part_is_named(saved: Checkpoint, file: Path, name: str) -> None:
+    document = {
+        "format": "my_project.checkpoint/1",
+        "weights": saved.weights,
+        "config": saved.config.model_dump(),
+        "data_digest": saved.data_digest,
+        "step": saved.step,
+    }
+    del document[name]
+    torch.save(document, file)
+    assert name in error_of(file)
+
+
+def test_failed_save_leaves_the_earlier_checkpoint(saved: Checkpoint, file: Path) -> None:
+    before = file.read_bytes()
+    unwritable: Any = {"head.bias": lambda: None}
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        checkpoints.save(dataclasses.replace(saved, weights=unwritable), file)
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_latest_points_to_the_checkpoint(file: Path) -> None:
+    outputs = file.parent.parent
+    checkpoints.point_latest(outputs, file)
+    assert (outputs / "latest.pt").resolve() == file.resolve()
+
+
+def test_latest_moves_on_to_a_newer_checkpoint(saved: Checkpoint, file: Path) -> None:
+    outputs = file.parent.parent
+    newer = outputs / "newer" / "checkpoint.pt"
+    checkpoints.save(dataclasses.replace(saved, step=9), newer)
+    checkpoints.point_latest(outputs, file)
+    checkpoints.point_latest(outputs, newer)
+    assert checkpoints.load(outputs / "latest.pt").step == 9
+    assert sorted(path.name for path in outputs.iterdir()) == ["latest.pt", "newer", "run"]
+
+
+def test_latest_survives_moving_the_outputs(saved: Checkpoint, file: Path) -> None:
+    outputs = file.parent.parent
+    checkpoints.point_latest(outputs, file)
+    moved = outputs.rename(outputs.with_name("moved"))
+    assert are_equal(checkpoints.load(moved / "latest.pt"), saved)
+
+
+def test_link_left_by_a_killed_process_is_no_obstacle(file: Path) -> None:
+    outputs = file.parent.parent
+    (outputs / f".latest.pt.{os.getpid()}").symlink_to("gone")
+    checkpoints.point_latest(outputs, file)
+    assert sorted(path.name for path in outputs.iterdir()) == ["latest.pt", "run"]

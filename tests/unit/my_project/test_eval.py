@@ -1,0 +1,280 @@
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from gates.predictions import read_predictions, write_predictions
+from my_project import evaluation
+from my_project.data import Examples
+from my_project.eval import main
+
+Refused = Callable[..., str]
+
+
+class TouchesFile:
+    """Pickled, it is an order to create a file when it is read."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.fixture
+def perfect(checkpoint: Path, held_out_examples: Examples, tmp_path: Path) -> Path:
+    """Predictions that are all right: what an untrained model is worse than."""
+    predictions = evaluation.predict(checkpoint, held_out_examples)
+    file = tmp_path / "perfect.parquet"
+    write_predictions(dataclasses.replace(predictions, predictions=predictions.labels), file)
+    return file
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_first_release_passes_and_says_why(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--checkpoint", str(checkpoint), "--no-baseline", "first release"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("evaluation: PASS - accuracy ")
+    assert printed.out.endswith("  no baseline: first release\n")
+    assert printed.err == ""
+
+
+def test_predictions_lie_beside_the_checkpoint_that_a_link_points_to(checkpoint: Path) -> None:
+    link = checkpoint.parent.parent / "latest.pt"
+    link.symlink_to(checkpoint.relative_to(link.parent))
+    assert main(["--checkpoint", str(link), "--no-baseline", "first release"]) == 0
+    assert len(read_predictions(checkpoint.with_name("predictions.parquet")).ids) == 20
+    assert not link.with_name("predictions.parquet").exists()
+
+
+def test_report_and_predictions_go_where_they_are_asked_to(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    report, predictions = tmp_path / "new" / "verdict.json", tmp_path / "new" / "p.parquet"
+    options = ["--checkpoint", str(checkpoint), "--no-baseline", "first release"]
+    assert main([*options, "--report", str(report), "--predictions", str(predictions)]) == 0
+    verdict = json.loads(report.read_text())
+    assert verdict["schema"] == "verdict/1"
+    assert verdict["metrics"]["accuracy"] == read_predictions(predictions).accuracy
+    assert not checkpoint.with_name("predictions.parquet").exists()
+
+
+def test_model_that_is_worse_fails(
+    checkpoint: Path, perfect: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "verdict.json"
+    options = ["--checkpoint", str(checkpoint), "--baseline", str(perfect)]
+    assert main([*options, "--fail-if-worse-than", "0.02", "--report", str(report)]) == 1
+    assert capsys.readouterr().out.startswith("evaluation: FAIL - accuracy 1.0000 -> ")
+    assert json.loads(report.read_text())["outcome"] == "fail"
+
+
+def test_model_that_is_no_worse_passes(checkpoint: Path) -> None:
+    options = ["--checkpoint", str(checkpoint), "--baseline", str(checkpoint)]
+    assert main([*options, "--fail-if-worse-than", "0"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("baseline", "explanation"),
+    [
+        pytest.param("absent.pt", "absent.pt: no such baseline", id="missing"),
+        pytest.param(
+            "absent.parquet", "absent.parquet: no such baseline", id="missing_predictions"
+        ),
+        pytest.param("nosuch://x", "nosuch://x: the baseline cannot be read", id="protocol"),
+        pytest.param("memory://x", "memory://x: the baseline cannot be read", id="memory"),
+        pytest.param("", "--baseline: ", id="empty"),
+    ],
+)
+def test_unreadable_baseline_is_told_in_one_line(
+    checkpoint: Path, refused: Refused, baseline: str, explanation: str
+) -> None:
+    before = files_in(checkpoint.parent)
+    options = ("--checkpoint", checkpoint, "--baseline", baseline, "--fail-if-worse-than", 0.02)
+    assert refused(main, *options).startswith(explanation)
+    assert files_in(checkpoint.parent) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "explanation"),
+    [
+        pytest.param(["--fail-if-worse-than", "2.0"], "expected a fraction", id="margin_of_2"),
+        pytest.param(["--fail-if-worse-than", "-0.1"], "expected a fraction", id="negative"),
+        pytest.param(["--fail-if-worse-than", "nan"], "expected a fraction", id="nan"),
+        pytest.param(["--fail-if-worse-than", "x"], "--fail-if-worse-than", id="word"),
+        pytest.param([], "--baseline needs --fail-if-worse-than", id="no_margin"),
+        pytest.param(["--no-baseline", "why"], "--no-baseline", id="both_kinds_of_baseline"),
+    ],
+)
+def test_bad_option_beside_a_baseline_is_told_in_one_line(
+    checkpoint: Path, perfect: Path, refused: Refused, options: list[str], explanation: str
+) -> None:
+    before = files_in(checkpoint.parent)
+    error = refused(main, "--checkpoint", checkpoint, "--baseline", perfect, *options)
+    assert explanation in error
+    assert files_in(checkpoint.parent) == before
+
+
+@pytest.mark.parametrize("why", ["", "  "])
+def test_going_without_a_baseline_needs_a_reason(
+    checkpoint: Path, refused: Refused, why: str
+) -> None:
+    before = files_in(checkpoint.parent)
+    error = refused(main, "--checkpoint", checkpoint, "--no-baseline", why)
+    assert error.startswith("--no-baseline: say why")
+    assert files_in(checkpoint.parent) == before
+
+
+def test_neither_baseline_nor_reason_is_refused(checkpoint: Path, refused: Refused) -> None:
+    error = refused(main, "--checkpoint", checkpoint)
+    assert "--baseline" in error
+    assert "--no-baseline" in error
+
+
+def test_missing_checkpoint_is_told_in_one_line(tmp_path: Path, refused: Refused) -> None:
+    file = tmp_path / "absent.pt"
+    error = refused(main, "--checkpoint", file, "--no-baseline", "why")
+    assert error.startswith(f"{file}: no such checkpoint; train one")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 5000, -1])
+def test_checkpoint_that_is_cut_off_is_told_in_one_line(
+    checkpoint: Path, refused: Refused, length: int
+) -> None:
+    checkpoint.write_bytes(checkpoint.read_bytes()[:length])
+    before = files_in(checkpoint.parent)
+    error = refused(main, "--checkpoint", checkpoint, "--no-baseline", "why")
+    assert error.startswith(f"{checkpoint}: ")
+    assert files_in(checkpoint.parent) == before
+
+
+def test_flipped_bit_is_told_in_one_line(checkpoint: Path, refused: Refused) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    weights = torch.load(checkpoint, weights_only=True)["weights"]
+    content[content.index(weights["positions"].numpy().tobytes()) + 3] ^= 0x80
+    checkpoint.write_bytes(content)
+    error = refused(main, "--checkpoint", checkpoint, "--no-baseline", "why")
+    assert error.startswith(f"{checkpoint}: damaged")
+    assert not checkpoint.with_name("predictions.parquet").exists()
+
+
+@pytest.mark.parametrize("is_torch_file", [True, False])
+def test_code_in_a_checkpoint_is_refused_in_one_line(
+    tmp_path: Path, refused: Refused, *, is_torch_file: bool
+) -> None:
+    file, marker = tmp_path / "evil.pt", tmp_path / "marker"
+    if is_torch_file:
+        torch.save(TouchesFile(marker), file)
+    else:
+        file.write_bytes(pickle.dumps(TouchesFile(marker)))
+    error = refused(main, "--checkpoint", file, "--no-baseline", "why")
+    assert error.startswith(f"{file}: ")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_code_in_a_baseline_is_refused_in_one_line(
+    checkpoint: Path, tmp_path: Path, refused: Refused
+) -> None:
+    marker = tmp_path / "marker"
+    with fsspec.open("memory://evil/model.pt", "wb") as stream:
+        torch.save(TouchesFile(marker), stream)
+    options = ("--baseline", "memory://evil/model.pt", "--fail-if-worse-than", 0.02)
+    error = refused(main, "--checkpoint", checkpoint, *options)
+    assert error.startswith("memory://evil/model.pt: ")
+    assert not marker.exists()
+
+
+def test_other_torch_file_is_told_in_one_line(tmp_path: Path, refused: Refused) -> None:
+    file = tmp_path / "other.pt"
+    torch.save({"weights": torch.zeros(2)}, file)
+    error = refused(main, "--checkpoint", file, "--no-baseline", "why")
+    assert error.startswith(f"{file}: not a checkpoint of this project")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_damaged_data_is_told_in_one_line(
+    checkpoint: Path, config_file: Path, data_file: Path, refused: Refused
+) -> None:
+    data_file.write_bytes(data_file.read_bytes()[:-10])
+    error = refused(
+        main, "--checkpoint", checkpoint, "--no-baseline", "why", "--config", config_file
+    )
+    assert error.startswith(f"{data_file}: not readable as Parquet; delete it")
+    assert not checkpoint.with_name("predictions.parquet").exists()
+
+
+def test_data_of_another_schema_is_told_in_one_line(
+    checkpoint: Path, config_file: Path, data_file: Path, refused: Refused
+) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), data_file)
+    error = refused(
+        main, "--checkpoint", checkpoint, "--no-baseline", "why", "--config", config_file
+    )
+    assert error.startswith(f"{data_file}: its columns are not those of ")
+
+
+def test_baseline_of_another_schema_is_told_in_one_line(
+    checkpoint: Path, data_file: Path, refused: Refused
+) -> None:
+    options = ("--baseline", data_file, "--fail-if-worse-than", 0.02)
+    error = refused(main, "--checkpoint", checkpoint, *options)
+    assert error.startswith(f"{data_file}: lacks prediction, data_digest, checkpoint_digest")
+    assert not checkpoint.with_name("predictions.parquet").exists()
+
+
+@pytest.mark.parametrize("option", ["--report", "--predictions"])
+def test_folder_where_a_file_should_go_is_told_in_one_line(
+    checkpoint: Path, tmp_path: Path, refused: Refused, option: str
+) -> None:
+    folder = tmp_path / "taken"
+    folder.mkdir()
+    options = ("--checkpoint", checkpoint, "--no-baseline", "why", option, folder)
+    assert refused(main, *options).startswith(f"{folder}: cannot be written")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "taken"]
+    assert not list(folder.iterdir())
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    program = """
+import contextlib, sys
+from my_project.eval import main
+
+with contextlib.suppress(SystemExit):
+    main(["--help"])
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert "Exit codes: 0 not worse, 1 worse by more than the margin" in done.stdout
+
+
+def test_module_is_a_command(checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "my_project.eval", "--checkpoint", str(checkpoint)]
+    done = subprocess.run(
+        [*command, "--baseline", str(checkpoint)],
+        check=False,
+        cwd=checkpoint.parent,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "--baseline needs --fail-if-worse-than" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+    assert list(checkpoint.parent.iterdir()) == [checkpoint]
