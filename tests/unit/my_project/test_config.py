@@ -102,7 +102,9 @@ def test_configuration_is_read_only(config: RunConfig) -> None:
             "data.source=mnist", "data.source: must be 'digits', got 'mnist'", id="source"
         ),
         pytest.param(
-            "model.widthh=16", "model.widthh: unknown key; did you mean width?", id="typo_in_section"
+            "model.widthh=16",
+            "model.widthh: unknown key; did you mean width?",
+            id="typo_in_section",
         ),
         pytest.param(
             "xyz=1", "xyz: unknown key; known are seed, data, model, train", id="unlike_any_key"
