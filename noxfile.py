@@ -4,19 +4,12 @@ Run one by name, or a tier by its tag:
 
     nox -s smoke            one session
     nox -t pr               every session of a tier: pr or nightly
-    nox -s unit -- -k lock  arguments after -- go to the tool behind the session
+    nox -s smoke -- --pdb   arguments after -- go to the tool behind the session
     nox --usage smoke       what a session does, in full
 """
 
 import sys
 from pathlib import Path
-
-if sys.version_info < (3, 11):  # noqa: UP036 - the interpreter of Nox, not the project's
-    sys.stderr.write(
-        f"noxfile.py: the sessions need Python 3.11 or newer, and Nox runs on "
-        f"{sys.version.split()[0]}; run: uvx --python 3.12 nox\n"
-    )
-    sys.exit(2)
 
 # The `nox` command does not put this folder on the path (`python -m nox` does).
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -28,6 +21,6 @@ nox.needs_version = ">=2026.8.10"
 nox.options.default_venv_backend = "none"
 nox.options.tags = ["pr"]
 
-from tasks import quality, repository, tests  # noqa: E402 - the path is set above
+from tasks import model, quality, repository, tests  # noqa: E402 - the path is set above
 
-__all__ = ["quality", "repository", "tests"]
+__all__ = ["model", "quality", "repository", "tests"]

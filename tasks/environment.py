@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tomllib
@@ -26,17 +27,20 @@ if TYPE_CHECKING:
 
 _STAMP = "environment.json"
 
-# What the user has set for other work must not choose what a session runs on.
-_FOREIGN_VARIABLES = (
-    "CONDA_DEFAULT_ENV",
-    "CONDA_PREFIX",
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "PYTHONSTARTUP",
-    "PYTHONUSERBASE",
-    "PYTHONWARNINGS",
-    "VIRTUAL_ENV",
-    "__PYVENV_LAUNCHER__",
+# What the user has set for other work must not choose what a session runs on, or what its tools
+# check: PYTEST_ADDOPTS=--collect-only would turn every suite green.
+_FOREIGN_VARIABLES = re.compile(
+    r"(CONDA|COVERAGE|HATCH|MYPY|PIP|PRE_COMMIT|PYTEST|PYTHON|RUFF|TYPOS|VIRTUAL_ENV|__PYVENV).*"
+)
+_HARMLESS_VARIABLES = frozenset(
+    (
+        "PRE_COMMIT_HOME",
+        "PYTHONDONTWRITEBYTECODE",
+        "PYTHONHASHSEED",
+        "PYTHONIOENCODING",
+        "PYTHONUNBUFFERED",
+        "PYTHONUTF8",
+    )
 )
 
 
@@ -143,15 +147,15 @@ def prepare(environment: Environment, root: Path = ROOT) -> Path:
     """
     folder = root / environment.folder
     requirements = _export(environment, root)
-    with _exclusive(root / ".nox" / f"{folder.name}.lock"):
+    with _exclusive(root / ".nox" / f"{folder.name}.lock") as lock:
         stamp = _read_stamp(folder)
         interpreter = _interpreter_in_use(folder, environment, stamp)
         if stamp and interpreter and stamp.contents == _contents(folder, requirements, root):
             return folder
         if interpreter is None:
             interpreter = _find_or_install(environment.python)
-            _make_empty(folder, interpreter, root)
-        _fill(folder, requirements, root)
+            _make_empty(folder, interpreter, root, lock)
+        _fill(folder, requirements, root, lock)
         stamp = Stamp(
             interpreter=str(interpreter),
             base=_base(folder, environment, interpreter),
@@ -180,7 +184,11 @@ def isolated(folder: Path, outer: Mapping[str, str] = os.environ) -> dict[str, s
     The environment comes first on PATH, the user's Python settings are left out, and a
     `uv run` or `uv sync` inside the session cannot change the environment under it.
     """
-    kept = {name: value for name, value in outer.items() if name not in _FOREIGN_VARIABLES}
+    kept = {
+        name: value
+        for name, value in outer.items()
+        if name in _HARMLESS_VARIABLES or not _FOREIGN_VARIABLES.fullmatch(name)
+    }
     return {
         **uv.without_user_choices(kept),
         "PATH": os.pathsep.join([str(folder / "bin"), outer.get("PATH", "")]),
@@ -244,29 +252,35 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _make_empty(folder: Path, interpreter: Path, root: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    uv.output("venv", "--quiet", f"--python={interpreter}", str(folder), cwd=root)
+def _make_empty(folder: Path, interpreter: Path, root: Path, lock: int) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    uv.output("venv", "--quiet", f"--python={interpreter}", str(folder), cwd=root, lock=lock)
 
 
-def _fill(folder: Path, requirements: str, root: Path) -> None:
+def _fill(folder: Path, requirements: str, root: Path, lock: int) -> None:
     (folder / _STAMP).unlink(missing_ok=True)
     packages = sum("==" in line for line in requirements.splitlines())
     _say(f"{folder.relative_to(root)}: installing {packages} packages from uv.lock")
     file = folder / "requirements.txt"
     file.write_text(requirements, encoding="utf-8")
     python = f"--python={folder / 'bin' / 'python'}"
-    # Byte-compiled now, or every process pays for it where PYTHONDONTWRITEBYTECODE is set.
-    uv.install("pip", "sync", "--require-hashes", "--compile-bytecode", python, str(file), cwd=root)
+    # No builds: where a wheel's hash is wrong, uv would build the source distribution instead,
+    # with build tools that nobody has locked. Byte-compiled now, or every process pays for it
+    # where PYTHONDONTWRITEBYTECODE is set.
+    sync = ("pip", "sync", "--require-hashes", "--no-build", "--compile-bytecode", python)
+    uv.install(*sync, str(file), cwd=root, lock=lock)
     # The build backend is among the locked packages: nothing is fetched to build the project.
-    uv.install(
-        "pip", "install", "--no-deps", "--no-build-isolation", python, "--editable=.", cwd=root
-    )
+    own = ("pip", "install", "--no-deps", "--no-build-isolation", python, "--editable=.")
+    uv.install(*own, cwd=root, lock=lock)
 
 
 def _find_or_install(version: str) -> Path:
-    problem = None if _is_installed(version) else _install_interpreter(version)
+    problem = None
     interpreter = interpreters.find(version)
+    if interpreter is None:
+        problem = _install_interpreter(version)
+        interpreter = interpreters.find(version)
     if interpreter is None:
         uv.stop(
             f"Python {version}: neither on PATH nor one of pyenv's or uv's ({problem}); install it"
@@ -289,12 +303,16 @@ def _is_installed(version: str) -> bool:
 
 
 @contextlib.contextmanager
-def _exclusive(lock: Path) -> Iterator[None]:
+def _exclusive(lock: Path) -> Iterator[int]:
     """Hold `lock` so that sessions run side by side do not make one environment twice."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"waiting for another session that makes {lock.stem}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
 
 
 def _say(message: str) -> None:

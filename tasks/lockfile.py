@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections import Counter
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,20 +16,28 @@ from tasks.project import ROOT
 
 PLACEHOLDER = "https://index.invalid"
 
-_REGISTRY = re.compile(r'registry = "(https?://[^"]*)"')
-_FILE_URL = re.compile(r'url = "(https?://[^"]*/)([^"/]+)"')
+_REGISTRY = re.compile(r'registry = "[^"]*"')
+# The files of a package stand in lines with their hash; a local index gives paths, not URLs.
+_FILE = re.compile(r'\{ (?:url|path) = "(?:[^"]*/)?([^"/]+)", hash =')
 
 
 def portable(lock: str) -> str:
-    """Return `lock` with every index's host replaced by the placeholder."""
+    """Return `lock` with every index and every file's address replaced by the placeholder."""
     lock = _REGISTRY.sub(f'registry = "{PLACEHOLDER}/simple"', lock)
-    return _FILE_URL.sub(rf'url = "{PLACEHOLDER}/\2"', lock)
+    return _FILE.sub(rf'{{ url = "{PLACEHOLDER}/\1", hash =', lock)
 
 
-def hosts(lock: str) -> Counter[str]:
-    """Return the hosts that `lock` names besides the placeholder, with how often it does."""
-    urls = re.findall(r'"https?://([^/"]*)', lock)
-    return Counter(host for host in urls if f"https://{host}" != PLACEHOLDER)
+def foreign_sources(lock: str) -> list[str]:
+    """Return what `lock` names besides the placeholder and the project itself."""
+    own = ({"registry": f"{PLACEHOLDER}/simple"}, {"editable": "."}, {"virtual": "."})
+    found: list[str] = []
+    for package in tomllib.loads(lock).get("package", []):
+        if package["source"] not in own:
+            found += [str(value) for value in package["source"].values()]
+        files = [*package.get("wheels", []), *filter(None, [package.get("sdist")])]
+        addresses = (file.get("url") or file.get("path", "") for file in files)
+        found += [address for address in addresses if not address.startswith(f"{PLACEHOLDER}/")]
+    return found
 
 
 def staleness(root: Path = ROOT) -> str | None:
@@ -39,7 +47,10 @@ def staleness(root: Path = ROOT) -> str | None:
     answers from the lock alone: no network, no change to any file.
     """
     index = f"--default-index={PLACEHOLDER}/simple"
-    return uv.problem("lock", "--check", "--offline", index, cwd=root)
+    with tempfile.TemporaryDirectory() as empty:
+        # The user's uv.toml may ask for other versions than the project does.
+        nobody = {"XDG_CONFIG_HOME": empty, "XDG_CONFIG_DIRS": empty}
+        return uv.problem("lock", "--check", "--offline", index, cwd=root, more=nobody)
 
 
 def renew(root: Path, arguments: Sequence[str]) -> str:
@@ -70,11 +81,15 @@ def renew(root: Path, arguments: Sequence[str]) -> str:
 
 def main(root: Path = ROOT) -> int:
     """Check the lock in `root`; print one line and return 1 for what is wrong with it."""
-    named = hosts((root / "uv.lock").read_text(encoding="utf-8"))
-    if named:
+    try:
+        foreign = foreign_sources((root / "uv.lock").read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        print(f"uv.lock: cannot be read ({error}); take it back: git checkout uv.lock")
+        return 1
+    if foreign:
         print(
-            f"uv.lock: names {', '.join(sorted(named))} ({named.total()} times), so it installs "
-            "from nowhere else; write the portable form: nox -s lock"
+            f"uv.lock: names {foreign[0]} and {len(foreign) - 1} more, so it installs from nowhere "
+            "else; write the portable form: nox -s lock"
         )
         return 1
     reason = staleness(root)

@@ -1,10 +1,12 @@
 """Checks that read the source: style, spelling, import contracts, the lock, types."""
 
+import subprocess
+
 import nox
 
-from tasks import environment
+from tasks import environment, uv
 from tasks.catalogue import session
-from tasks.project import PROJECT
+from tasks.project import PROJECT, ROOT
 
 SOURCE = ("noxfile.py", "benchmarks", "src", "tasks", "tests")
 
@@ -16,18 +18,13 @@ def lint(session: nox.Session) -> None:
     Runs the hooks of .pre-commit-config.yaml over every tracked file, so a commit that passes
     its hooks passes here. Ruff mends what it safely can. After --: the id of one hook.
     """
+    listing = ["git", "ls-files", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        uv.stop("lint: checks the files that git tracks, and this is no git repository: git init")
+    if listed.stdout:
+        session.warn(f"Not checked, as git does not track them: {' '.join(listed.stdout.split())}")
     tools = environment.prepare(environment.of_tools(environment.default_python()))
-    untracked = session.run(
-        "git",
-        "ls-files",
-        "--others",
-        "--exclude-standard",
-        external=True,
-        silent=True,
-        log=False,
-    )
-    if untracked:
-        session.warn(f"Not checked, as git does not track them: {' '.join(untracked.split())}")
     arguments = ["run", "--all-files", "--show-diff-on-failure", *session.posargs]
     # SKIP is how one commit goes past a hook; a check that runs nothing must not be green.
     environment.run(session, tools, "pre-commit", *arguments, SKIP="")

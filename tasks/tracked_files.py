@@ -12,9 +12,10 @@ LARGEST_BYTES = 1_000_000
 FORBIDDEN_SUFFIXES = frozenset(
     f".{suffix}"
     for suffixes in (
-        "arrow avro feather h5 hdf5 npy npz orc parquet sqlite tfrecord",  # data
-        "ckpt gguf joblib mlmodel onnx pickle pkl pt pt2 pth safetensors tflite",  # models
-        "bin tar zip",  # either
+        "arrow avro db feather h5 h5ad hdf5 mat npy npz orc parquet sqlite tfrecord",  # data
+        "ckpt engine gguf joblib keras mlmodel msgpack onnx pb pickle pkl pt pt2 pth safetensors",
+        "tflite",  # models
+        "7z bin gz tar tgz whl zip zst",  # either
     )
     for suffix in suffixes.split()
 )

@@ -38,17 +38,21 @@ def without_user_choices(variables: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def output(*arguments: str, cwd: Path) -> str:
-    """Return what uv prints; end with its error in one line if it fails."""
-    done = _call(arguments, cwd)
+def output(*arguments: str, cwd: Path, lock: int | None = None) -> str:
+    """Return what uv prints; end with its error in one line if it fails.
+
+    A `lock` is a descriptor that uv holds as well: if we are killed, it stays locked until
+    uv has ended.
+    """
+    done = _call(arguments, cwd, lock)
     if done.returncode:
         stop(explain(done.stderr))
     return done.stdout
 
 
-def problem(*arguments: str, cwd: Path) -> str | None:
-    """Run uv; return its error in one line, or None."""
-    done = _call(arguments, cwd)
+def problem(*arguments: str, cwd: Path, more: Mapping[str, str] | None = None) -> str | None:
+    """Run uv, with `more` variables; return its error in one line, or None."""
+    done = _call(arguments, cwd, more=more)
     return explain(done.stderr) if done.returncode else None
 
 
@@ -61,17 +65,22 @@ def changes(*arguments: str, cwd: Path) -> str:
     return "\n".join(line for line in done.stderr.splitlines() if line.startswith(verbs))
 
 
-def install(*arguments: str, cwd: Path) -> None:
+def install(*arguments: str, cwd: Path, lock: int) -> None:
     """Run a uv command that needs packages: from its cache, else from the network.
 
     The lock fixes every hash, so the cache and the network give the same files, and a
-    laptop without network works as long as its cache is warm.
+    laptop without network works as long as its cache is warm. For `lock` see `output`.
     """
-    if _call((*arguments, "--offline"), cwd).returncode == 0:
+    if _call((*arguments, "--offline"), cwd, lock).returncode == 0:
         return
     errors: list[str] = []
     with subprocess.Popen(
-        [executable(), *arguments], cwd=cwd, env=_variables(), stderr=subprocess.PIPE, text=True
+        [executable(), *arguments],
+        cwd=cwd,
+        env=_variables(),
+        stderr=subprocess.PIPE,
+        text=True,
+        pass_fds=(lock,),
     ) as process:
         for line in process.stderr or ():
             if errors or line.startswith("error:"):
@@ -101,8 +110,8 @@ def explain(stderr: str) -> str:
         )
     if "Required uv version" in text:
         return f"pyproject.toml: {text}; run: pip install --upgrade uv"
-    if "Failed to parse `uv.lock`" in text:
-        return f"{text}; take it back: git checkout uv.lock"
+    if "Failed to parse `uv.lock`" in text or "Unable to find lockfile" in text:
+        return f"{error}; take it back: git checkout uv.lock"
     if "build backend" in text:
         return f"{text}; its last words: {stderr.strip().splitlines()[-1].strip()}"
     return text
@@ -150,12 +159,18 @@ def _variables() -> dict[str, str]:
     return without_user_choices(kept)
 
 
-def _call(arguments: Iterable[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+def _call(
+    arguments: Iterable[str],
+    cwd: Path,
+    lock: int | None = None,
+    more: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [executable(), *arguments],
         cwd=cwd,
-        env=_variables(),
+        env={**_variables(), **(more or {})},
         capture_output=True,
         text=True,
         check=False,
+        pass_fds=() if lock is None else (lock,),
     )

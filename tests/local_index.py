@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import io
+import tarfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +17,15 @@ class Index:
     url: str
 
     def publish(self, name: str, version: str) -> None:
+        """Add a wheel and, as most packages have one, a source distribution."""
         wheel = self.folder / name / f"{name}-{version}-py3-none-any.whl"
         wheel.parent.mkdir(exist_ok=True)
         _write_wheel(wheel, name, version)
+        _write_sdist(wheel.parent / f"{name}-{version}.tar.gz", name, version)
         links = [
             f'<a href="{file.name}#sha256={hashlib.sha256(file.read_bytes()).hexdigest()}">'
             f"{file.name}</a>"
-            for file in sorted(wheel.parent.glob("*.whl"))
+            for file in sorted(wheel.parent.glob(f"{name}-*"))
         ]
         (wheel.parent / "index.html").write_text("\n".join(links))
 
@@ -38,6 +42,25 @@ def _write_wheel(wheel: Path, name: str, version: str) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         for path, text in files.items():
             archive.writestr(zipfile.ZipInfo(path), text)
+
+
+def _write_sdist(sdist: Path, name: str, version: str) -> None:
+    """Write one that builds, with a build backend of its own."""
+    files = {
+        "pyproject.toml": f"[project]\nname = {name!r}\nversion = {version!r}\n"
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n",
+        "backend.py": f"import shutil\n\ndef build_wheel(folder, *_, **__):\n"
+        f"    wheel = '{name}-{version}-py3-none-any.whl'\n"
+        f"    return shutil.copy(wheel, folder) and wheel\n",
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+    }
+    with tarfile.open(sdist, "w:gz") as archive:
+        for path, text in files.items():
+            member = tarfile.TarInfo(f"{name}-{version}/{path}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+        wheel = sdist.with_name(f"{name}-{version}-py3-none-any.whl")
+        archive.add(wheel, f"{name}-{version}/{wheel.name}")
 
 
 def _record_digest(text: str) -> str:

@@ -1,8 +1,10 @@
 """This repository as tests see it: its files, and git in it or in a copy."""
 
 import subprocess
+import sys
 from pathlib import Path
 
+from tasks import uv
 from tasks.project import ROOT
 
 
@@ -23,3 +25,12 @@ def files() -> list[str]:
     """The files that git tracks, and those it would if they were added."""
     listed = git("ls-files", "--cached", "--others", "--exclude-standard").stdout
     return [name for name in listed.splitlines() if (ROOT / name).is_file()]
+
+
+def real_uv() -> str:
+    """The uv that runs in the end: what is on PATH may be a shim that finds it."""
+    code = "import os; print(os.environ['UV'])"
+    command = [uv.executable(), "run", "--no-project", f"--python={sys.executable}", "python"]
+    return subprocess.run(
+        [*command, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.strip()

@@ -1,6 +1,7 @@
 """What holds for the repository as a whole."""
 
 import re
+import tomllib
 
 import pytest
 
@@ -29,4 +30,11 @@ def test_the_quick_start_is_two_lines() -> None:
 @pytest.mark.parametrize("host", [("pypi", "org"), ("files", "pythonhosted", "org")], ids=".".join)
 def test_no_committed_file_names_an_index(host: tuple[str, ...]) -> None:
     found = repository.git("grep", "--fixed-strings", "--files-with-matches", ".".join(host))
-    assert found.stdout == ""
+    assert (found.returncode, found.stdout) == (1, ""), "1: searched, and found nothing"
+
+
+def test_the_bars_are_where_they_were_set() -> None:
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    assert tools["mypy"]["strict"] is True
+    assert tools["coverage"]["run"]["branch"] is True
+    assert tools["coverage"]["report"]["fail_under"] >= 90

@@ -27,6 +27,7 @@ build = ["tiny"]
 
 [tool.uv]
 required-version = ">=0.13.0"
+default-groups = "all"
 
 [[tool.uv.index]]
 name = "placeholder"

@@ -1,4 +1,6 @@
+import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,9 +13,19 @@ from tasks import environment, interpreters, lockfile, uv
 from tasks.environment import Environment
 from tasks.project import PROJECT, ROOT, Cell
 from tests.local_index import Index
+from tests.repository import real_uv
 
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 TINY = Environment(folder=".nox/tiny", python=CURRENT, groups=("build",))
+
+
+# Makes the environment in a process of its own and prints the version that it then holds.
+PREPARE = """
+from pathlib import Path
+from tasks import environment
+from tests.unit.tasks.test_environment import TINY, tiny_version
+print(tiny_version(environment.prepare(TINY, Path({!r}))))
+"""
 
 
 def output_of(folder: Path, code: str) -> str:
@@ -47,9 +59,9 @@ def test_nothing_is_done_when_nothing_changed(
 
 def test_a_change_of_the_lock_is_installed(project: Path, index: Index) -> None:
     environment.prepare(TINY, project)
-    index.publish("tiny", "2.0")
+    index.publish("tiny", "2.0.0")
     lockfile.renew(project, ["--upgrade"])
-    assert tiny_version(environment.prepare(TINY, project)) == "2.0"
+    assert tiny_version(environment.prepare(TINY, project)) == "2.0.0"
 
 
 def test_a_package_that_was_removed_by_hand_comes_back(project: Path) -> None:
@@ -102,53 +114,71 @@ def test_no_network_and_a_cold_cache_is_one_line(
 
 
 def test_a_hash_that_does_not_match_is_one_line_and_installs_nothing(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, index: Index, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    wheel = index.folder / "tiny" / "tiny-1.0-py3-none-any.whl"
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     lock = project / "uv.lock"
-    text = lock.read_text()
-    digest = text.split("sha256:")[1][:64]
-    lock.write_text(text.replace(digest, "0" * 64))
+    # The source distribution's hash stays right: it must not be built in the wheel's place.
+    lock.write_text(lock.read_text().replace(digest, "0" * 64))
     with pytest.raises(SystemExit) as ended:
         environment.prepare(TINY, project)
     assert ended.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("uv.lock: Hash mismatch for `tiny==1.0`: the lock says sha256:0000")
+    assert error.startswith("uv.lock: Hash mismatch for `tiny==1.0`: the lock says sha256:")
     assert f"the file has sha256:{digest}" in error
     assert "git checkout uv.lock" in error
     assert not list((project / ".nox" / "tiny").glob("lib/*/site-packages/tiny*"))
 
 
-def test_a_killed_preparation_is_made_good_by_the_next(project: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from tasks import environment\n"
-        "from tests.unit.tasks.test_environment import TINY\n"
-        "def stop_here(*arguments, **options):\n"
-        "    print('in the middle', flush=True); sys.stdin.read()\n"
-        "environment.uv.install = stop_here\n"
-        f"environment.prepare(TINY, Path({str(project)!r}))\n"
+def test_a_package_without_a_hash_is_refused(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = project / "uv.lock"
+    lock.write_text(re.sub(r', hash = "sha256:[0-9a-f]+"', "", lock.read_text()))
+    with pytest.raises(SystemExit) as ended:
+        environment.prepare(TINY, project)
+    assert ended.value.code == 2
+    assert "hash" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_killed_preparation_is_made_good_by_the_next(project: Path, tmp_path: Path) -> None:
+    """The uv of the killed one goes on: the next must wait for it, not race with it."""
+    reached, go_on = tmp_path / "reached", tmp_path / "go on"
+    os.mkfifo(reached)
+    os.mkfifo(go_on)
+    slow_uv = tmp_path / "uv"
+    slow_uv.write_text(
+        "#!/bin/sh\n"
+        f'case "$2" in sync) echo here >"{reached}"; cat "{go_on}" >/dev/null;; esac\n'
+        f'exec "{real_uv()}" "$@"\n'
     )
+    slow_uv.chmod(0o755)
     with subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", PREPARE.format(str(project))],
         cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "in the middle\n"
-        process.send_signal(signal.SIGKILL)
-    assert tiny_version(environment.prepare(TINY, project)) == "1.0"
+        env={**os.environ, "UV": str(slow_uv)},
+    ) as killed:
+        assert reached.read_text() == "here\n"
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        with subprocess.Popen(
+            [sys.executable, "-c", PREPARE.format(str(project))],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as second:
+            assert second.stderr is not None
+            assert "waiting for another session" in second.stderr.readline()
+            go_on.write_text("")  # lets the orphan end
+            assert second.communicate()[0] == "1.0\n"
 
 
 def test_two_sessions_that_start_at_once_share_one_environment(project: Path) -> None:
-    code = (
-        "from pathlib import Path; from tasks import environment\n"
-        "from tests.unit.tasks.test_environment import TINY, tiny_version\n"
-        f"print(tiny_version(environment.prepare(TINY, Path({str(project)!r}))))\n"
-    )
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", PREPARE.format(str(project))],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -185,7 +215,7 @@ def test_the_users_python_settings_do_not_leak_in(
 
 def test_uv_run_inside_a_session_changes_nothing(project: Path, index: Index) -> None:
     folder = environment.prepare(TINY, project)
-    index.publish("tiny", "2.0")
+    index.publish("tiny", "2.0.0")
     lockfile.renew(project, ["--upgrade"])
     command = [uv.executable(), "run", "python", "-c", "import tiny; print(tiny.__version__)"]
     ran = subprocess.run(
@@ -197,6 +227,16 @@ def test_uv_run_inside_a_session_changes_nothing(project: Path, index: Index) ->
         check=True,
     )
     assert ran.stdout == "1.0\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PYTEST_ADDOPTS", "PYTHONPATH", "PYTHONOPTIMIZE", "MYPYPATH", "RUFF_CONFIG", "COVERAGE_CORE"],
+)
+def test_the_users_settings_of_the_tools_do_not_change_what_they_check(
+    name: str, tmp_path: Path
+) -> None:
+    assert name not in environment.isolated(tmp_path, {name: "x", "PATH": ""})
 
 
 def test_where_packages_come_from_stays_the_machines_choice(tmp_path: Path) -> None:

@@ -17,7 +17,12 @@ def test_a_clean_tree_passes_the_hook_and_the_session(checkout: Path) -> None:
     install_hooks(checkout)
     committed = repository.git("commit", "--message", "fine", cwd=checkout)
     (checkout / "untracked.py").write_text("")
-    linted = lint(checkout)
+    shadow = checkout.parent / "shadow"
+    shadow.mkdir()
+    (shadow / "pre_commit.py").write_text(
+        "raise SystemExit('the PYTHONPATH of the user leaked in')"
+    )
+    linted = lint(checkout, PYTHONPATH=str(shadow))
     assert committed.returncode == 0, committed.stderr
     assert linted.returncode == 0, linted.stdout
     assert "Not checked, as git does not track them: untracked.py" in linted.stdout
@@ -30,6 +35,8 @@ def test_each_defect_fails_the_hook_and_the_session_alike(checkout: Path) -> Non
         {
             "src/gates/unused.py": '"""Unused."""\n\nlambda_ = lambda: 0\nx: int=1\n',
             "src/gates/wrong_way.py": f'"""Wrong way."""\n\n{IMPORT}\n\n__all__ = ["config"]\n',
+            "tasks/wrong_way.py": '"""Wrong way."""\n\nfrom gates import errors\n\n'
+            '__all__ = ["errors"]\n',
             "docs/spelling.md": f"{MISSPELLED}\n",
             "weights.pt": "not even a model",
             "pyproject.toml": pyproject.replace('"mypy>=2.3"', '"mypy>=2.3", "flask"'),
@@ -48,6 +55,8 @@ def test_each_defect_fails_the_hook_and_the_session_alike(checkout: Path) -> Non
     failed_in_hook = failed_hooks(committed.stdout + committed.stderr)
     assert failed_in_hook == failed_hooks(linted.stdout)
     assert failed_in_hook == set(HOOKS)
+    assert "gates.wrong_way -> my_project" in linted.stdout
+    assert "tasks.wrong_way -> gates" in linted.stdout
 
 
 def plant(checkout: Path, files: dict[str, str]) -> None:

@@ -36,12 +36,29 @@ def test_portable_form_of_a_portable_lock_is_the_same() -> None:
     assert lockfile.portable(lockfile.portable(LOCK)) == lockfile.portable(LOCK)
 
 
-def test_hosts_are_counted() -> None:
-    assert lockfile.hosts(LOCK) == {
-        "mirror.example": 1,
-        "files.example": 1,
-        "files.example:8080": 1,
-    }
+@pytest.mark.parametrize(
+    ("line", "foreign"),
+    [
+        pytest.param('source = { registry = "https://mirror.example/simple" }', 1, id="mirror"),
+        pytest.param('source = { registry = "/opt/wheels" }', 1, id="folder"),
+        pytest.param('source = { git = "ssh://git@host.example/tiny?rev=1" }', 1, id="git"),
+        pytest.param('source = { url = "https://host.example/tiny.tar.gz" }', 1, id="file"),
+        pytest.param('source = { registry = "https://index.invalid/simple" }', 0, id="placeholder"),
+        pytest.param('source = { editable = "." }', 0, id="the_project_itself"),
+    ],
+)
+def test_a_source_that_is_not_the_placeholder_is_foreign(line: str, foreign: int) -> None:
+    lock = f'[[package]]\nname = "tiny"\n{line}\n'
+    assert len(lockfile.foreign_sources(lock)) == foreign
+
+
+def test_files_in_a_folder_become_portable_too() -> None:
+    lock = (
+        '[[package]]\nname = "tiny"\nsource = { registry = "/opt/wheels" }\n'
+        'wheels = [\n    { path = "tiny-1.0-py3-none-any.whl", hash = "sha256:00" },\n]\n'
+    )
+    assert len(lockfile.foreign_sources(lock)) == 2
+    assert lockfile.foreign_sources(lockfile.portable(lock)) == []
 
 
 def test_the_projects_own_lock_is_portable_and_fresh(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,9 +71,18 @@ def test_a_lock_that_names_a_host_is_refused(
     (tmp_path / "uv.lock").write_text(LOCK)
     assert lockfile.main(tmp_path) == 1
     assert capsys.readouterr().out == (
-        "uv.lock: names files.example, files.example:8080, mirror.example (3 times), so it "
-        "installs from nowhere else; write the portable form: nox -s lock\n"
+        "uv.lock: names https://mirror.example/simple and 2 more, so it installs from nowhere "
+        "else; write the portable form: nox -s lock\n"
     )
+
+
+def test_the_users_own_configuration_of_uv_does_not_make_the_lock_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uv").mkdir()
+    (tmp_path / "uv" / "uv.toml").write_text('exclude-newer = "2024-01-01T00:00:00Z"\n')
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert lockfile.staleness(ROOT) is None
 
 
 def test_a_requirement_that_was_added_makes_the_lock_stale(
@@ -86,7 +112,7 @@ def test_a_lock_that_is_cut_off_is_named_as_such(
 
 def test_renew_writes_the_portable_form(project: Path) -> None:
     lock = (project / "uv.lock").read_text()
-    assert lockfile.hosts(lock) == {}
+    assert lockfile.foreign_sources(lock) == []
     assert 'name = "tiny"\nversion = "1.0"' in lock
 
 

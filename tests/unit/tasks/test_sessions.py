@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import uv
 from tasks.project import PROJECT, ROOT
+from tests.repository import real_uv
 
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -48,8 +48,8 @@ def test_plan_of_no_tier_is_one_line_and_exit_2(arguments: list[str]) -> None:
     assert ran.stderr.splitlines()[-1].startswith("plan: name one tier, as in: nox -s plan -- pr")
 
 
-def test_a_noxfile_under_an_old_python_is_one_line_and_exit_2() -> None:
-    code = "import runpy, sys; sys.version_info = (3, 10, 1); runpy.run_path('noxfile.py')"
+def test_an_old_python_is_one_line_and_exit_2() -> None:
+    code = "import sys; sys.version_info = (3, 10, 1); import tasks"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -74,15 +74,6 @@ def _bare_machine(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
     for name in ("PYENV_ROOT", "XDG_DATA_HOME", "UV_PYTHON_INSTALL_DIR"):
         monkeypatch.delenv(name, raising=False)
-
-
-def real_uv() -> str:
-    """The uv that runs in the end: what is on PATH may be a shim that finds it."""
-    code = "import os; print(os.environ['UV'])"
-    command = [uv.executable(), "run", "--no-project", f"--python={sys.executable}", "python"]
-    return subprocess.run(
-        [*command, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.strip()
 
 
 @pytest.mark.usefixtures("_bare_machine")
