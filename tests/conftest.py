@@ -1,6 +1,18 @@
 import os
 
+import pytest
+
 # pytest-xdist says which of several processes this is. They share the cores out: two with a
 # thread for each core are slower than one after the other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Here and not beside its test: pytest takes options only from a conftest.py of each path
+    # that it is given, and of the folders above.
+    parser.addoption(
+        "--renew-golden",
+        action="store_true",
+        help="write tests/smoke/golden anew for this version of torch instead of comparing",
+    )

@@ -50,12 +50,16 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def run_command(command: Callable[[], ExitCode]) -> int:
-    """Run `command` and return its exit code; a `GateError` becomes its one line on stderr."""
+    """Run `command` and return its exit code; an error becomes its one line on stderr."""
     try:
         return command()
     except GateError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        # Not foreseen where it happened: a full disk, a folder that went away.
+        print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        return ExitCode.COULD_NOT_JUDGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED

@@ -24,6 +24,8 @@ def compare(candidate: Predictions, baseline: Predictions, *, margin: float) -> 
     check_margin(margin)
     check_examples(candidate.ids, of="candidate")
     check_examples(baseline.ids, of="baseline")
+    _check_finite(candidate, of="candidate")
+    _check_finite(baseline, of="baseline")
     _check_comparable(candidate, baseline)
     difference = candidate.accuracy - baseline.accuracy
     # Written for passing, so that NaN does not pass. An accuracy is a ratio of counts, so a
@@ -63,6 +65,8 @@ def accept_without_baseline(candidate: Predictions, *, why: str) -> Verdict:
     if not why.strip():
         msg = '--no-baseline: say why there is nothing to compare with, as in "first release"'
         raise GateInputError(msg)
+    check_examples(candidate.ids, of="candidate")
+    _check_finite(candidate, of="candidate")
     return Verdict(
         gate="evaluation",
         outcome=Outcome.PASS,
@@ -83,6 +87,17 @@ def check_margin(margin: float) -> None:
             f"margin is {margin:g}; expected a fraction in [0, 1): "
             "for two percentage points write 0.02"
         )
+        raise GateInputError(msg)
+
+
+def _check_finite(predictions: Predictions, *, of: str) -> None:
+    """Refuse a model that predicts NaN: its classes are an accident of argmax."""
+    if predictions.probabilities is None:
+        return
+    broken = np.flatnonzero(~np.isfinite(predictions.probabilities).all(axis=1))
+    if broken.size:
+        msg = f"{of}: {broken.size:,} examples have a probability that is no number, the first is "
+        msg += f"{predictions.ids[broken[0]]}"
         raise GateInputError(msg)
 
 

@@ -1,6 +1,5 @@
 """Checkpoints: whole or absent, and read without running any code that they contain."""
 
-import os
 import pickle
 import zipfile
 from dataclasses import asdict, dataclass
@@ -89,11 +88,18 @@ def _parse(document: Any, file: Path) -> Checkpoint:
             data_digest=document["data_digest"],
             step=document["step"],
         )
-        checkpoint.model()
-    except (ConfigError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+        _check_finite(checkpoint.model())
+    except (ConfigError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         msg = f"{file}: its contents do not fit together ({error}); train again"
         raise CheckpointError(msg) from error
     return checkpoint
+
+
+def _check_finite(model: VisionTransformer) -> None:
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point() and not weight.isfinite().all():
+            msg = f"{name} is not finite"
+            raise ValueError(msg)
 
 
 def _check_sums(file: Path) -> None:
@@ -115,7 +121,7 @@ def _check_types(document: dict[str, Any]) -> None:
 def point_latest(outputs: Path, checkpoint: Path) -> None:
     """Make `outputs/latest.pt` a link to `checkpoint`, never missing in between."""
     link = outputs / "latest.pt"
-    new = outputs / f".latest.pt.{os.getpid()}"
+    new = outputs / f".latest.pt.{checkpoint.parent.name}"
     new.unlink(missing_ok=True)
     new.symlink_to(checkpoint.relative_to(outputs))
     new.replace(link)

@@ -28,10 +28,17 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    """Where the examples come from."""
+    """Where the examples come from.
 
-    source: Literal["digits"]
+    Args:
+        source: `digits`, `synthetic`, or a Parquet file's path or fsspec address.
+        cache_dir: where the prepared file is kept, relative to where a run is started.
+        workers: processes that load batches; 0 takes them from memory, for small data.
+    """
+
+    source: str = Field(min_length=1)
     cache_dir: str = Field(min_length=1)
+    workers: int = Field(ge=0)
 
 
 class ModelConfig(Section):
@@ -41,9 +48,9 @@ class ModelConfig(Section):
     channels: int = Field(gt=0)
     classes: int = Field(gt=1)
     patch_size: int = Field(gt=0)
-    width: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    heads: int = Field(gt=0)
+    width: int = Field(gt=0, le=65_536)
+    depth: int = Field(gt=0, le=1_024)
+    heads: int = Field(gt=0, le=65_536)
 
     @model_validator(mode="after")
     def _divides_evenly(self) -> Self:
@@ -57,14 +64,36 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    """How the model is trained."""
+    """How the model is trained.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: examples in one optimiser step, over all processes together.
+        accumulation_steps: parts in which each process takes its share of a batch.
+        lr: the highest learning rate.
+        weight_decay: AdamW's.
+        warmup_share: the share of all steps in which the rate rises to `lr`.
+        clip_norm: the largest norm of all gradients together.
+        precision: of the forward and backward pass; weights are float32.
+        compile: whether torch.compile compiles the model.
+        deterministic: whether only algorithms are used that repeat bit for bit.
+        snapshot_every: steps between two snapshots from which a run can be resumed.
+        parallelism: how several processes share the work, `ddp` or `fsdp` (FSDP2).
+        device: `auto` is a GPU where there is one.
+    """
 
     epochs: int = Field(gt=0)
     batch_size: int = Field(gt=0)
+    accumulation_steps: int = Field(gt=0)
     lr: float = Field(gt=0, le=1)
     weight_decay: float = Field(ge=0)
     warmup_share: float = Field(ge=0, lt=1)
     clip_norm: float = Field(gt=0)
+    precision: Literal["float32", "bfloat16"]
+    compile: bool
+    deterministic: bool
+    snapshot_every: int = Field(gt=0)
+    parallelism: Literal["ddp", "fsdp"]
     device: Literal["auto", "cpu", "cuda"]
 
 
@@ -178,6 +207,7 @@ def _apply(tree: dict[str, Any], override: str) -> str:
 # Pydantic's kinds of error in our words: what must be true, and what was there.
 _EXPLANATIONS = {
     "missing": "missing; every key must be given",
+    "model_type": "must be a section with keys of its own, got {input!r}",
     "greater_than": "must be > {gt:g}, got {input}",
     "greater_than_equal": "must be >= {ge:g}, got {input}",
     "less_than": "must be < {lt:g}, got {input}",

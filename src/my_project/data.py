@@ -6,10 +6,15 @@ scikit-learn bundles.
 """
 
 import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,7 +23,7 @@ import torch
 
 from gates.errors import GateInputError
 from gates.files import atomic_write, sha256
-from my_project.config import DataConfig, ModelConfig
+from my_project.config import DataConfig, ModelConfig, RunConfig
 
 Split = Literal["train", "validation", "test"]
 
@@ -34,15 +39,23 @@ CLASSES = 10
 # model may read thick strokes and fail on thin ones.
 THICKNESSES = ("thinnest", "thin", "thick", "thickest")
 
-SCHEMA = pa.schema(
+# What a source holds; the split and the thickness are computed from it.
+SOURCE_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("pixels", pa.list_(pa.uint8(), IMAGE_SIDE * IMAGE_SIDE), nullable=False),
         pa.field("label", pa.int8(), nullable=False),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        *SOURCE_SCHEMA,
         pa.field("split", pa.string(), nullable=False),
         pa.field("thickness", pa.string(), nullable=False),
     ]
 )
+
+SYNTHETIC_EXAMPLES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,36 +80,102 @@ class Examples:
         return len(self.ids)
 
 
+def examples_of(config: RunConfig, split: Split, *, where: str) -> Examples:
+    """Return the examples of one split that a run on `config` sees.
+
+    Args:
+        config: names the data, and the model that must be able to take it.
+        split: which part.
+        where: what an error names as the place of the configuration.
+
+    Raises:
+        GateInputError: the data is missing or damaged, or does not fit the model.
+    """
+    if config.data.source == "synthetic":
+        return synthetic(config.model)
+    check_fits(config.model, where=where)
+    return load(prepare(config.data), split)
+
+
 def prepare(config: DataConfig) -> Path:
-    """Return the Parquet file of the examples; write it first if it is not there."""
-    file = Path(config.cache_dir) / f"{config.source}.parquet"
-    if not file.exists():
-        table = digits()
-        with atomic_write(file) as stream:
-            pq.write_table(table, stream, write_page_checksum=True)
+    """Return the Parquet file of the examples; write it and its manifest first if need be.
+
+    The manifest beside it, `NAME.manifest.json`, has its SHA-256, schema and counts.
+
+    Raises:
+        GateInputError: the source cannot be read, or does not have `SOURCE_SCHEMA`.
+    """
+    cache = Path(config.cache_dir)
+    if config.source == "digits":
+        file = cache / "digits.parquet"
+        if not _is_current(file):
+            _write(with_splits(digits()), file)
+        return file
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "source.parquet"
+        _fetch(config.source, copy)
+        file = cache / f"{Path(config.source).stem}-{sha256(copy)[:12]}.parquet"
+        if not _is_current(file):
+            source = _read(copy, SOURCE_SCHEMA, name=config.source)
+            _write(with_splits(source, name=config.source), file)
     return file
 
 
+def manifest_of(file: Path) -> Path:
+    """Return the path of the manifest of `file`."""
+    return file.with_suffix(".manifest.json")
+
+
 def digits() -> pa.Table:
-    """Return scikit-learn's handwritten digits as a table with `SCHEMA`."""
+    """Return scikit-learn's handwritten digits as a table with `SOURCE_SCHEMA`."""
     # Takes seconds to import, and only the first run needs it.
     from sklearn.datasets import load_digits  # noqa: PLC0415
 
     images, labels = load_digits(return_X_y=True)
     pixels = images.astype(np.uint8)
-    ids = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in pixels]
-    splits = np.array([split_of(identifier) for identifier in ids])
-    ink = pixels.sum(axis=1, dtype=np.int64)
     return pa.table(
         {
-            "id": ids,
+            "id": [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in pixels],
             "pixels": pa.FixedSizeListArray.from_arrays(pixels.ravel(), pixels.shape[1]),
             "label": labels.astype(np.int8),
-            "split": splits.tolist(),
-            "thickness": thicknesses(ink, reference=ink[splits == "train"]),
         },
-        schema=SCHEMA,
+        schema=SOURCE_SCHEMA,
     )
+
+
+def synthetic(model: ModelConfig) -> Examples:
+    """Return noise in the shape that `model` takes, to measure speed with; always the same."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (SYNTHETIC_EXAMPLES, model.channels, model.image_size, model.image_size)
+    images = torch.randn(shape, generator=generator)
+    labels = torch.randint(model.classes, shape[:1], generator=generator)
+    return Examples(
+        ids=np.array([f"synthetic-{number}" for number in range(len(images))]),
+        images=images,
+        labels=labels,
+        thicknesses=np.full(len(images), "synthetic"),
+        data_digest=hashlib.sha256(f"synthetic {shape}".encode()).hexdigest(),
+    )
+
+
+def with_splits(source: pa.Table, *, name: str = "source") -> pa.Table:
+    """Return a table with `SCHEMA` from one with `SOURCE_SCHEMA`.
+
+    Raises:
+        GateInputError: no example of `name` falls into the training split.
+    """
+    pixels = _pixels(source)
+    splits = np.array(
+        # By what the image shows, not by its name: equal images belong to the same split.
+        [split_of(hashlib.sha256(image.tobytes()).hexdigest()[:16]) for image in pixels]
+    )
+    if "train" not in splits:
+        msg = f"{name}: has no example in the split train"
+        raise GateInputError(msg)
+    ink = pixels.sum(axis=1, dtype=np.int64)
+    table = source.append_column("split", pa.array(splits.tolist(), pa.string()))
+    thickness = thicknesses(ink, reference=ink[splits == "train"])
+    return table.append_column("thickness", pa.array(thickness, pa.string())).cast(SCHEMA)
 
 
 def thicknesses(ink: npt.NDArray[np.int64], reference: npt.NDArray[np.int64]) -> list[str]:
@@ -132,34 +211,119 @@ def check_fits(model: ModelConfig, *, where: str) -> None:
 
 
 def load(file: Path, split: Split) -> Examples:
-    """Return the examples of one split of `file`.
+    """Return the examples of one split of a prepared `file`.
 
     Raises:
-        GateInputError: the file is missing or damaged, does not have `SCHEMA`, or has no
-            example in that split.
+        GateInputError: the file is missing or damaged, is not what its manifest says, or has
+            no example in that split.
     """
     try:
-        table = pq.read_table(file, page_checksum_verification=True)
-    except (OSError, pa.ArrowException) as error:
-        msg = f"{file}: not readable as Parquet; delete it, and the next run writes it anew"
+        manifest = json.loads(manifest_of(file).read_text(encoding="utf-8"))
+        digest = manifest["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{manifest_of(file)}: missing or damaged; delete it, and the next run writes it anew"
         raise GateInputError(msg) from error
-    if not table.schema.equals(SCHEMA):
-        msg = f"{file}: its columns are not those of my_project.data.SCHEMA; delete it"
+    if sha256(file) != digest:
+        msg = f"{file}: not the file that its manifest describes; delete both, and the next run "
+        msg += "writes them anew"
         raise GateInputError(msg)
+    table = _read(file, SCHEMA, name=str(file))
     rows = table.filter(pa.compute.equal(table["split"], split))
     if not len(rows):
         msg = f"{file}: has no example in the split {split}"
         raise GateInputError(msg)
-    pixels = rows["pixels"].combine_chunks().flatten().to_numpy()
-    labels = rows["label"].to_numpy().astype(np.int64)
-    if pixels.max() > LARGEST_PIXEL or labels.min() < 0 or labels.max() >= CLASSES:
-        msg = f"{file}: a pixel is above {LARGEST_PIXEL} or a label no digit; delete it"
-        raise GateInputError(msg)
-    ink = pixels.reshape(-1, 1, IMAGE_SIDE, IMAGE_SIDE).astype(np.float32) / LARGEST_PIXEL
+    ink = _pixels(rows).reshape(-1, 1, IMAGE_SIDE, IMAGE_SIDE).astype(np.float32) / LARGEST_PIXEL
     return Examples(
         ids=np.array(rows["id"].to_pylist(), dtype=np.str_),
         images=torch.from_numpy(2 * ink - 1),
-        labels=torch.from_numpy(labels),
+        labels=torch.from_numpy(rows["label"].to_numpy().astype(np.int64)),
         thicknesses=np.array(rows["thickness"].to_pylist(), dtype=np.str_),
-        data_digest=sha256(file),
+        data_digest=digest,
     )
+
+
+def _is_current(file: Path) -> bool:
+    """Whether `file` was prepared, by the rule of today: a damaged manifest is told by `load`."""
+    try:
+        shares = json.loads(manifest_of(file).read_text(encoding="utf-8")).get("shares")
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, AttributeError):
+        return True
+    return bool(shares == dict(_SHARES))
+
+
+def _fetch(source: str, copy: Path) -> None:
+    try:
+        with fsspec.open(source) as stream, copy.open("wb") as target:
+            shutil.copyfileobj(stream, target)
+    except Exception as error:  # each file system of fsspec has errors of its own
+        reason = str(error) or type(error).__name__
+        msg = f"data.source: {source}: cannot be read ({reason}); name digits, synthetic, or the "
+        msg += "path or address of a Parquet file"
+        raise GateInputError(msg) from error
+
+
+def _read(file: Path, schema: pa.Schema, *, name: str) -> pa.Table:
+    """Return the table in `file`, which errors call `name`, in the types of `schema`."""
+    try:
+        table = pq.read_table(file, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        msg = f"{name}: not readable as Parquet"
+        raise GateInputError(msg) from error
+    wanted = {field.name: field.type for field in schema}
+    found = {field.name: field.type for field in table.schema}
+    for column, kind in wanted.items():
+        if found.get(column) != kind or _has_missing(table[column]):
+            msg = f"{name}: column {column} must be {kind}, none missing; "
+            msg += f"found {found.get(column, 'no such column')}"
+            raise GateInputError(msg)
+    table = table.select(list(wanted)).cast(schema)
+    _check_values(table, name)
+    return table
+
+
+def _has_missing(column: pa.ChunkedArray) -> bool:
+    """Whether a value is missing in `column`, or in one of the lists that it holds."""
+    is_list = pa.types.is_fixed_size_list(column.type)
+    values = column.combine_chunks().flatten() if is_list else column
+    return bool(column.null_count or values.null_count)
+
+
+def _check_values(table: pa.Table, name: str) -> None:
+    labels, ids = table["label"].to_numpy(), table["id"].to_pylist()
+    if not len(table):
+        msg = f"{name}: holds no example"
+        raise GateInputError(msg)
+    if _pixels(table).max() > LARGEST_PIXEL:
+        msg = f"{name}: pixels must be from 0 to {LARGEST_PIXEL}, found {_pixels(table).max()}"
+        raise GateInputError(msg)
+    if labels.min() < 0 or labels.max() >= CLASSES:
+        msg = f"{name}: labels must be from 0 to {CLASSES - 1}, found {labels.min()} to "
+        msg += f"{labels.max()}"
+        raise GateInputError(msg)
+    repeated, count = Counter(ids).most_common(1)[0]
+    if count > 1:
+        msg = f"{name}: id {repeated} appears {count} times"
+        raise GateInputError(msg)
+
+
+def _pixels(table: pa.Table) -> npt.NDArray[np.uint8]:
+    """Return the pixels of every row, (n_examples, 64)."""
+    pixels: npt.NDArray[np.uint8] = table["pixels"].combine_chunks().flatten().to_numpy()
+    return pixels.reshape(-1, IMAGE_SIDE * IMAGE_SIDE)
+
+
+def _write(table: pa.Table, file: Path) -> None:
+    """Write `table` and then its manifest: with the manifest there, both are whole."""
+    with atomic_write(file) as stream:
+        pq.write_table(table, stream, write_page_checksum=True)
+    counts = Counter(table["split"].to_pylist())
+    manifest = {
+        "sha256": sha256(file),
+        "schema": {field.name: str(field.type) for field in table.schema},
+        "shares": dict(_SHARES),
+        "counts": {split: counts[split] for split in get_args(Split)},
+    }
+    with atomic_write(manifest_of(file)) as stream:
+        stream.write(json.dumps(manifest, indent=2).encode())

@@ -1,6 +1,7 @@
 """Scores checkpoints on held-out examples, and has the gate judge the scores."""
 
 import contextlib
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import fsspec
 import numpy as np
 import torch
+from torch import nn
 
 from gates import evaluation as gate
 from gates.errors import GateError, GateInputError
@@ -20,22 +22,41 @@ from my_project import config as configs
 from my_project import data
 from my_project.data import Examples
 from my_project.model import VisionTransformer
+from my_project.processes import Processes
+
+_BATCH = 1024  # examples in one forward pass
 
 
-def accuracy(model: VisionTransformer, examples: Examples) -> float:
-    """Return the share of `examples` that `model` predicts right."""
-    predicted = probabilities(model, examples).argmax(dim=1)
-    return float((predicted == examples.labels).double().mean())
+def accuracy(model: nn.Module, examples: Examples, processes: Processes | None = None) -> float:
+    """Return the share of `examples` that `model` predicts right.
+
+    Args:
+        model: gives logits (batch, classes) for images.
+        examples: all of them.
+        processes: those among which they are shared; each calls this. This one alone if not given.
+    """
+    alone = Processes(rank=0, count=1, device=next(model.parameters()).device)
+    processes = processes or alone
+    share = range(len(examples))[processes.rank :: processes.count]
+    longest = math.ceil(len(examples) / processes.count)
+    # As many forward passes everywhere: a sharded model needs every process for each.
+    parts = torch.tensor(share, dtype=torch.int64).tensor_split(math.ceil(longest / _BATCH))
+    was_training = model.training
+    model.eval()
+    right = torch.zeros((), dtype=torch.int64, device=processes.device)
+    with torch.no_grad():
+        for part in parts:
+            predicted = model(examples.images[part].to(processes.device)).argmax(dim=1)
+            right += (predicted == examples.labels[part].to(processes.device)).sum()
+    model.train(was_training)
+    return processes.sum(right).item() / len(examples)
 
 
 @torch.inference_mode()
 def probabilities(model: VisionTransformer, examples: Examples) -> torch.Tensor:
     """Return class probabilities (n_examples, classes), float64, on the CPU."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    logits = [model(images.to(device)).double().cpu() for images in examples.images.split(1024)]
-    model.train(was_training)
+    logits = [model(images.to(device)).double().cpu() for images in examples.images.split(_BATCH)]
     return torch.cat(logits).softmax(dim=1)
 
 
@@ -46,7 +67,8 @@ def predict(file: Path, examples: Examples) -> Predictions:
         CheckpointError: the file is not a checkpoint that can be read.
     """
     checkpoint = checkpoints.load(file)
-    data.check_fits(checkpoint.config.model, where=str(file))
+    if checkpoint.config.data.source != "synthetic":
+        data.check_fits(checkpoint.config.model, where=str(file))
     scores = probabilities(checkpoint.model(), examples).numpy()
     labels = examples.labels.numpy()
     return Predictions(
@@ -68,7 +90,7 @@ def held_out_examples(checkpoint: Path, config: Path | None = None) -> Examples:
         config: a configuration that names the data instead.
     """
     run = configs.load(config) if config else checkpoints.load(checkpoint).config
-    return data.load(data.prepare(run.data), "test")
+    return data.examples_of(run, "test", where=str(config or checkpoint))
 
 
 def compare(

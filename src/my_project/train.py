@@ -4,14 +4,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from gates import provenance
 from gates.errors import CommandParser, ExitCode, run_command
-from my_project.config import load
+from my_project.config import load, validate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.from_provenance is not None and options.overrides:
+        parser.error("--set: not allowed with --from-provenance, which says all of it")
     return run_command(lambda: _train(options))
 
 
@@ -23,8 +28,13 @@ def _parser() -> argparse.ArgumentParser:
         "2 bad input, told in one line.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config", type=Path, required=True, metavar="FILE", help="such as configs/ci-tiny.yaml"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, metavar="FILE", help="such as configs/ci-tiny.yaml")
+    what.add_argument(
+        "--from-provenance",
+        type=Path,
+        metavar="FILE",
+        help="train again what a provenance.json describes, and say whether the result is the same",
     )
     parser.add_argument(
         "--set",
@@ -44,17 +54,56 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--run-id", metavar="ID", help="the name of the run's folder (default: date and time)"
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run of that name from its newest snapshot, if there is one",
+    )
+    parser.add_argument(
+        "--require-clean-tree",
+        action="store_true",
+        help="refuse source that no commit describes, as for a release",
+    )
     return parser
 
 
 def _train(options: argparse.Namespace) -> ExitCode:
-    config = load(options.config, options.overrides)
+    described = provenance.read(options.from_provenance) if options.from_provenance else None
+    if described is None:
+        where = str(options.config)
+        config = load(options.config, options.overrides)
+    else:
+        where = str(options.from_provenance)
+        config = validate(provenance.config_of(described), where=where)
     # Imports torch: after the configuration, so that a typo is told at once.
     from my_project import runs  # noqa: PLC0415
 
-    run = runs.start(options.outputs, options.run_id)
-    runs.train(config, run, say=print)
-    return ExitCode.PASSED
+    checkpoint = runs.train(
+        runs.Request(
+            config=config,
+            outputs=options.outputs,
+            run_id=options.run_id,
+            resume=options.resume,
+            needs_clean_tree=options.require_clean_tree,
+            where=where,
+        )
+    )
+    if described is None:
+        return ExitCode.PASSED
+    return _compare(described, provenance.read(checkpoint.with_name("provenance.json")))
+
+
+def _compare(described: dict[str, Any], again: dict[str, Any]) -> ExitCode:
+    """Say whether a run that was trained again came to the same checkpoint."""
+    before, now = provenance.subject_digest(described), provenance.subject_digest(again)
+    differences = provenance.differences(described, again)
+    if before == now:
+        print(f"reproduced: the checkpoint is the same, sha256 {now}")
+    else:
+        print(f"not reproduced: sha256 {before} -> {now}")
+    print(*[f"  differs: {difference}" for difference in differences], sep="\n", end="")
+    print("" if differences else "  nothing that the provenance records differs")
+    return ExitCode.PASSED if before == now else ExitCode.FAILED
 
 
 if __name__ == "__main__":

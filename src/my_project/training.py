@@ -1,47 +1,62 @@
-"""The training loop: AdamW, warm-up and cosine, over a split that fits in memory."""
+"""The training loop: AdamW, warm-up and cosine, the same curve on any number of processes.
+
+What a step does depends on its number alone: the order of the examples and the learning
+rate are functions of it. So a run that was interrupted goes on exactly where it was.
+"""
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from gates.errors import ConfigError, TrainingError
+from gates.errors import TrainingError
 from my_project.config import RunConfig, TrainConfig
 from my_project.data import Examples
 from my_project.model import VisionTransformer
+from my_project.processes import Processes, device_of
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Trainer:
+    """A model in training: all that a step changes.
+
+    Args:
+        model: gives logits (batch, classes) for images; it may be shared among processes.
+        optimizer: AdamW over its parameters.
+        step: optimiser steps taken so far.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochReport:
-    """What one pass over the training split came to.
+class StepReport:
+    """What one optimiser step came to.
 
     Args:
+        step: counted from 1.
         epoch: counted from 1.
-        step: optimiser steps so far.
-        loss: mean cross-entropy of the epoch's batches, in nats.
-        lr: learning rate of the last step.
+        ends_epoch: whether it is the last step of its epoch.
+        loss: mean cross-entropy over the global batch before the step, in nats.
+        lr: learning rate.
+        gradient_norm: of all gradients together, before clipping.
     """
 
-    epoch: int
     step: int
+    epoch: int
+    ends_epoch: bool
     loss: float
     lr: float
-
-
-def device_of(config: TrainConfig) -> torch.device:
-    """Return the device that the configuration asks for.
-
-    Raises:
-        ConfigError: it asks for CUDA where there is none.
-    """
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        msg = "train.device: cuda, but torch sees no GPU here; use auto or cpu"
-        raise ConfigError(msg)
-    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
+    gradient_norm: float
 
 
 def new_model(config: RunConfig) -> VisionTransformer:
@@ -50,54 +65,67 @@ def new_model(config: RunConfig) -> VisionTransformer:
     return VisionTransformer(config.model).to(device_of(config.train))
 
 
+def new_trainer(model: nn.Module, config: TrainConfig) -> Trainer:
+    """Return `model` with an optimiser that has not taken a step."""
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    return Trainer(model, optimizer)
+
+
 def fit(
-    model: nn.Module,
+    trainer: Trainer,
     examples: Examples,
-    config: TrainConfig,
+    run_config: RunConfig,
     *,
-    seed: int,
-    on_epoch: Callable[[EpochReport], None] = lambda _: None,
+    processes: Processes | None = None,
+    on_step: Callable[[StepReport], None] = lambda _: None,
 ) -> None:
-    """Train `model` in place on `examples`.
+    """Train from the trainer's step to the end of the last epoch.
 
     Args:
-        model: gives logits (batch, classes) for images.
-        examples: what it learns from, all of it each epoch.
-        config: how.
-        seed: fixes the order of the examples.
-        on_epoch: called after each pass.
+        trainer: changed in place.
+        examples: what the model learns from, all of it in each epoch.
+        run_config: how, and by its seed in which order.
+        processes: those that train together; this one alone if not given.
+        on_step: called after each step, in every process.
 
     Raises:
-        TrainingError: a loss or a weight is not finite.
+        TrainingError: a loss, a gradient or a weight is not finite.
     """
-    device = next(model.parameters()).device
-    images, labels = examples.images.to(device), examples.labels.to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay
-    )
+    config = run_config.train
+    processes = processes or Processes(rank=0, count=1, device=device_of(config))
     steps_per_epoch = math.ceil(len(examples) / config.batch_size)
-    generator = torch.Generator().manual_seed(seed)
-    step = 0
-    lr = config.lr
-    model.train()
-    for epoch in range(1, config.epochs + 1):
-        losses = []
-        for batch in _batches(len(examples), config.batch_size, generator):
-            lr = learning_rate(step, steps_per_epoch * config.epochs, config)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            batch_on_device = batch.to(device)
-            loss = _step(
-                model, optimizer, images[batch_on_device], labels[batch_on_device], config.clip_norm
+    steps = steps_per_epoch * config.epochs
+    order = _Order(len(examples), config.batch_size, run_config.seed)
+    batches = _load(
+        examples,
+        _parts(order, range(trainer.step, steps), config.accumulation_steps, processes),
+        run_config.data.workers,
+        processes.device,
+    )
+    trainer.model.train()
+    for step in range(trainer.step, steps):
+        indices = order.batch(step)
+        lr = learning_rate(step, steps, config)
+        loss, norm = _take_step(trainer, batches, len(indices), lr, config, processes)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            named = ", ".join(examples.ids[indices.numpy()][:3])
+            msg = f"step {step + 1}: loss {loss}, gradient norm {norm} on the batch of {named} …; "
+            msg += "lower train.lr"
+            raise TrainingError(msg)
+        trainer.step = step + 1
+        on_step(
+            StepReport(
+                step=trainer.step,
+                epoch=step // steps_per_epoch + 1,
+                ends_epoch=trainer.step % steps_per_epoch == 0,
+                loss=loss,
+                lr=lr,
+                gradient_norm=norm,
             )
-            if not math.isfinite(loss):
-                named = ", ".join(examples.ids[batch.numpy()][:3])
-                msg = f"step {step}: the loss is {loss} on the batch of {named} …; lower train.lr"
-                raise TrainingError(msg)
-            losses.append(loss)
-            step += 1
-        on_epoch(EpochReport(epoch=epoch, step=step, loss=sum(losses) / len(losses), lr=lr))
-    _check_finite(model)
+        )
+    _check_finite(trainer.model)
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
@@ -109,20 +137,89 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    clip_norm: float,
-) -> float:
-    """Take one optimiser step; return the loss before it."""
-    optimizer.zero_grad(set_to_none=True)
-    loss = F.cross_entropy(model(images), labels)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
-    return loss.item()
+class _Order:
+    """Which examples each step takes: every epoch all of them, in an order of its own."""
+
+    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self._epoch = -1
+        self._batches: tuple[Tensor, ...] = ()
+
+    def batch(self, step: int) -> Tensor:
+        """Return the indices of `step`, (batch_size,); the last of an epoch may be fewer."""
+        epoch, position = divmod(step, math.ceil(self.examples / self.batch_size))
+        if epoch != self._epoch:
+            # Not seed + epoch: the second epoch of one seed would be the first of the next.
+            seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])
+            generator = torch.Generator().manual_seed(seed)
+            shuffled = torch.randperm(self.examples, generator=generator)
+            self._epoch, self._batches = epoch, shuffled.split(self.batch_size)
+        return self._batches[position]
+
+
+def _parts(order: _Order, steps: range, parts: int, processes: Processes) -> Iterator[Tensor]:
+    """Yield this process's share of each step's batch, in `parts` parts that may be empty."""
+    loading = _Order(order.examples, order.batch_size, order.seed)  # runs ahead of the steps
+    for step in steps:
+        yield from loading.batch(step)[processes.rank :: processes.count].tensor_split(parts)
+
+
+def _load(
+    examples: Examples, parts: Iterator[Tensor], workers: int, device: torch.device
+) -> Iterator[Batch]:
+    """Yield the images and labels of each part, on `device`."""
+    if not workers:
+        images, labels = examples.images.to(device), examples.labels.to(device)
+        for part in parts:
+            on_device = part.to(device)
+            yield images[on_device], labels[on_device]
+        return
+    loader = DataLoader(
+        TensorDataset(examples.images, examples.labels),
+        sampler=(part.tolist() for part in parts),
+        batch_size=None,  # a part at a time, which may be empty
+        num_workers=workers,
+        generator=torch.Generator(),  # from the global one it would take a number
+        pin_memory=device.type == "cuda",
+    )
+    for images, labels in loader:
+        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+
+
+def _take_step(
+    trainer: Trainer,
+    batches: Iterator[Batch],
+    batch_size: int,
+    lr: float,
+    config: TrainConfig,
+    processes: Processes,
+) -> tuple[float, float]:
+    """Take one optimiser step; return the loss before it and the norm of the gradients."""
+    device = processes.device
+    loss_of_batch = torch.zeros((), dtype=torch.float64, device=device)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    for part in range(config.accumulation_steps):
+        images, labels = next(batches)
+        is_last = part == config.accumulation_steps - 1
+        with processes.reducing(trainer.model, now=is_last):
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+            ):
+                logits = trainer.model(images)
+            # Summed and divided by the global batch, so that how it is split does not matter;
+            # times the processes, as their gradients are averaged.
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum") / batch_size
+            (loss * processes.count).backward()
+        loss_of_batch += loss.detach()
+    norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), config.clip_norm)
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = lr
+    trainer.optimizer.step()
+    # Under FSDP the norm is spread over the processes until it is asked for.
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    return processes.sum(loss_of_batch).item(), norm.item()
 
 
 def _check_finite(model: nn.Module) -> None:
@@ -131,9 +228,3 @@ def _check_finite(model: nn.Module) -> None:
         if not weights.isfinite().all():
             msg = f"the last step left {name} not finite; lower train.lr"
             raise TrainingError(msg)
-
-
-def _batches(examples: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield the indices of shuffled batches, (size,) each; the last may be smaller."""
-    order = torch.randperm(examples, generator=generator)
-    yield from order.split(size)

@@ -81,7 +81,8 @@ def fit_steps(
             "weight_decay": 0.0,
         }
     )
-    training.fit(model, batch, train, seed=config.seed)
+    changed = config.model_copy(update={"train": train})
+    training.fit(training.new_trainer(model, train), batch, changed)
 
 
 @torch.inference_mode()

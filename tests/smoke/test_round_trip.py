@@ -15,8 +15,9 @@ from my_project.config import RunConfig
 
 def test_metric_survives_train_checkpoint_eval(config: RunConfig, tmp_path: Path) -> None:
     train = config.train.model_copy(update={"epochs": 1})
-    run = runs.start(tmp_path, "run")
-    checkpoint = runs.train(config.model_copy(update={"train": train}), run, say=print)
+    one_epoch = config.model_copy(update={"train": train})
+    checkpoint = runs.train(runs.Request(config=one_epoch, outputs=tmp_path, run_id="run"))
+    run = checkpoint.parent
     test = data.load(data.prepare(config.data), "test")
     here = evaluation.accuracy(checkpoints.load(checkpoint).model(), test)
 

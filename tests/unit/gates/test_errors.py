@@ -48,6 +48,27 @@ def test_interrupt_ends_without_a_traceback(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().err == "interrupted\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        pytest.param(
+            OSError(28, "No space left on device", "a.pt"),
+            "a.pt: No space left on device\n",
+            id="full_disk",
+        ),
+        pytest.param(OSError("gone"), "a file: gone\n", id="of_few_words"),
+    ],
+)
+def test_error_of_the_system_is_told_in_one_line(
+    error: OSError, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command() -> ExitCode:
+        raise error
+
+    assert run_command(command) == 2
+    assert capsys.readouterr().err == line
+
+
 def test_fault_of_our_own_keeps_its_traceback() -> None:
     def command() -> ExitCode:
         raise ZeroDivisionError

@@ -41,6 +41,25 @@ def error_of(candidate: Predictions, baseline: Predictions) -> str:
     return str(raised.value)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("who", ["candidate", "baseline"])
+def test_model_that_predicts_what_is_no_number_is_refused(who: str, value: float) -> None:
+    # Its classes would be an accident of argmax, and might even be right.
+    probabilities = np.full((100, 10), 0.1)
+    probabilities[[7, 9], 3] = value
+    broken, sound = scored(100, probabilities=probabilities), scored(90)
+    pair = (broken, sound) if who == "candidate" else (sound, broken)
+    assert error_of(*pair) == (
+        f"{who}: 2 examples have a probability that is no number, the first is e0007"
+    )
+
+
+def test_first_release_that_predicts_what_is_no_number_is_refused() -> None:
+    broken = scored(100, probabilities=np.full((100, 10), math.nan))
+    with pytest.raises(GateInputError, match=r"^candidate: 100 examples have a probability"):
+        accept_without_baseline(broken, why="first release")
+
+
 @pytest.mark.parametrize(
     ("right", "outcome", "code"),
     [

@@ -1,13 +1,19 @@
 """A workplace in which everything is real but small: 60 made-up images and a model of 1,146."""
 
+import contextlib
+import hashlib
+import json
+import os
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from my_project import config as configs
 from my_project import data, runs
@@ -19,6 +25,7 @@ seed: 0
 data:
   source: digits
   cache_dir: {cache}
+  workers: 0
 model:
   image_size: 8
   channels: 1
@@ -30,12 +37,60 @@ model:
 train:
   epochs: 2
   batch_size: 8
+  accumulation_steps: 1
   lr: 1.0e-3
   weight_decay: 0.01
   warmup_share: 0.1
   clip_norm: 1.0
+  precision: float32
+  compile: false
+  deterministic: true
+  snapshot_every: 3
+  parallelism: ddp
   device: cpu
 """
+
+
+@contextlib.contextmanager
+def global_state_kept() -> Iterator[None]:
+    """Undo what a run sets for the whole process: flags and random-number generators."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    words, keys, state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the global one
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.backends.cudnn.benchmark = benchmark
+        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
+        if workspace is not None:
+            os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace
+        random.setstate(words)
+        np.random.set_state(keys)  # noqa: NPY002 - the global one
+        torch.set_rng_state(state)
+
+
+@pytest.fixture(autouse=True)
+def _global_state() -> Iterator[None]:
+    with global_state_kept():
+        yield
+
+
+def write_prepared(table: pa.Table, file: Path) -> Path:
+    """Write `table` and the manifest that describes it, as `data.prepare` leaves them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    # The shares of the splits: where they are others, the file is prepared anew.
+    manifest = {"sha256": digest, "shares": {"train": 0.7, "validation": 0.15, "test": 0.15}}
+    file.with_suffix(".manifest.json").write_text(json.dumps(manifest))
+    return file
+
+
+@pytest.fixture(scope="session")
+def prepare() -> Callable[[pa.Table, Path], Path]:
+    return write_prepared
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +112,7 @@ def table() -> pa.Table:
 
 @pytest.fixture
 def data_file(tmp_path: Path, table: pa.Table) -> Path:
-    file = tmp_path / "data" / "digits.parquet"
-    file.parent.mkdir()
-    pq.write_table(table, file)
-    return file
+    return write_prepared(table, tmp_path / "data" / "digits.parquet")
 
 
 @pytest.fixture
@@ -89,13 +141,12 @@ def held_out_examples(data_file: Path) -> Examples:
 def trained(tmp_path_factory: pytest.TempPathFactory, table: pa.Table) -> Path:
     """The folder of a run that is trained once; copy what you change."""
     place = tmp_path_factory.mktemp("trained")
-    (place / "data").mkdir()
-    pq.write_table(table, place / "data" / "digits.parquet")
+    write_prepared(table, place / "data" / "digits.parquet")
     file = place / "tiny.yaml"
     file.write_text(CONFIG.format(cache=place / "data"))
-    folder = runs.start(place / "outputs", "run")
-    runs.train(configs.load(file), folder, say=lambda _: None)
-    return folder
+    request = runs.Request(config=configs.load(file), outputs=place / "outputs", run_id="run")
+    with global_state_kept():
+        return runs.train(request).parent
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import os
 import pickle
 import zipfile
@@ -197,6 +198,13 @@ def test_contents_that_do_not_fit_are_refused(
     }
     torch.save(document | changes, file)
     assert "its contents do not fit together" in error_of(file)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weight_that_is_no_number_is_refused(saved: Checkpoint, file: Path, value: float) -> None:
+    saved.weights["head.bias"][3] = value
+    checkpoints.save(saved, file)
+    assert "its contents do not fit together (head.bias is not finite)" in error_of(file)
 
 
 @pytest.mark.parametrize("name", ["weights", "config", "data_digest", "step"])

@@ -25,16 +25,28 @@ def changed(file: Path, old: str, new: str) -> Path:
     return file
 
 
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        pytest.param("ci-tiny.yaml", 10, id="ci_tiny"),
+        pytest.param("base.yaml", 10, id="base"),
+        pytest.param("gpu-bench.yaml", 1000, id="gpu_bench"),
+    ],
+)
+def test_shipped_configuration_loads(name: str, classes: int) -> None:
+    assert configs.load(ROOT / "configs" / name).model.classes == classes
+
+
 @pytest.mark.parametrize("name", ["ci-tiny.yaml", "base.yaml"])
-def test_shipped_configuration_loads(name: str) -> None:
-    assert configs.load(ROOT / "configs" / name).model.classes == 10
+def test_configuration_that_is_judged_repeats_bit_for_bit(name: str) -> None:
+    assert configs.load(ROOT / "configs" / name).train.deterministic
 
 
 def test_load_reads_every_section(config_file: Path, data_file: Path) -> None:
     config = configs.load(config_file)
     assert config.model_dump() == {
         "seed": 0,
-        "data": {"source": "digits", "cache_dir": str(data_file.parent)},
+        "data": {"source": "digits", "cache_dir": str(data_file.parent), "workers": 0},
         "model": {
             "image_size": 8,
             "channels": 1,
@@ -47,10 +59,16 @@ def test_load_reads_every_section(config_file: Path, data_file: Path) -> None:
         "train": {
             "epochs": 2,
             "batch_size": 8,
+            "accumulation_steps": 1,
             "lr": 0.001,
             "weight_decay": 0.01,
             "warmup_share": 0.1,
             "clip_norm": 1.0,
+            "precision": "float32",
+            "compile": False,
+            "deterministic": True,
+            "snapshot_every": 3,
+            "parallelism": "ddp",
             "device": "cpu",
         },
     }
@@ -98,8 +116,29 @@ def test_configuration_is_read_only(config: RunConfig) -> None:
             "train.device: must be 'auto', 'cpu' or 'cuda', got 'gpu'",
             id="device",
         ),
+        pytest.param("model.width=65537", "model.width: must be <= 65536, got 65537", id="width"),
+        pytest.param("model.depth=1025", "model.depth: must be <= 1024, got 1025", id="depth"),
         pytest.param(
-            "data.source=mnist", "data.source: must be 'digits', got 'mnist'", id="source"
+            "data=null", "data: must be a section with keys of its own, got None", id="no_section"
+        ),
+        pytest.param("data.workers=-1", "data.workers: must be >= 0, got -1", id="workers"),
+        pytest.param(
+            "train.accumulation_steps=0",
+            "train.accumulation_steps: must be > 0, got 0",
+            id="accumulation",
+        ),
+        pytest.param(
+            "train.snapshot_every=0", "train.snapshot_every: must be > 0, got 0", id="snapshots"
+        ),
+        pytest.param(
+            "train.precision=float16",
+            "train.precision: must be 'float32' or 'bfloat16', got 'float16'",
+            id="precision",
+        ),
+        pytest.param(
+            "train.parallelism=dp",
+            "train.parallelism: must be 'ddp' or 'fsdp', got 'dp'",
+            id="parallelism",
         ),
         pytest.param(
             "model.widthh=16",
@@ -139,6 +178,10 @@ def test_error_of_an_override_names_it(config_file: Path, override: str, explana
         pytest.param("data=null", id="section_emptied"),
         pytest.param("seed=4294967296", id="seed_beyond_32_bits"),
         pytest.param("data.cache_dir=''", id="empty_folder"),
+        pytest.param("data.source=''", id="no_source"),
+        pytest.param("data.workers=1.5", id="one_and_a_half_workers"),
+        pytest.param("train.compile=1", id="one_is_no_yes"),
+        pytest.param("train.deterministic='true'", id="quoted_yes"),
     ],
 )
 def test_value_of_another_kind_is_refused(config_file: Path, override: str) -> None:
@@ -251,7 +294,11 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
     return configs.validate(
         {
             "seed": draw(st.integers(0, 2**32 - 1)),
-            "data": {"source": "digits", "cache_dir": draw(folders)},
+            "data": {
+                "source": draw(folders),
+                "cache_dir": draw(folders),
+                "workers": draw(st.integers(0, 8)),
+            },
             "model": {
                 "image_size": patch * draw(sizes),
                 "channels": draw(sizes),
@@ -264,10 +311,16 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
             "train": {
                 "epochs": draw(sizes),
                 "batch_size": draw(sizes),
+                "accumulation_steps": draw(sizes),
                 "lr": draw(st.floats(0, 1, exclude_min=True)),
                 "weight_decay": draw(finite),
                 "warmup_share": draw(st.floats(0, 1, exclude_max=True)),
                 "clip_norm": draw(positive),
+                "precision": draw(st.sampled_from(["float32", "bfloat16"])),
+                "compile": draw(st.booleans()),
+                "deterministic": draw(st.booleans()),
+                "snapshot_every": draw(sizes),
+                "parallelism": draw(st.sampled_from(["ddp", "fsdp"])),
                 "device": draw(st.sampled_from(["auto", "cpu", "cuda"])),
             },
         },

@@ -1,7 +1,10 @@
 import hashlib
+import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,14 +14,44 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gates.errors import GateInputError
+from my_project import config as configs
 from my_project import data
-from my_project.config import DataConfig
+from my_project.config import DataConfig, ModelConfig, RunConfig
+
+Prepare = Callable[[pa.Table, Path], Path]
+SPLITS: tuple[data.Split, ...] = ("train", "validation", "test")
+
+
+def source_of(source: str, folder: Path) -> DataConfig:
+    return DataConfig(source=source, cache_dir=str(folder), workers=0)
+
+
+def table_of(pixels: np.ndarray[tuple[int, int], np.dtype[np.uint8]], first: int = 0) -> pa.Table:
+    """What a user's file holds: rows named by their number, from `first`."""
+    return pa.table(
+        {
+            "id": [f"row-{first + row}" for row in range(len(pixels))],
+            "pixels": pa.FixedSizeListArray.from_arrays(pixels.ravel(), 64),
+            "label": (np.arange(len(pixels)) % 10).astype(np.int8),
+        }
+    )
+
+
+def noise(rows: int, seed: int = 0) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    return np.random.default_rng(seed).integers(0, 17, (rows, 64), dtype=np.uint8)
+
+
+def error_of(call: Callable[[], object]) -> str:
+    with pytest.raises(GateInputError) as raised:
+        call()
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "made" / "when missing"
-    return data.prepare(DataConfig(source="digits", cache_dir=str(folder)))
+    return data.prepare(source_of("digits", folder))
 
 
 hashes = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -117,9 +150,34 @@ def test_prepare_takes_the_bounds_of_thickness_from_the_training_split(prepared:
 
 def test_prepare_leaves_a_file_that_is_there(data_file: Path) -> None:
     before = data_file.read_bytes()
-    config = DataConfig(source="digits", cache_dir=str(data_file.parent))
-    assert data.prepare(config) == data_file
+    assert data.prepare(source_of("digits", data_file.parent)) == data_file
     assert data_file.read_bytes() == before
+
+
+def test_manifest_says_what_the_file_holds(prepared: Path) -> None:
+    manifest = json.loads(data.manifest_of(prepared).read_text())
+    table = pq.read_table(prepared)
+    assert manifest == {
+        "sha256": hashlib.sha256(prepared.read_bytes()).hexdigest(),
+        "schema": {
+            "id": "string",
+            "pixels": "fixed_size_list<item: uint8>[64]",
+            "label": "int8",
+            "split": "string",
+            "thickness": "string",
+        },
+        "shares": {"train": 0.7, "validation": 0.15, "test": 0.15},
+        "counts": dict(Counter(table["split"].to_pylist())),
+    }
+    assert sum(manifest["counts"].values()) == 1797
+    assert data.manifest_of(prepared) == prepared.with_name("digits.manifest.json")
+
+
+def test_splits_of_the_digits_share_no_image_and_no_id(prepared: Path) -> None:
+    parts = [data.load(prepared, split) for split in SPLITS]
+    images = [image.numpy().tobytes() for part in parts for image in part.images]
+    ids = [identifier for part in parts for identifier in part.ids]
+    assert len(images) == len(set(images)) == len(set(ids)) == 1797
 
 
 def test_load_gives_the_examples_of_one_split(data_file: Path) -> None:
@@ -141,29 +199,92 @@ def test_load_scales_ink_from_minus_one_to_one(data_file: Path, table: pa.Table)
 
 
 def test_missing_data_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        GateInputError, match=r"absent\.parquet: not readable as Parquet; delete it"
-    ):
-        data.load(tmp_path / "absent.parquet", "train")
+    error = error_of(lambda: data.load(tmp_path / "absent.parquet", "train"))
+    assert error == (
+        f"{tmp_path / 'absent.manifest.json'}: missing or damaged; "
+        "delete it, and the next run writes it anew"
+    )
+
+
+def test_prepared_file_that_is_gone_is_named(data_file: Path) -> None:
+    data_file.unlink()
+    error = error_of(lambda: data.load(data_file, "train"))
+    assert error == f"{data_file}: cannot be read (No such file or directory)"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("", id="empty"),
+        pytest.param('{"sha256": "ab', id="cut_off"),
+        pytest.param("[]", id="list"),
+        pytest.param("{}", id="no_digest"),
+        pytest.param("null", id="nothing"),
+    ],
+)
+def test_manifest_that_is_damaged_is_named(data_file: Path, content: str) -> None:
+    manifest = data.manifest_of(data_file)
+    manifest.write_text(content)
+    error = error_of(lambda: data.load(data_file, "train"))
+    assert error.startswith(f"{manifest}: missing or damaged; delete it")
+
+
+def test_manifest_of_other_data_is_refused(data_file: Path) -> None:
+    data.manifest_of(data_file).write_text(json.dumps({"sha256": "0" * 64}))
+    error = error_of(lambda: data.load(data_file, "train"))
+    assert error.startswith(f"{data_file}: not the file that its manifest describes; delete both")
+
+
+def test_deleting_both_brings_the_same_data_back(prepared: Path, tmp_path: Path) -> None:
+    config = source_of("digits", tmp_path)
+    file = data.prepare(config)
+    file.write_bytes(b"damaged")
+    file.unlink()
+    data.manifest_of(file).unlink()
+    assert data.prepare(config).read_bytes() == prepared.read_bytes()
+
+
+def test_file_that_was_split_by_another_rule_is_written_anew(
+    data_file: Path, prepared: Path
+) -> None:
+    manifest = data.manifest_of(data_file)
+    described = json.loads(manifest.read_text())
+    described["shares"] = {"train": 0.8, "validation": 0.1, "test": 0.1}
+    manifest.write_text(json.dumps(described))
+    data.prepare(source_of("digits", data_file.parent))
+    assert data_file.read_bytes() == prepared.read_bytes()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"shares": '])
+def test_damaged_manifest_is_left_to_be_told(data_file: Path, content: str) -> None:
+    data.manifest_of(data_file).write_text(content)
+    before = data_file.read_bytes()
+    data.prepare(source_of("digits", data_file.parent))
+    assert data_file.read_bytes() == before
+
+
+def test_file_without_its_manifest_is_written_anew(prepared: Path, tmp_path: Path) -> None:
+    # What a process that was killed between the two leaves behind.
+    (tmp_path / "digits.parquet").write_bytes(b"half")
+    assert data.prepare(source_of("digits", tmp_path)).read_bytes() == prepared.read_bytes()
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.999])
 def test_data_that_is_cut_off_is_refused(data_file: Path, share: float) -> None:
     whole = data_file.read_bytes()
     data_file.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(GateInputError, match="not readable as Parquet; delete it"):
-        data.load(data_file, "train")
+    error = error_of(lambda: data.load(data_file, "train"))
+    assert error.startswith(f"{data_file}: not the file that its manifest describes; delete both")
 
 
-def test_damage_inside_the_data_is_noticed(prepared: Path, tmp_path: Path) -> None:
+def test_damage_inside_the_data_is_noticed(data_file: Path) -> None:
     # Flipping a bit of a pixel leaves a Parquet file that can be read.
-    content = bytearray(prepared.read_bytes())
-    damaged = tmp_path / "damaged.parquet"
-    for position in range(1000, 60_000, 5000):
+    content = bytearray(data_file.read_bytes())
+    for position in range(0, len(content), 499):
         content[position] ^= 1
-        damaged.write_bytes(content)
-        with pytest.raises(GateInputError, match="not readable as Parquet; delete it"):
-            data.load(damaged, "train")
+        data_file.write_bytes(content)
+        error = error_of(lambda: data.load(data_file, "train"))
+        assert "not the file that its manifest describes" in error, position
         content[position] ^= 1
 
 
@@ -174,32 +295,305 @@ def test_damage_inside_the_data_is_noticed(prepared: Path, tmp_path: Path) -> No
         pytest.param({}, id="no_columns"),
     ],
 )
-def test_data_of_another_schema_is_refused(tmp_path: Path, columns: dict[str, list[str]]) -> None:
-    file = tmp_path / "other.parquet"
-    pq.write_table(pa.table(columns), file)
-    with pytest.raises(GateInputError, match=r"other\.parquet: its columns are not those of"):
-        data.load(file, "train")
+def test_prepared_data_of_another_schema_is_refused(
+    tmp_path: Path, prepare: Prepare, columns: dict[str, list[str]]
+) -> None:
+    file = prepare(pa.table(columns), tmp_path / "other.parquet")
+    error = error_of(lambda: data.load(file, "train"))
+    assert error == f"{file}: column id must be string, none missing; found no such column"
 
 
-def test_column_of_another_type_is_refused(tmp_path: Path, table: pa.Table) -> None:
-    file = tmp_path / "other.parquet"
-    labels = table["label"].cast(pa.int64())
-    pq.write_table(table.set_column(2, "label", labels), file)
-    with pytest.raises(GateInputError, match=r"other\.parquet: its columns are not those of"):
-        data.load(file, "train")
+@pytest.mark.parametrize("split", SPLITS)
+def test_split_without_examples_is_refused(
+    tmp_path: Path, table: pa.Table, prepare: Prepare, split: data.Split
+) -> None:
+    others = table.filter(pa.compute.not_equal(table["split"], split))
+    file = prepare(others, tmp_path / "few.parquet")
+    error = error_of(lambda: data.load(file, split))
+    assert error == f"{file}: has no example in the split {split}"
 
 
-@pytest.mark.parametrize("label", [-1, 10])
-def test_label_that_is_no_digit_is_refused(tmp_path: Path, table: pa.Table, label: int) -> None:
-    file = tmp_path / "other.parquet"
-    labels = pa.array([label, *table["label"].to_pylist()[1:]], pa.int8())
-    pq.write_table(table.set_column(2, data.SCHEMA.field("label"), labels), file)
-    with pytest.raises(GateInputError, match=r"other\.parquet: "):
-        data.load(file, "train")
+@pytest.mark.parametrize("kind", ["path", "file_uri", "memory_uri"])
+def test_own_parquet_is_taken_from_where_it_is(tmp_path: Path, kind: str) -> None:
+    own = tmp_path / "own.parquet"
+    pq.write_table(table_of(noise(50)), own)
+    with fsspec.open("memory://mine/own.parquet", "wb") as stream:
+        stream.write(own.read_bytes())
+    uri = {
+        "path": str(own),
+        "file_uri": own.as_uri(),
+        "memory_uri": "memory://mine/own.parquet",
+    }[kind]
+    file = data.prepare(source_of(uri, tmp_path / "cache"))
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()[:12]
+    assert file == tmp_path / "cache" / f"own-{digest}.parquet"
+    table = pq.read_table(file)
+    assert table.schema.equals(data.SCHEMA)
+    assert table.select(["id", "pixels", "label"]).to_pydict() == table_of(noise(50)).to_pydict()
+    assert sum(len(data.load(file, split)) for split in SPLITS) == 50
+    assert own.read_bytes()[:4] == b"PAR1", "the user's own file is left alone"
 
 
-def test_split_without_examples_is_refused(tmp_path: Path, table: pa.Table) -> None:
-    file = tmp_path / "few.parquet"
-    pq.write_table(table.slice(0, 30), file)
-    with pytest.raises(GateInputError, match=r"few\.parquet: has no example in the split test"):
-        data.load(file, "test")
+def test_own_parquet_of_another_content_gets_another_file(tmp_path: Path) -> None:
+    own = tmp_path / "own.parquet"
+    pq.write_table(table_of(noise(50)), own)
+    before = data.prepare(source_of(str(own), tmp_path / "cache"))
+    pq.write_table(table_of(noise(50, seed=1)), own)
+    after = data.prepare(source_of(str(own), tmp_path / "cache"))
+    assert before != after
+    assert before.exists()
+
+
+def test_own_columns_beyond_those_needed_are_left_out(tmp_path: Path) -> None:
+    own = tmp_path / "own.parquet"
+    table = table_of(noise(50)).append_column("split", pa.array(["test"] * 50))
+    pq.write_table(table.append_column("writer", pa.array(["me"] * 50)), own)
+    prepared = pq.read_table(data.prepare(source_of(str(own), tmp_path / "cache")))
+    assert prepared.column_names == data.SCHEMA.names
+    assert set(prepared["split"].to_pylist()) == set(SPLITS), "its own split is not believed"
+
+
+def with_column(name: str, values: pa.Array | None) -> pa.Table:
+    """A user's table in which one column is another, or missing."""
+    table = table_of(noise(4))
+    position = table.column_names.index(name)
+    return (
+        table.remove_column(position)
+        if values is None
+        else table.set_column(position, name, values)
+    )
+
+
+PIXEL_TYPE = pa.list_(pa.uint8(), 64)
+BAD_SOURCES = [
+    pytest.param(
+        with_column("id", None),
+        "column id must be string, none missing; found no such column",
+        id="no_id",
+    ),
+    pytest.param(
+        with_column("pixels", None),
+        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        "found no such column",
+        id="no_pixels",
+    ),
+    pytest.param(
+        with_column("label", None),
+        "column label must be int8, none missing; found no such column",
+        id="no_label",
+    ),
+    pytest.param(
+        with_column("id", pa.array([1, 2, 3, 4])),
+        "column id must be string, none missing; found int64",
+        id="id_is_a_number",
+    ),
+    pytest.param(
+        with_column("label", pa.array([1, 2, 3, 4])),
+        "column label must be int8, none missing; found int64",
+        id="label_of_64_bits",
+    ),
+    pytest.param(
+        with_column("label", pa.array([1.0, float("nan"), 3.0, 4.0])),
+        "column label must be int8, none missing; found double",
+        id="label_is_nan",
+    ),
+    pytest.param(
+        with_column("pixels", pa.array(noise(4).astype(np.float32).tolist())),
+        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        "found list<element: double>",
+        id="pixels_are_fractions",
+    ),
+    pytest.param(
+        with_column("id", pa.array(["a", None, "c", "d"])),
+        "column id must be string, none missing; found string",
+        id="id_missing_once",
+    ),
+    pytest.param(
+        with_column("label", pa.array([1, None, 3, 4], pa.int8())),
+        "column label must be int8, none missing; found int8",
+        id="label_missing_once",
+    ),
+    pytest.param(
+        with_column("pixels", pa.array([None, *noise(3).tolist()], PIXEL_TYPE)),
+        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        "found fixed_size_list<element: uint8>[64]",
+        id="image_missing_once",
+    ),
+    pytest.param(
+        with_column("pixels", pa.array([[None] * 64, *noise(3).tolist()], PIXEL_TYPE)),
+        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        "found fixed_size_list<element: uint8>[64]",
+        id="pixel_missing",
+    ),
+    pytest.param(
+        with_column("id", pa.array(["a", "b", "a", "a"])),
+        "id a appears 3 times",
+        id="same_id_three_times",
+    ),
+    pytest.param(
+        table_of(np.full((4, 64), 17, dtype=np.uint8)),
+        "pixels must be from 0 to 16, found 17",
+        id="pixel_of_17",
+    ),
+    pytest.param(
+        with_column("label", pa.array([0, 1, 2, 10], pa.int8())),
+        "labels must be from 0 to 9, found 0 to 10",
+        id="label_of_10",
+    ),
+    pytest.param(
+        with_column("label", pa.array([-1, 1, 2, 3], pa.int8())),
+        "labels must be from 0 to 9, found -1 to 3",
+        id="label_below_zero",
+    ),
+    pytest.param(table_of(noise(4)).slice(0, 0), "holds no example", id="no_rows"),
+]
+
+
+@pytest.mark.parametrize(("table", "explanation"), BAD_SOURCES)
+def test_own_parquet_that_is_not_as_it_should_be_is_refused(
+    tmp_path: Path, table: pa.Table, explanation: str
+) -> None:
+    own, cache = tmp_path / "own.parquet", tmp_path / "cache"
+    pq.write_table(table, own)
+    error = error_of(lambda: data.prepare(source_of(str(own), cache)))
+    # Whether a list's values are called item or element depends on who wrote the file.
+    assert error.replace("<element:", "<item:") == (
+        f"{own}: {explanation.replace('<element:', '<item:')}"
+    )
+    assert not cache.exists()
+
+
+def test_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    own, cache = tmp_path / "own.parquet", tmp_path / "cache"
+    table = table_of(noise(4))
+    twice = pa.Table.from_arrays(
+        [*table.columns, table["id"]], names=["id", "pixels", "label", "id"]
+    )
+    pq.write_table(twice, own)
+    assert error_of(lambda: data.prepare(source_of(str(own), cache))).startswith(f"{own}: ")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"id,pixels,label\n", id="csv"),
+        pytest.param(b"PAR1" + b"\0" * 100 + b"PAR1", id="no_footer"),
+    ],
+)
+def test_own_file_that_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+    own, cache = tmp_path / "own.parquet", tmp_path / "cache"
+    own.write_bytes(content)
+    assert error_of(lambda: data.prepare(source_of(str(own), cache))) == (
+        f"{own}: not readable as Parquet"
+    )
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("source", ["absent.parquet", "nosuch://x", "memory://absent", "digit"])
+def test_source_that_cannot_be_read_is_named(tmp_path: Path, source: str) -> None:
+    cache = tmp_path / "cache"
+    error = error_of(lambda: data.prepare(source_of(source, cache)))
+    assert error.startswith(f"data.source: {source}: cannot be read (")
+    assert error.endswith("; name digits, synthetic, or the path or address of a Parquet file")
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_own_file_without_a_training_example_is_refused(tmp_path: Path, rows: int) -> None:
+    own = tmp_path / "own.parquet"
+    of_test = [image for image in noise(100) if split_of_image(image) == "test"]
+    pq.write_table(table_of(np.array(of_test[:rows])), own)
+    assert error_of(lambda: data.prepare(source_of(str(own), tmp_path / "cache"))) == (
+        f"{own}: has no example in the split train"
+    )
+
+
+def split_of_image(image: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> str:
+    return data.split_of(hashlib.sha256(image.tobytes()).hexdigest()[:16])
+
+
+def splits_in(table: pa.Table) -> dict[str, dict[str, object]]:
+    """Each row of a table by its id, but for its thickness, whose bounds may move."""
+    rows: list[dict[str, object]] = data.with_splits(table).drop(["thickness"]).to_pylist()
+    return {str(row["id"]): row for row in rows}
+
+
+@given(rows=st.integers(30, 60), more=st.integers(1, 30), seed=st.integers(0, 2**32))
+@settings(derandomize=True, deadline=None, max_examples=25)
+def test_adding_rows_to_a_file_changes_no_other(rows: int, more: int, seed: int) -> None:
+    old = table_of(noise(rows, seed))
+    new = table_of(noise(more, seed + 1), first=rows)
+    before = splits_in(old)
+    assert before.items() <= splits_in(pa.concat_tables([old, new])).items()
+    assert before.items() <= splits_in(pa.concat_tables([new, old])).items()
+
+
+@given(rows=st.integers(30, 60), copies=st.lists(st.integers(0, 29)), seed=st.integers(0, 2**32))
+@settings(derandomize=True, deadline=None, max_examples=25)
+def test_equal_images_are_in_one_split_whatever_their_names(
+    rows: int, copies: list[int], seed: int
+) -> None:
+    pixels = noise(rows, seed)
+    table = data.with_splits(table_of(np.concatenate([pixels, pixels[copies]])))
+    seen = {split: set[bytes]() for split in SPLITS}
+    for image, split in zip(table["pixels"].to_pylist(), table["split"].to_pylist(), strict=True):
+        seen[split].add(bytes(image))
+    assert sum(map(len, seen.values())) == len(set.union(*seen.values()))
+
+
+SMALL_MODEL = ModelConfig(
+    image_size=4, channels=3, classes=7, patch_size=2, width=4, depth=1, heads=1
+)
+
+
+def test_synthetic_examples_are_always_the_same() -> None:
+    one = data.synthetic(SMALL_MODEL)
+    torch.manual_seed(99)
+    other = data.synthetic(SMALL_MODEL)
+    assert torch.equal(one.images, other.images)
+    assert torch.equal(one.labels, other.labels)
+    assert one.data_digest == other.data_digest
+    assert one.images.shape == (data.SYNTHETIC_EXAMPLES, 3, 4, 4)
+    assert set(one.labels.tolist()) == set(range(7))
+    assert len(set(one.ids)) == len(one) == data.SYNTHETIC_EXAMPLES
+
+
+def test_synthetic_examples_leave_the_generator_alone() -> None:
+    state = torch.get_rng_state()
+    data.synthetic(SMALL_MODEL)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_synthetic_examples_of_another_shape_have_another_digest() -> None:
+    larger = SMALL_MODEL.model_copy(update={"image_size": 6})
+    assert data.synthetic(SMALL_MODEL).data_digest != data.synthetic(larger).data_digest
+
+
+def test_synthetic_examples_need_no_file(config_file: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "none"
+    overrides = ["data.source=synthetic", f"data.cache_dir={cache}"]
+    # A model that the digits do not fit.
+    config = configs.load(config_file, [*overrides, "model.image_size=16", "model.classes=3"])
+    examples = data.examples_of(config, "train", where="here")
+    assert examples.images.shape[1:] == (1, 16, 16)
+    assert not cache.exists()
+
+
+def test_examples_come_from_the_source_of_the_configuration(
+    config: RunConfig, data_file: Path
+) -> None:
+    examples = data.examples_of(config, "test", where="here")
+    assert examples.ids.tolist() == data.load(data_file, "test").ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("key", "needed"), [("image_size", 8), ("channels", 1), ("classes", 10)], ids=str
+)
+def test_model_of_another_shape_than_the_data_is_refused(
+    config_file: Path, key: str, needed: int
+) -> None:
+    config = configs.load(config_file, [f"model.{key}=2"])
+    assert error_of(lambda: data.examples_of(config, "train", where="a.yaml")) == (
+        f"a.yaml: model.{key}: must be {needed} for these examples, got 2"
+    )

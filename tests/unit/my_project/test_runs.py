@@ -1,34 +1,92 @@
+import dataclasses
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
-from gates.errors import ConfigError, ExitCode, GateInputError, TrainingError
+from gates import provenance
+from gates.errors import CheckpointError, ConfigError, ExitCode, GateInputError, TrainingError
+from gates.provenance import SourceState
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
-from my_project import data, evaluation, runs
+from my_project import data, evaluation, runs, snapshots
 from my_project.config import RunConfig
 
-
-def silent(_: str) -> None:
-    pass
+CLEAN = SourceState(commit="c" * 40, diff_digest=None, lock_digest="1" * 64)
 
 
-def test_run_without_a_name_gets_one_by_the_clock(tmp_path: Path) -> None:
-    folder = runs.start(tmp_path)
-    assert folder.parent == tmp_path
-    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", folder.name)
+class StoppedError(Exception):
+    """Ends a run as a kill would, but in this process."""
 
 
-def test_two_runs_without_names_do_not_meet(tmp_path: Path) -> None:
-    assert len({runs.start(tmp_path) for _ in range(3)}) == 3
+@pytest.fixture
+def asked(config: RunConfig, tmp_path: Path) -> runs.Request:
+    return runs.Request(config=config, outputs=tmp_path / "outputs", run_id="run")
+
+
+def changed(request: runs.Request, section: str, **changes: object) -> runs.Request:
+    """The same request with other values in one section of its configuration."""
+    part = getattr(request.config, section).model_copy(update=changes)
+    return dataclasses.replace(request, config=request.config.model_copy(update={section: part}))
+
+
+def resumed(request: runs.Request) -> runs.Request:
+    return dataclasses.replace(request, resume=True)
+
+
+def train_until(request: runs.Request, step: int) -> Path:
+    """Train until `step` has its line in metrics.jsonl, and stop; return the run's folder."""
+    write = runs._Metrics.write  # noqa: SLF001 - what a step does last but for its snapshot
+
+    def write_then_stop(metrics: Any, line: dict[str, Any]) -> None:
+        write(metrics, line)
+        if line["step"] == step:
+            raise StoppedError
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(runs._Metrics, "write", write_then_stop)  # noqa: SLF001
+        with pytest.raises(StoppedError):
+            runs.train(request)
+    return request.outputs / (request.run_id or "")
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoints.load(folder / "checkpoint.pt").weights
+
+
+def are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def flip_a_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_run_without_a_name_gets_one_by_the_clock(asked: runs.Request) -> None:
+    unnamed = changed(dataclasses.replace(asked, run_id=None), "train", epochs=1)
+    folders = {runs.train(unnamed).parent for _ in range(2)}
+    assert len(folders) == 2
+    for folder in folders:
+        assert folder.parent == asked.outputs
+        assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", folder.name)
 
 
 @pytest.mark.parametrize("run_id", ["a", "2024-01-31", "lr_1e-3.v2"])
-def test_name_of_a_run_is_its_folder(tmp_path: Path, run_id: str) -> None:
-    assert runs.start(tmp_path, run_id) == tmp_path / run_id
+def test_name_of_a_run_is_its_folder(asked: runs.Request, run_id: str) -> None:
+    named = changed(dataclasses.replace(asked, run_id=run_id), "train", epochs=1)
+    assert runs.train(named) == asked.outputs / run_id / "checkpoint.pt"
 
 
 @pytest.mark.parametrize(
@@ -42,22 +100,24 @@ def test_name_of_a_run_is_its_folder(tmp_path: Path, run_id: str) -> None:
         pytest.param("a b", id="space"),
         pytest.param("a\n", id="newline"),
         pytest.param("latest.pt", id="name_of_the_link"),
+        pytest.param("a" * 101, id="too_long"),
     ],
 )
-def test_name_that_is_none_for_a_run_is_refused(tmp_path: Path, run_id: str) -> None:
+def test_name_that_is_none_for_a_run_is_refused(asked: runs.Request, run_id: str) -> None:
     with pytest.raises(GateInputError, match=f"^--run-id {re.escape(run_id)}: "):
-        runs.start(tmp_path, run_id)
+        runs.train(dataclasses.replace(asked, run_id=run_id))
+    assert not asked.outputs.exists()
 
 
-def test_taken_name_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(GateInputError, match="taken: there is a run of that name; choose another"):
-        runs.start(tmp_path, "taken")
-
-
-def test_start_makes_no_folder(tmp_path: Path) -> None:
-    runs.start(tmp_path / "outputs", "run")
-    assert not (tmp_path / "outputs").exists()
+def test_taken_name_is_refused(asked: runs.Request) -> None:
+    folder = asked.outputs / "run"
+    folder.mkdir(parents=True)
+    with pytest.raises(GateInputError) as raised:
+        runs.train(asked)
+    assert str(raised.value) == (
+        f"{folder}: there is a run of that name; choose another --run-id, or add --resume"
+    )
+    assert list(folder.iterdir()) == []
 
 
 def test_run_leaves_its_files(trained: Path) -> None:
@@ -65,8 +125,16 @@ def test_run_leaves_its_files(trained: Path) -> None:
         "checkpoint.pt",
         "config.yaml",
         "metrics.jsonl",
+        "provenance.json",
+        "snapshots",
     ]
     assert (trained.parent / "latest.pt").resolve() == (trained / "checkpoint.pt").resolve()
+
+
+def test_run_keeps_its_newest_two_snapshots(asked: runs.Request) -> None:
+    # Eight steps, and none after the last: what the run leaves then is its checkpoint.
+    folder = runs.train(changed(asked, "train", snapshot_every=2)).parent
+    assert snapshots.names(folder / "snapshots") == ["step-00000004", "step-00000006"]
 
 
 def test_checkpoint_says_how_it_was_made(trained: Path) -> None:
@@ -78,59 +146,311 @@ def test_checkpoint_says_how_it_was_made(trained: Path) -> None:
     assert checkpoint.step == 8
 
 
-def test_metrics_have_a_line_per_epoch(trained: Path) -> None:
-    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 4), (2, 8)]
-    assert lines[0].keys() == {"epoch", "step", "loss", "lr", "validation_accuracy", "seconds"}
+def test_metrics_have_a_line_per_step(trained: Path) -> None:
+    lines = lines_of(trained)
+    assert [(line["epoch"], line["step"]) for line in lines] == [
+        *((1, step) for step in (1, 2, 3, 4)),
+        *((2, step) for step in (5, 6, 7, 8)),
+    ]
+    every_step = {"step", "epoch", "ends_epoch", "loss", "lr", "gradient_norm", "seconds"}
+    assert lines[0].keys() == every_step
+    assert lines[3].keys() == lines[7].keys() == every_step | {"validation_accuracy"}
+
+
+def test_metrics_end_with_the_accuracy_of_the_checkpoint(trained: Path) -> None:
     checkpoint = checkpoints.load(trained / "checkpoint.pt")
     validation = data.load(Path(checkpoint.config.data.cache_dir) / "digits.parquet", "validation")
     accuracy = evaluation.accuracy(checkpoint.model(), validation)
-    assert lines[-1]["validation_accuracy"] == accuracy
+    assert lines_of(trained)[-1]["validation_accuracy"] == accuracy
 
 
-def test_progress_is_said(config: RunConfig, tmp_path: Path) -> None:
-    said: list[str] = []
-    folder = tmp_path / "outputs" / "run"
-    checkpoint = runs.train(config, folder, say=said.append)
-    assert said[0] == f"{folder}: 30 training examples, 1,146 parameters"
-    assert said[1].startswith("epoch 1/2: loss 2.3")
-    assert said[-1] == f"checkpoint: {checkpoint}"
+def test_provenance_describes_the_run(trained: Path) -> None:
+    statement = provenance.read(trained / "provenance.json")
+    checkpoint = checkpoints.load(trained / "checkpoint.pt")
+    facts = provenance.facts(statement)
+    assert provenance.config_of(statement) == checkpoint.config.model_dump()
+    assert facts["data"] == checkpoint.data_digest
+    assert facts["torch"] == torch.__version__
+    assert (facts["device"], facts["cuda"], facts["processes"]) == ("cpu", "not used", "1")
+    assert (facts["seed"], facts["deterministic_algorithms"]) == ("0", "True")
+    run_details = statement["predicate"]["runDetails"]
+    assert run_details["metadata"]["invocationId"] == "run"
 
 
-def test_same_configuration_gives_the_same_weights(config: RunConfig, tmp_path: Path) -> None:
-    one, other = (
-        checkpoints.load(runs.train(config, tmp_path / "outputs" / name, say=silent)).weights
-        for name in ("one", "other")
-    )
-    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
+def test_progress_is_said(asked: runs.Request, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = runs.train(asked)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == (f"{checkpoint.parent}: 30 training examples, 1,146 parameters, 1 x cpu")
+    lines = lines_of(checkpoint.parent)
+    for epoch, line in ((1, said[1]), (2, said[2])):
+        of_epoch = [line for line in lines if line["epoch"] == epoch]
+        mean = sum(line["loss"] for line in of_epoch) / 4
+        assert line == (
+            f"epoch {epoch}/2: loss {mean:.4f}, "
+            f"validation accuracy {of_epoch[-1]['validation_accuracy']:.4f}"
+        )
+    assert said[3:] == [f"checkpoint: {checkpoint}"]
 
 
-def test_loss_that_is_not_finite_leaves_no_checkpoint(config: RunConfig, tmp_path: Path) -> None:
+def test_same_configuration_gives_the_same_checkpoint(asked: runs.Request) -> None:
+    one = runs.train(asked)
+    other = runs.train(dataclasses.replace(asked, run_id="other"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_loss_that_is_not_finite_leaves_no_checkpoint(asked: runs.Request) -> None:
     # The first step makes the weights as large as its rate, and the second overflows.
-    train = config.train.model_copy(update={"lr": 1e30, "warmup_share": 0.0})
-    folder = tmp_path / "outputs" / "run"
     with pytest.raises(TrainingError) as raised:
-        runs.train(config.model_copy(update={"train": train}), folder, say=silent)
+        runs.train(changed(asked, "train", lr=1e30, warmup_share=0.0))
     assert raised.value.exit_code == ExitCode.FAILED
+    folder = asked.outputs / "run"
     assert not (folder / "checkpoint.pt").exists()
-    assert not (folder.parent / "latest.pt").exists()
+    assert not (folder / "provenance.json").exists()
+    assert not (asked.outputs / "latest.pt").exists()
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("image_size", 16), ("channels", 3), ("classes", 5)], ids=str
 )
 def test_model_that_does_not_fit_the_data_is_refused(
-    config_file: Path, tmp_path: Path, key: str, value: int
+    asked: runs.Request, key: str, value: int
 ) -> None:
-    folder = tmp_path / "outputs" / "run"
-    with pytest.raises((ConfigError, GateInputError), match=f"model.*{key}"):
-        runs.train(configs.load(config_file, [f"model.{key}={value}"]), folder, say=silent)
-    assert not folder.parent.exists()
+    with pytest.raises((ConfigError, GateInputError), match=f"a.yaml: model.{key}: must be "):
+        runs.train(dataclasses.replace(changed(asked, "model", **{key: value}), where="a.yaml"))
+    assert not asked.outputs.exists()
 
 
-def test_file_where_the_outputs_should_be_is_refused(config: RunConfig, tmp_path: Path) -> None:
-    outputs = tmp_path / "outputs"
-    outputs.write_text("mine")
+def test_file_where_the_outputs_should_be_is_refused(asked: runs.Request) -> None:
+    asked.outputs.write_text("mine")
     with pytest.raises(GateInputError, match="cannot be written"):
-        runs.train(config, runs.start(outputs, "run"), say=silent)
-    assert outputs.read_text() == "mine"
+        runs.train(asked)
+    assert asked.outputs.read_text() == "mine"
+
+
+def test_synthetic_examples_can_be_trained_on(asked: runs.Request, tmp_path: Path) -> None:
+    cache = tmp_path / "none"
+    synthetic = changed(asked, "data", source="synthetic", cache_dir=str(cache))
+    checkpoint = runs.train(changed(synthetic, "train", epochs=1, batch_size=128))
+    assert checkpoints.load(checkpoint).step == 2
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("step", [1, 3, 4, 5, 8])
+def test_resumed_run_ends_as_the_uninterrupted_one(
+    asked: runs.Request, trained: Path, step: int
+) -> None:
+    # Snapshots are made after steps 3 and 6; step 3 is written, but stops before its snapshot.
+    folder = train_until(asked, step)
+    assert runs.train(resumed(asked)) == folder / "checkpoint.pt"
+    assert are_equal(weights_of(folder), weights_of(trained))
+
+    def without_seconds(of: Path) -> list[dict[str, Any]]:
+        return [{key: line[key] for key in line if key != "seconds"} for line in lines_of(of)]
+
+    assert without_seconds(folder) == without_seconds(trained)
+
+
+def test_resumed_run_says_from_where(
+    asked: runs.Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train_until(asked, 5)
+    runs.train(resumed(asked))
+    said = capsys.readouterr().out
+    assert f"resumed at step 3 from {folder / 'snapshots' / 'step-00000003'}\n" in said
+    # The mean of the first epoch holds the steps before the resume as well.
+    mean = sum(line["loss"] for line in lines_of(folder)[:4]) / 4
+    assert said.count(f"epoch 1/2: loss {mean:.4f}, ") == 2
+
+
+def test_run_without_a_snapshot_starts_anew(
+    asked: runs.Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train_until(asked, 2)
+    runs.train(resumed(asked))
+    assert "resumed" not in capsys.readouterr().out
+    assert [line["step"] for line in lines_of(folder)] == list(range(1, 9))
+
+
+def test_run_that_does_not_exist_yet_can_be_resumed(asked: runs.Request) -> None:
+    # So that one command line starts a run and goes on with it, as a scheduler repeats it.
+    assert runs.train(resumed(asked)).exists()
+
+
+def test_metrics_cut_off_in_a_line_are_mended(asked: runs.Request) -> None:
+    folder = train_until(asked, 5)
+    with (folder / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 6, "lo')
+    runs.train(resumed(asked))
+    assert [line["step"] for line in lines_of(folder)] == list(range(1, 9))
+
+
+def test_finished_run_is_left_as_it_is(
+    asked: runs.Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = runs.train(asked)
+    before = {path: path.stat().st_mtime_ns for path in asked.outputs.rglob("*")}
+    capsys.readouterr()
+    assert runs.train(resumed(asked)) == checkpoint
+    assert capsys.readouterr().out == f"{checkpoint}: this run has ended already; nothing to do\n"
+    assert {path: path.stat().st_mtime_ns for path in asked.outputs.rglob("*")} == before
+
+
+def test_run_killed_before_its_provenance_is_finished(asked: runs.Request, trained: Path) -> None:
+    folder = runs.train(asked).parent
+    (folder / "provenance.json").unlink()
+    (folder / "checkpoint.pt").unlink()
+    runs.train(resumed(asked))
+    assert are_equal(weights_of(folder), weights_of(trained))
+    assert (folder / "provenance.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "explanation"),
+    [
+        pytest.param("train", "lr", 0.5, "train.lr is 0.001 in this run, and 0.5 is", id="lr"),
+        pytest.param("train", "epochs", 3, "train.epochs is 2 in this run, and 3", id="epochs"),
+        pytest.param("model", "width", 16, "model.width is 8 in this run, and 16", id="width"),
+        pytest.param(
+            "data", "source", "synthetic", "data.source is digits in this run, and synth", id="data"
+        ),
+    ],
+)
+@pytest.mark.parametrize("has_ended", [False, True], ids=["under_way", "ended"])
+def test_resume_with_another_configuration_names_the_key(  # noqa: PLR0913 - a table's columns
+    asked: runs.Request,
+    trained: Path,
+    section: str,
+    key: str,
+    value: object,
+    explanation: str,
+    *,
+    has_ended: bool,
+) -> None:
+    folder = asked.outputs / "run"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_bytes(configs.dump(asked.config))
+    if has_ended:
+        shutil.copy(trained / "provenance.json", folder)
+    with pytest.raises(ConfigError, match=f"config.yaml: {explanation}") as raised:
+        runs.train(resumed(changed(asked, section, **{key: value})))
+    assert "same configuration" in str(raised.value)
+
+
+def test_resume_with_another_seed_is_refused(asked: runs.Request) -> None:
+    train_until(asked, 2)
+    other = dataclasses.replace(asked, config=asked.config.model_copy(update={"seed": 1}))
+    with pytest.raises(ConfigError, match="seed is 0 in this run, and 1 is asked for"):
+        runs.train(resumed(other))
+
+
+def test_data_that_changed_since_is_refused(
+    asked: runs.Request,
+    data_file: Path,
+    table: pa.Table,
+    prepare: Callable[[pa.Table, Path], Path],
+) -> None:
+    folder = train_until(asked, 5)
+    labels = pa.array([0] * 60, pa.int8())
+    prepare(table.set_column(2, data.SCHEMA.field("label"), labels), data_file)
+    with pytest.raises(GateInputError) as raised:
+        runs.train(resumed(asked))
+    assert str(raised.value) == (
+        f"{folder / 'snapshots' / 'step-00000003'}: made from other data than data.source has "
+        "now; start a new run"
+    )
+
+
+def test_damaged_newest_snapshot_is_passed_over(
+    asked: runs.Request, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train_until(asked, 7)
+    newest = folder / "snapshots" / "step-00000006"
+    flip_a_byte(newest / "__0_0.distcp")
+    runs.train(resumed(asked))
+    said = capsys.readouterr().out
+    assert f"{newest}: damaged (__0_0.distcp is not what it was); using the snapshot" in said
+    assert "resumed at step 3 from " in said
+    assert are_equal(weights_of(folder), weights_of(trained))
+
+
+def test_run_whose_snapshots_are_all_damaged_is_refused(asked: runs.Request) -> None:
+    folder = train_until(asked, 7)
+    for file in (folder / "snapshots").glob("*/*.distcp"):
+        flip_a_byte(file)
+    with pytest.raises(CheckpointError, match="no snapshot is whole; start a new run with another"):
+        runs.train(resumed(asked))
+
+
+def test_resume_needs_a_name(asked: runs.Request) -> None:
+    with pytest.raises(GateInputError) as raised:
+        runs.train(resumed(dataclasses.replace(asked, run_id=None)))
+    assert str(raised.value) == "--resume needs --run-id: the name of the run to go on with"
+    assert not asked.outputs.exists()
+
+
+def test_torchrun_that_may_restart_needs_a_name(
+    asked: runs.Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    with pytest.raises(GateInputError, match=r"^torchrun --max-restarts needs --run-id: "):
+        runs.train(dataclasses.replace(asked, run_id=None))
+
+
+def test_worker_that_torchrun_restarts_goes_on(
+    asked: runs.Request, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train_until(asked, 5)
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    runs.train(asked)
+    assert are_equal(weights_of(folder), weights_of(trained))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(dataclasses.replace(CLEAN, diff_digest="d" * 64), id="modified"),
+        pytest.param(dataclasses.replace(CLEAN, commit=None), id="no_repository"),
+    ],
+)
+def test_release_refuses_source_that_no_commit_describes(
+    asked: runs.Request, monkeypatch: pytest.MonkeyPatch, state: SourceState
+) -> None:
+    monkeypatch.setattr(provenance, "source_state", lambda _: state)
+    with pytest.raises(GateInputError, match="the source is not what a commit says"):
+        runs.train(dataclasses.replace(asked, needs_clean_tree=True))
+    assert not asked.outputs.exists()
+
+
+def test_release_takes_a_clean_tree(asked: runs.Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "source_state", lambda _: CLEAN)
+    release = dataclasses.replace(asked, needs_clean_tree=True)
+    checkpoint = runs.train(changed(release, "train", epochs=1))
+    facts = provenance.facts(provenance.read(checkpoint.with_name("provenance.json")))
+    assert (facts["source"], facts["uv.lock"]) == ("c" * 40, "1" * 64)
+
+
+def test_source_that_no_commit_describes_is_recorded(
+    asked: runs.Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dirty = dataclasses.replace(CLEAN, diff_digest="d" * 64)
+    monkeypatch.setattr(provenance, "source_state", lambda _: dirty)
+    checkpoint = runs.train(changed(asked, "train", epochs=1))
+    statement = provenance.read(checkpoint.with_name("provenance.json"))
+    assert provenance.facts(statement)["source-diff"] == "d" * 64
+    definition = statement["predicate"]["buildDefinition"]
+    assert definition["internalParameters"]["dirty"] is True
+
+
+def test_run_looks_at_the_source_of_its_own_package(
+    asked: runs.Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[Path] = []
+
+    def state_of(folder: Path) -> SourceState:
+        looked_at.append(folder)
+        return CLEAN
+
+    monkeypatch.setattr(provenance, "source_state", state_of)
+    runs.train(changed(asked, "train", epochs=1))
+    assert looked_at == [Path(runs.__file__).parent]

@@ -1,45 +1,123 @@
 import dataclasses
+import itertools
 import math
+import os
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import TensorDataset
 
-from gates.errors import ExitCode, GateError, TrainingError
-from my_project import training
+from gates.errors import TrainingError
+from my_project import snapshots, training
 from my_project.config import RunConfig, TrainConfig
 from my_project.data import Examples
-from my_project.model import VisionTransformer
-from my_project.training import EpochReport
+from my_project.processes import Processes
+from my_project.training import StepReport, Trainer
 
+ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 CONFIG = TrainConfig(
     epochs=2,
     batch_size=8,
+    accumulation_steps=1,
     lr=0.4,
     weight_decay=0.01,
     warmup_share=0.2,
     clip_norm=1.0,
+    precision="float32",
+    compile=False,
+    deterministic=True,
+    snapshot_every=10,
+    parallelism="ddp",
     device="cpu",
 )
 
 
-def trained(
-    config: RunConfig, examples: Examples, *, seed: int = 0
-) -> tuple[VisionTransformer, list[EpochReport]]:
-    reports: list[EpochReport] = []
-    model = training.new_model(config)
-    training.fit(model, examples, config.train, seed=seed, on_epoch=reports.append)
-    return model, reports
+def new_trainer(config: RunConfig) -> Trainer:
+    return training.new_trainer(training.new_model(config), config.train)
 
 
-def are_equal(one: VisionTransformer, other: VisionTransformer) -> bool:
+def trained(config: RunConfig, examples: Examples) -> tuple[nn.Module, list[StepReport]]:
+    reports: list[StepReport] = []
+    trainer = new_trainer(config)
+    training.fit(trainer, examples, config, on_step=reports.append)
+    return trainer.model, reports
+
+
+def double_trainer(config: RunConfig) -> Trainer:
+    """A trainer whose weights are float64.
+
+    Keys in attention have a bias whose gradient is zero but for rounding, and Adam scales what
+    it gets: in float32 any other order of adding moves that bias by up to the learning rate.
+    """
+    return training.new_trainer(training.new_model(config).double(), config.train)
+
+
+def fit_in_double(trainer: Trainer, config: RunConfig, examples: Examples) -> nn.Module:
+    doubled = dataclasses.replace(examples, images=examples.images.double())
+    with pytest.MonkeyPatch.context() as patched:
+        # The loop takes its loss in float32, whatever the model is; here it must not round.
+        patched.setattr(torch.Tensor, "float", torch.Tensor.double)
+        training.fit(trainer, doubled, config)
+    return trainer.model
+
+
+def are_equal(one: nn.Module, other: nn.Module) -> bool:
     pairs = zip(one.parameters(), other.parameters(), strict=True)
     return all(torch.equal(mine, yours) for mine, yours in pairs)
 
 
+def largest_difference(one: nn.Module, other: nn.Module) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max((mine - yours).abs().max().item() for mine, yours in pairs)
+
+
 def with_train(config: RunConfig, **changes: object) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+
+
+def with_workers(config: RunConfig, workers: int) -> RunConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update={"workers": workers})})
+
+
+def with_seed(config: RunConfig, seed: int) -> RunConfig:
+    return config.model_copy(update={"seed": seed})
+
+
+class SeesWhat(nn.Module):
+    """A model that remembers which examples it is given: each image is filled with its number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(10))
+        self.seen: list[list[int]] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(images[:, 0, 0, 0].int().tolist())
+        return self.bias.expand(len(images), -1)
+
+
+def numbered(examples: Examples) -> Examples:
+    numbers = torch.arange(len(examples)).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    return dataclasses.replace(examples, images=numbers.float())
+
+
+def batches_seen(config: RunConfig, examples: Examples) -> list[list[int]]:
+    model = SeesWhat()
+    training.fit(training.new_trainer(model, config.train), numbered(examples), config)
+    return model.seen
+
+
+def epochs_seen(config: RunConfig, examples: Examples) -> list[list[int]]:
+    """The examples of each epoch, in order: 30 in batches of 8 are four steps."""
+    seen = batches_seen(config, examples)
+    return [list(itertools.chain(*seen[first : first + 4])) for first in range(0, len(seen), 4)]
 
 
 def test_same_seed_gives_the_same_new_model(config: RunConfig) -> None:
@@ -47,8 +125,7 @@ def test_same_seed_gives_the_same_new_model(config: RunConfig) -> None:
 
 
 def test_another_seed_gives_another_new_model(config: RunConfig) -> None:
-    other = config.model_copy(update={"seed": 1})
-    assert not are_equal(training.new_model(config), training.new_model(other))
+    assert not are_equal(training.new_model(config), training.new_model(with_seed(config, 1)))
 
 
 def test_same_seed_gives_the_same_weights(config: RunConfig, training_examples: Examples) -> None:
@@ -59,8 +136,8 @@ def test_same_seed_gives_the_same_weights(config: RunConfig, training_examples: 
 
 
 def test_another_seed_gives_other_weights(config: RunConfig, training_examples: Examples) -> None:
-    one, _ = trained(config, training_examples, seed=0)
-    other, _ = trained(config, training_examples, seed=1)
+    one, _ = trained(config, training_examples)
+    other, _ = trained(with_seed(config, 1), training_examples)
     assert not are_equal(one, other)
 
 
@@ -70,29 +147,57 @@ def test_training_lowers_the_loss(config: RunConfig, training_examples: Examples
     assert reports[-1].loss < reports[0].loss - 0.5
 
 
-def test_each_epoch_is_reported(config: RunConfig, training_examples: Examples) -> None:
+def test_each_step_is_reported(config: RunConfig, training_examples: Examples) -> None:
     _, reports = trained(with_train(config, epochs=3), training_examples)
     # 30 examples in batches of 8 are 4 steps, the last batch of 6.
-    assert [(report.epoch, report.step) for report in reports] == [(1, 4), (2, 8), (3, 12)]
+    assert [report.step for report in reports] == list(range(1, 13))
+    assert [report.epoch for report in reports] == [1] * 4 + [2] * 4 + [3] * 4
+    assert [report.ends_epoch for report in reports] == [False, False, False, True] * 3
     train = with_train(config, epochs=3).train
     assert [report.lr for report in reports] == [
-        training.learning_rate(step, 12, train) for step in (3, 7, 11)
+        training.learning_rate(step, 12, train) for step in range(12)
     ]
+
+
+def test_step_is_counted_before_it_is_reported(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    trainer = new_trainer(config)
+    counted: list[tuple[int, int]] = []
+    training.fit(
+        trainer,
+        training_examples,
+        config,
+        on_step=lambda report: counted.append((report.step, trainer.step)),
+    )
+    assert counted == [(step, step) for step in range(1, 9)]
 
 
 def test_first_reported_loss_is_that_of_the_untrained_model(
     config: RunConfig, training_examples: Examples
 ) -> None:
-    _, reports = trained(with_train(config, epochs=1, batch_size=30), training_examples)
+    _, reports = trained(config, training_examples)
     assert reports[0].loss == pytest.approx(math.log(10), abs=1e-6)
 
 
-def test_reported_loss_is_the_mean_of_its_batches(
+def test_reported_loss_is_the_mean_over_the_batch(
     config: RunConfig, training_examples: Examples
 ) -> None:
-    # At this rate nothing moves, so that each of the four batches loses ln 10.
-    _, reports = trained(with_train(config, epochs=1, lr=1e-12), training_examples)
-    assert reports[0].loss == pytest.approx(math.log(10), abs=1e-6)
+    # At this rate nothing moves, so that each batch, the last of 6 as well, loses ln 10.
+    _, reports = trained(with_train(config, lr=1e-12), training_examples)
+    assert [report.loss for report in reports] == pytest.approx([math.log(10)] * 8, abs=1e-6)
+
+
+def test_reported_gradient_norm_is_that_before_clipping(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    model = training.new_model(config)
+    F.cross_entropy(model(training_examples.images), training_examples.labels).backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    norm = math.sqrt(sum(g.pow(2).sum().item() for g in gradients if g is not None))
+    whole = with_train(config, batch_size=30, clip_norm=1e-3)
+    _, reports = trained(whole, training_examples)
+    assert reports[0].gradient_norm == pytest.approx(norm, rel=1e-5)
 
 
 def test_first_step_is_as_long_as_the_warm_up_says(
@@ -104,11 +209,10 @@ def test_first_step_is_as_long_as_the_warm_up_says(
     model = training.new_model(four_steps)
     moved: list[float] = []
     training.fit(
-        model,
+        training.new_trainer(model, four_steps.train),
         training_examples,
-        four_steps.train,
-        seed=0,
-        on_epoch=lambda _: moved.append(model.head.weight.abs().max().item()),
+        four_steps,
+        on_step=lambda _: moved.append(model.head.weight.abs().max().item()),
     )
     assert moved[0] == pytest.approx(0.1 / 4, rel=1e-3)
 
@@ -121,9 +225,231 @@ def test_gradients_are_clipped(config: RunConfig, training_examples: Examples) -
 
 
 def test_model_is_left_in_training_mode(config: RunConfig, training_examples: Examples) -> None:
-    model = training.new_model(config).eval()
-    training.fit(model, training_examples, config.train, seed=0)
-    assert model.training
+    trainer = new_trainer(config)
+    trainer.model.eval()
+    training.fit(trainer, training_examples, config)
+    assert trainer.model.training
+
+
+@pytest.mark.parametrize("parts", [2, 4, 5])
+def test_accumulation_changes_neither_the_weights_nor_the_loss_curve(
+    config: RunConfig, training_examples: Examples, parts: int
+) -> None:
+    # In batches of 4 the last of an epoch has 2 examples: some of its parts are empty.
+    whole = with_train(config, batch_size=4)
+    split = with_train(whole, accumulation_steps=parts)
+    one, other = (
+        fit_in_double(double_trainer(config), config, training_examples)
+        for config in (whole, split)
+    )
+    assert largest_difference(one, other) < 1e-6
+    curve, other_curve = (
+        [report.loss for report in trained(config, training_examples)[1]]
+        for config in (whole, split)
+    )
+    assert curve == pytest.approx(other_curve, abs=1e-5)
+
+
+def test_accumulation_gives_the_model_a_part_at_a_time(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    seen = batches_seen(with_train(config, accumulation_steps=4), training_examples)
+    assert [len(part) for part in seen] == [*[2] * 12, 2, 2, 1, 1] * 2
+
+
+# Python warns of the fork by which torch starts a worker where there are threads, as in xdist.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
+@pytest.mark.parametrize("parts", [1, 4])
+def test_workers_give_the_same_weights_bit_for_bit(
+    config: RunConfig, training_examples: Examples, parts: int
+) -> None:
+    # In batches of 7 the last of an epoch has 2 examples: some of 4 parts are empty.
+    split = with_train(config, epochs=1, batch_size=7, accumulation_steps=parts)
+    torch.manual_seed(0)
+    in_memory, curve = trained(split, training_examples)
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    loaded, other = trained(with_workers(split, 2), training_examples)
+    assert are_equal(in_memory, loaded)
+    assert curve == other
+    # A model that draws random numbers, for its dropout, draws the same ones.
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
+def test_workers_load_the_examples(
+    config: RunConfig,
+    training_examples: Examples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The control of the test above: that it is two other processes that load.
+    loaders = tmp_path / "loaders"
+    loaders.mkdir()
+    take: Callable[..., object] = TensorDataset.__getitem__
+
+    def take_and_sign(dataset: TensorDataset, index: list[int]) -> object:
+        (loaders / str(os.getpid())).touch()
+        return take(dataset, index)
+
+    monkeypatch.setattr(TensorDataset, "__getitem__", take_and_sign)
+    trained(with_workers(config, 2), training_examples)
+    names = {file.name for file in loaders.iterdir()}
+    assert len(names) == 2
+    assert str(os.getpid()) not in names
+
+
+class StoppedError(Exception):
+    """Ends a run as a kill would, but in this process."""
+
+
+@pytest.mark.parametrize("step", range(1, 8))
+def test_run_resumed_from_any_step_ends_with_the_same_weights(
+    config: RunConfig, training_examples: Examples, tmp_path: Path, step: int
+) -> None:
+    expected, curve = trained(config, training_examples)
+    stopped = new_trainer(config)
+
+    def save_then_stop(report: StepReport) -> None:
+        if report.step == step:
+            snapshots.save(tmp_path, stopped, config, "d" * 64, ALONE)
+        # One more step in vain, where there is one: a kill does not wait for a snapshot.
+        if report.step == min(step + 1, 7):
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        training.fit(stopped, training_examples, config, on_step=save_then_stop)
+
+    resumed = new_trainer(with_seed(config, 99))
+    snapshots.restore(tmp_path / f"step-{step:08d}", resumed, ALONE)
+    reports: list[StepReport] = []
+    training.fit(resumed, training_examples, config, on_step=reports.append)
+    assert are_equal(resumed.model, expected)
+    assert reports == curve[step:]
+
+
+def test_training_that_has_ended_takes_no_further_step(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    trainer = new_trainer(config)
+    training.fit(trainer, training_examples, config)
+    before = [parameter.clone() for parameter in trainer.model.parameters()]
+    reports: list[StepReport] = []
+    training.fit(trainer, training_examples, config, on_step=reports.append)
+    assert reports == []
+    assert all(map(torch.equal, before, trainer.model.parameters()))
+
+
+def test_every_epoch_sees_every_example_once(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    epochs = epochs_seen(with_train(config, epochs=3), training_examples)
+    assert len(epochs) == 3
+    assert all(sorted(epoch) == list(range(30)) for epoch in epochs)
+
+
+def test_every_epoch_of_every_seed_has_an_order_of_its_own(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    # Neighbouring seeds and epochs: adding the two would give the same order twice.
+    orders = {
+        tuple(epoch)
+        for seed in range(4)
+        for epoch in epochs_seen(with_train(with_seed(config, seed), epochs=3), training_examples)
+    }
+    assert len(orders) == 12
+
+
+def test_order_does_not_depend_on_what_drew_random_numbers_before(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    before = epochs_seen(config, training_examples)
+    torch.rand(3)
+    assert epochs_seen(config, training_examples) == before
+
+
+def test_processes_share_each_batch(config: RunConfig, training_examples: Examples) -> None:
+    class TwoOfThem(Processes):
+        def sum(self, value: torch.Tensor) -> torch.Tensor:
+            return value
+
+    whole = batches_seen(config, training_examples)
+    shares = []
+    for rank in range(2):
+        model = SeesWhat()
+        training.fit(
+            training.new_trainer(model, config.train),
+            numbered(training_examples),
+            config,
+            processes=TwoOfThem(rank=rank, count=2, device=torch.device("cpu")),
+        )
+        shares.append(model.seen)
+    pairs = zip(*shares, strict=True)
+    assert [sorted(one + other) for one, other in pairs] == [sorted(batch) for batch in whole]
+
+
+def test_bfloat16_learns_and_keeps_its_weights_in_float32(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    model, curve = trained(with_train(config, epochs=5, lr=0.01), training_examples)
+    half, other = trained(
+        with_train(config, epochs=5, lr=0.01, precision="bfloat16"), training_examples
+    )
+    assert all(weights.dtype == torch.float32 for weights in half.parameters())
+    assert all(weights.isfinite().all() for weights in half.parameters())
+    assert not are_equal(half, model), "the precision changes something"
+    # bfloat16 keeps eight bits: one part in 256 of a loss of about 2.3.
+    losses = [report.loss for report in other]
+    assert losses == pytest.approx([report.loss for report in curve], abs=0.05)
+
+
+def test_optimizer_is_adamw(config: RunConfig, training_examples: Examples) -> None:
+    """Three steps by hand: Loshchilov and Hutter (2019), algorithm 2, without the schedule."""
+    steps = with_train(config, epochs=3, batch_size=30, clip_norm=1e9, lr=0.01)
+    model = training.new_model(steps).double()
+    images, labels = training_examples.images.double(), training_examples.labels
+    first = [torch.zeros_like(weights) for weights in model.parameters()]
+    second = [torch.zeros_like(weights) for weights in model.parameters()]
+    for step in range(3):
+        lr = training.learning_rate(step, 3, steps.train)
+        model.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        for weights, mean, square in zip(model.parameters(), first, second, strict=True):
+            gradient = weights.grad
+            assert gradient is not None
+            mean.mul_(0.9).add_(0.1 * gradient)
+            square.mul_(0.999).add_(0.001 * gradient**2)
+            corrected = mean / (1 - 0.9 ** (step + 1))
+            scale = (square / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+            with torch.no_grad():
+                weights.mul_(1 - lr * steps.train.weight_decay).sub_(lr * corrected / scale)
+    ours = fit_in_double(double_trainer(steps), steps, training_examples)
+    assert largest_difference(ours, model) < 1e-6
+
+
+def test_fused_optimizer_agrees_with_the_plain_one(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    fused = double_trainer(config)
+    plain = double_trainer(config)
+    plain.optimizer = torch.optim.AdamW(
+        plain.model.parameters(),
+        lr=config.train.lr,
+        weight_decay=config.train.weight_decay,
+        foreach=False,
+        fused=False,
+    )
+    assert fused.optimizer.defaults["fused"]
+    one, other = (fit_in_double(each, config, training_examples) for each in (fused, plain))
+    assert largest_difference(one, other) < 1e-6
+
+
+def first_batch(seed: int) -> list[int]:
+    """The order of the first epoch, as the module describes it."""
+    words = np.random.SeedSequence([seed, 0]).generate_state(1)
+    generator = torch.Generator().manual_seed(int(words[0]))
+    order: list[int] = torch.randperm(30, generator=generator).tolist()
+    return order
 
 
 def test_loss_that_is_not_finite_ends_training(
@@ -134,40 +460,54 @@ def test_loss_that_is_not_finite_ends_training(
     )
     with pytest.raises(TrainingError) as raised:
         trained(config, broken)
-    # The first batch of 8, in the order that the seed gives.
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
-    named = ", ".join(f"{row:016x}" for row in order[:3].tolist())
+    named = ", ".join(f"{row:016x}" for row in first_batch(0)[:3])
     assert str(raised.value) == (
-        f"step 0: the loss is nan on the batch of {named} …; lower train.lr"
+        f"step 1: loss nan, gradient norm nan on the batch of {named} …; lower train.lr"
     )
 
 
-def test_loss_that_becomes_infinite_later_names_its_step(
+def test_loss_that_becomes_infinite_later_names_its_step_and_batch(
     config: RunConfig, training_examples: Examples
 ) -> None:
-    last = int(torch.randperm(30, generator=torch.Generator().manual_seed(0))[-1])
+    order = first_batch(0)
     images = training_examples.images.clone()
-    images[last] = math.nan
+    images[order[-1]] = math.nan
     broken = dataclasses.replace(training_examples, images=images)
-    with pytest.raises(TrainingError, match=r"^step 3: the loss is nan "):
-        trained(config, broken)
+    reports: list[StepReport] = []
+    with pytest.raises(TrainingError) as raised:
+        training.fit(new_trainer(config), broken, config, on_step=reports.append)
+    named = ", ".join(f"{row:016x}" for row in order[24:27])
+    assert str(raised.value).startswith(
+        f"step 4: loss nan, gradient norm nan on the batch of {named}"
+    )
+    assert [report.step for report in reports] == [1, 2, 3]
 
 
-def test_auto_takes_the_gpu_where_there_is_one() -> None:
-    auto = CONFIG.model_copy(update={"device": "auto"})
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert training.device_of(auto).type == expected
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_gradient_that_is_not_finite_ends_training(
+    config: RunConfig, training_examples: Examples, value: float
+) -> None:
+    model = training.new_model(config)
+    model.head.bias.register_hook(lambda gradient: torch.full_like(gradient, value))
+    with pytest.raises(
+        TrainingError, match=r"^step 1: loss 2\.30\d*, gradient norm (inf|nan) on the"
+    ):
+        training.fit(training.new_trainer(model, config.train), training_examples, config)
 
 
-def test_cpu_is_taken_where_it_is_asked_for() -> None:
-    assert training.device_of(CONFIG).type == "cpu"
+def test_last_step_that_spoils_the_weights_is_noticed(
+    config: RunConfig, training_examples: Examples
+) -> None:
+    trainer = new_trainer(with_train(config, epochs=1))
 
+    def spoil(report: StepReport) -> None:
+        if report.step == 4:
+            with torch.no_grad():
+                trainer.model.get_parameter("head.bias")[0] = math.nan
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_gpu_that_is_not_there_is_bad_input() -> None:
-    with pytest.raises(GateError, match=r"train\.device: cuda, but torch sees no GPU") as raised:
-        training.device_of(CONFIG.model_copy(update={"device": "cuda"}))
-    assert raised.value.exit_code == ExitCode.COULD_NOT_JUDGE
+    one_epoch = with_train(config, epochs=1)
+    with pytest.raises(TrainingError, match=r"^the last step left head\.bias not finite; lower"):
+        training.fit(trainer, training_examples, one_epoch, on_step=spoil)
 
 
 def test_learning_rate_of_a_worked_example() -> None:

@@ -1,0 +1,248 @@
+"""Where a checkpoint comes from: an in-toto Statement (v1) with a SLSA provenance predicate (v1).
+
+https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
+https://slsa.dev/spec/v1.0/provenance
+"""
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from gates.errors import GateInputError
+from gates.files import atomic_write, sha256
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+# What a training run is, for readers who compare two of them: its parameters are a configuration.
+BUILD_TYPE = "urn:my-project:training-run:v1"
+BUILDER = "urn:my-project:train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceState:
+    """The source that a run was made from.
+
+    Args:
+        commit: the git commit, or None outside a repository.
+        diff_digest: SHA-256 of what differs from the commit; None if the tree is clean.
+        lock_digest: SHA-256 of uv.lock, or None if there is none.
+    """
+
+    commit: str | None
+    diff_digest: str | None
+    lock_digest: str | None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the commit alone says what the source was."""
+        return self.commit is not None and self.diff_digest is None
+
+
+def source_state(folder: Path) -> SourceState:
+    """Return the state of the repository that `folder` is in.
+
+    Raises:
+        GateInputError: git cannot say whether the repository is what its commit says.
+    """
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    commit = _git(folder, "rev-parse", "HEAD")
+    if top is None or commit is None:
+        return SourceState(commit=None, diff_digest=None, lock_digest=None)
+    root = Path(top.strip())
+    lock = root / "uv.lock"
+    return SourceState(
+        commit=commit.strip(),
+        diff_digest=_diff_digest(root),
+        lock_digest=sha256(lock) if lock.exists() else None,
+    )
+
+
+def machine() -> dict[str, str]:
+    """Return what this program runs on: operating system, processor, Python."""
+    return {
+        "os": platform.platform(),
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A run as its provenance describes it.
+
+    Args:
+        run_id: its name.
+        config: all its parameters.
+        data_digest: SHA-256 of the data that it learned from.
+        runtime: versions and hardware, by name.
+        determinism: seeds and flags, by name.
+        started: when it began, with a time zone.
+        finished: when it ended.
+    """
+
+    run_id: str
+    config: Mapping[str, Any]
+    data_digest: str
+    runtime: Mapping[str, str]
+    determinism: Mapping[str, str]
+    started: datetime
+    finished: datetime
+
+
+def statement(checkpoint: Path, run: TrainingRun, source: SourceState) -> dict[str, Any]:
+    """Return the provenance of the file `checkpoint`, which `run` made from `source`.
+
+    Raises:
+        GateInputError: the checkpoint cannot be read.
+    """
+    dependencies = [{"name": "data", "digest": {"sha256": run.data_digest}}]
+    if source.commit:
+        dependencies.append({"name": "source", "digest": {"gitCommit": source.commit}})
+    if source.diff_digest:
+        dependencies.append({"name": "source-diff", "digest": {"sha256": source.diff_digest}})
+    if source.lock_digest:
+        dependencies.append({"name": "uv.lock", "digest": {"sha256": source.lock_digest}})
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": checkpoint.name, "digest": {"sha256": sha256(checkpoint)}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {"config": run.config},
+                "internalParameters": {
+                    "determinism": dict(run.determinism),
+                    "runtime": dict(run.runtime),
+                    "dirty": not source.is_clean,
+                },
+                "resolvedDependencies": dependencies,
+            },
+            "runDetails": {
+                "builder": {"id": BUILDER},
+                "metadata": {
+                    "invocationId": run.run_id,
+                    "startedOn": run.started.isoformat(timespec="seconds"),
+                    "finishedOn": run.finished.isoformat(timespec="seconds"),
+                },
+            },
+        },
+    }
+
+
+def write(document: Mapping[str, Any], file: Path) -> None:
+    """Write a statement to `file` as JSON."""
+    with atomic_write(file) as stream:
+        stream.write((json.dumps(document, indent=2) + "\n").encode())
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the statement in `file`.
+
+    Raises:
+        GateInputError: it is missing, damaged, or the provenance of something else.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        msg = f"{file}: not readable as provenance ({error}); name a run's provenance.json"
+        raise GateInputError(msg) from error
+    try:
+        kinds = (
+            document["_type"],
+            document["predicateType"],
+            document["predicate"]["buildDefinition"]["buildType"],
+        )
+        subject_digest(document)
+        facts(document)
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        msg = f"{file}: not the provenance of a training run (no {error})"
+        raise GateInputError(msg) from error
+    if kinds != (STATEMENT_TYPE, PREDICATE_TYPE, BUILD_TYPE):
+        msg = f"{file}: the provenance of something else ({kinds[2]})"
+        raise GateInputError(msg)
+    return dict(document)
+
+
+def subject_digest(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the checkpoint that a statement is about."""
+    digest: str = document["subject"][0]["digest"]["sha256"]
+    return digest
+
+
+def config_of(document: Mapping[str, Any]) -> Any:
+    """Return the configuration of the run that a statement describes."""
+    return document["predicate"]["buildDefinition"]["externalParameters"]["config"]
+
+
+def facts(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return all that a run depended on, by name: what two runs are compared by."""
+    definition = document["predicate"]["buildDefinition"]
+    internal = definition["internalParameters"]
+    dependencies = {
+        dependency["name"]: list(dependency["digest"].values())[0]  # noqa: RUF015 - none: IndexError
+        for dependency in definition["resolvedDependencies"]
+    }
+    config = {"config": json.dumps(config_of(document), sort_keys=True)}
+    determinism = {name: str(value) for name, value in internal["determinism"].items()}
+    return {**dependencies, **config, **internal["runtime"], **determinism}
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return in what two runs differ, a line each, such as `torch: 2.13.0 -> 2.15.0`."""
+    before, after = facts(one), facts(other)
+    names: Iterable[str] = sorted(before.keys() | after.keys())
+    return [
+        f"{name}: {before.get(name, 'none')} -> {after.get(name, 'none')}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _diff_digest(root: Path) -> str | None:
+    """Return the digest of all that differs from the commit, new files included, or None."""
+    diff = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color")
+    listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z")
+    if diff is None or listed is None:
+        msg = f"{root}: git cannot compare the source with its commit; git status says why"
+        raise GateInputError(msg)
+    untracked = sorted(name for name in listed.split("\0") if name)
+    if not diff and not untracked:
+        return None
+    digest = hashlib.sha256(diff.encode(errors="surrogateescape"))
+    for name in untracked:
+        file = root / name
+        contents = sha256(file) if file.is_file() else "not a file"
+        digest.update(f"\0{name}\0{contents}".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints in `folder`, or None where it or a repository is missing."""
+    try:
+        asked = subprocess.run(  # noqa: S603 - arguments of our own
+            ["git", *arguments],  # noqa: S607 - the one on PATH, as for anybody
+            cwd=folder,
+            capture_output=True,
+            check=False,
+        )
+    except OSError:
+        return None
+    return asked.stdout.decode(errors="surrogateescape") if asked.returncode == 0 else None
+
+
+def _processor() -> str:
+    """Return the processor's model name, which Linux tells only in a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())

@@ -1,0 +1,134 @@
+"""The processes that train together: one, or as many as `torchrun` has started."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+from gates.errors import ConfigError
+from my_project.config import TrainConfig
+from my_project.model import VisionTransformer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """The processes of a run, as one of them sees them.
+
+    Args:
+        rank: which one this is, from 0.
+        count: how many there are.
+        device: where this one computes.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum of `value` over all processes."""
+        if self.count > 1:
+            dist.all_reduce(value)
+        return value
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def from_first(self, value: str | None) -> str | None:
+        """Return the value that the first process has."""
+        if self.count == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def distribute(self, model: VisionTransformer, config: TrainConfig) -> nn.Module:
+        """Return `model`, compiled and shared among the processes as `config` says.
+
+        Gradients are averaged over the processes in both kinds of sharing.
+        """
+        if self.count > 1 and config.parallelism == "fsdp":
+            mesh = init_device_mesh(self.device.type, (self.count,))
+            for block in model.blocks:
+                fully_shard(block, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        if config.compile:
+            model.compile()
+        if self.count > 1 and config.parallelism == "ddp":
+            return DistributedDataParallel(model)
+        return model
+
+    @contextlib.contextmanager
+    def reducing(self, model: nn.Module, *, now: bool) -> Iterator[None]:
+        """Average gradients in the backward pass of this block only if `now`."""
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(now)
+            yield
+        elif isinstance(model, DistributedDataParallel) and not now:
+            with model.no_sync():
+                yield
+        else:
+            yield
+
+
+def device_of(config: TrainConfig) -> torch.device:
+    """Return the device that the configuration asks for, this process's own if it is a GPU.
+
+    Raises:
+        ConfigError: it asks for CUDA where there is none.
+    """
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        msg = "train.device: must be auto or cpu here, as torch sees no GPU; got cuda"
+        raise ConfigError(msg)
+    if config.device == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+@contextlib.contextmanager
+def joined(config: TrainConfig) -> Iterator[Processes]:
+    """Join the other processes that `torchrun` has started, if there are any, for this block."""
+    device = device_of(config)
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    if count == 1:
+        yield Processes(rank=0, count=1, device=device)
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=_store(), rank=rank, world_size=count)
+    try:
+        yield Processes(rank=rank, count=count, device=device)
+        dist.barrier()  # a process that leaves early would break off what others still send
+    finally:
+        dist.destroy_process_group()
+
+
+def _store() -> PrefixStore:
+    """Return where the processes find each other.
+
+    torchrun keeps one store over its restarts, and in it the addresses of those that died
+    (https://github.com/pytorch/pytorch/issues/167288): so each restart gets a part of its own.
+    Hosts count their restarts apart, so several of them need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    """
+    store, _, _ = next(rendezvous("env://"))
+    is_one_host = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_one_host else "0"
+    return PrefixStore(f"restart-{restarts}", store)

@@ -1,0 +1,49 @@
+"""Shows how far a run is: a bar on a terminal, plain lines in a file or a CI log."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Display:
+    """What a run says. Made by `shown`."""
+
+    def __init__(self, bar: Progress | None, task: TaskID | None) -> None:
+        self._bar = bar
+        self._task = task
+
+    def line(self, text: str) -> None:
+        """Print a line of its own."""
+        if self._bar is None:
+            print(text, flush=True)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, step: int, steps: int, loss: float) -> None:
+        """Move the bar to `step` of `steps`."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, total=steps, loss=f"{loss:.4f}")
+
+
+@contextlib.contextmanager
+def shown(*, silent: bool = False) -> Iterator[Display]:
+    """Show progress for as long as the block runs; a silent one, of another process, nothing."""
+    if silent or not sys.stdout.isatty():
+        yield _Silent(None, None) if silent else Display(None, None)
+        return
+    columns = (
+        BarColumn(),
+        TextColumn("step {task.completed}/{task.total}"),
+        TextColumn("loss {task.fields[loss]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(), transient=True) as bar:
+        yield Display(bar, bar.add_task("training", loss="-"))
+
+
+class _Silent(Display):
+    def line(self, text: str) -> None:
+        """Say nothing: the first process speaks for all."""

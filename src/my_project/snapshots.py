@@ -1,0 +1,284 @@
+"""Snapshots of a run: all that it takes to go on exactly where it was, on any number of processes.
+
+A snapshot is a folder, `step-00000120`, with the shards that torch's Distributed Checkpoint
+writes (model, optimiser, random-number generators) and a manifest with the step, the
+configuration and the SHA-256 of every file. Its schedule and its position in the data are
+functions of the step. It gets its name when it is whole, so a kill leaves no half a snapshot.
+"""
+
+import contextlib
+import hashlib
+import json
+import pickle
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+from torch.distributed.checkpoint.state_dict_saver import save as save_shards
+
+from gates.errors import CheckpointError
+from gates.files import atomic_write, sha256
+from my_project.config import RunConfig
+from my_project.processes import Processes
+from my_project.training import Trainer
+
+_MANIFEST = "manifest.json"
+_KEPT = 2  # the newest, and one to fall back on
+
+
+def save(
+    folder: Path, trainer: Trainer, config: RunConfig, data_digest: str, processes: Processes
+) -> Path:
+    """Write a snapshot of `trainer` into `folder` and drop all but the newest two.
+
+    Every process calls it, and all of them see the same folder.
+
+    Raises:
+        CheckpointError: it cannot be written; the snapshots before it are untouched.
+    """
+    target = folder / f"step-{trainer.step:08d}"
+    unfinished = folder / f".{target.name}.unfinished"
+    try:
+        if processes.is_first:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        processes.wait()
+        with _quiet():
+            save_shards(
+                _state_of(trainer),
+                storage_writer=FileSystemWriter(unfinished, thread_count=1),
+                no_dist=processes.count == 1,
+            )
+        if processes.is_first:
+            _finish(unfinished, target, trainer.step, config, data_digest)
+        processes.wait()
+    except (OSError, CheckpointException, RuntimeError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        before = names(folder)
+        kept = f"{folder / before[-1]} is whole" if before else "there is none before it"
+        msg = f"{target}: cannot be written ({_root_cause(error)}); {kept}"
+        raise CheckpointError(msg) from error
+    return target
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of the snapshots in `folder`, oldest first."""
+    return sorted(snapshot.name for snapshot in folder.glob("step-*"))
+
+
+def newest_whole(folder: Path, *, say: Callable[[str], None]) -> Path | None:
+    """Return the newest snapshot in `folder` whose files have their digests; name those that not.
+
+    None if there is no snapshot yet.
+
+    Raises:
+        CheckpointError: there are snapshots, and none of them is whole.
+    """
+    found = names(folder)
+    for name in reversed(found):
+        problem = _problem(folder / name)
+        if problem is None:
+            return folder / name
+        say(f"{folder / name}: damaged ({problem}); using the snapshot before it")
+    if found:
+        msg = f"{folder}: no snapshot is whole; start a new run with another --run-id"
+        raise CheckpointError(msg)
+    return None
+
+
+def drop_remains(folder: Path, newest: Path | None) -> None:
+    """Drop what a process that was killed left in `folder`, all but `newest` and one before it."""
+    for unfinished in folder.glob(".step-*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
+    before = [name for name in names(folder) if newest is not None and name < newest.name]
+    for name in before[: 1 - _KEPT]:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def manifest_of(snapshot: Path) -> dict[str, Any]:
+    """Return the manifest of `snapshot`: step, config, data_digest and files."""
+    manifest: dict[str, Any] = json.loads((snapshot / _MANIFEST).read_text(encoding="utf-8"))
+    return manifest
+
+
+def restore(snapshot: Path, trainer: Trainer, processes: Processes) -> None:
+    """Put `trainer` and the random-number generators into the state that `snapshot` holds.
+
+    Raises:
+        CheckpointError: it does not fit the model.
+    """
+    state = _state_of(trainer)
+    try:
+        with _quiet():
+            load_shards(state, storage_reader=_PlainReader(snapshot), no_dist=processes.count == 1)
+    except (OSError, CheckpointException, RuntimeError, pickle.UnpicklingError) as error:
+        msg = f"{snapshot}: cannot be read ({_root_cause(error)}); start a new run"
+        raise CheckpointError(msg) from error
+    optimizer = get_optimizer_state_dict(trainer.model, trainer.optimizer)
+    optimizer["state"] = state["optimizer"]
+    set_model_state_dict(trainer.model, state["model"])
+    set_optimizer_state_dict(trainer.model, trainer.optimizer, optimizer)
+    _set_generators(state["generators"])
+    trainer.step = int(state["step"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what torch warns of: that one process alone is what we say it is."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _state_of(trainer: Trainer) -> dict[str, Any]:
+    """Return the state as tensors only: what is read back must not be able to run code."""
+    return {
+        "model": get_model_state_dict(trainer.model),
+        "optimizer": get_optimizer_state_dict(trainer.model, trainer.optimizer)["state"],
+        "generators": _generators(),
+        "step": torch.tensor(trainer.step),
+    }
+
+
+def _generators() -> dict[str, Tensor]:
+    """Return the state of every random-number generator that training code may use."""
+    _, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global one
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_gauss": torch.tensor(float("nan") if gauss is None else gauss, dtype=torch.float64),
+        "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        "numpy_position": torch.tensor([int(position), int(has_gauss)]),
+        "numpy_gauss": torch.tensor(float(cached), dtype=torch.float64),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_generators(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["torch"])
+    gauss = state["python_gauss"].item()
+    words = tuple(state["python"].tolist())
+    random.setstate((3, words, None if np.isnan(gauss) else gauss))
+    position, has_gauss = state["numpy_position"].tolist()
+    keys = state["numpy"].numpy().astype(np.uint32)
+    cached = state["numpy_gauss"].item()
+    np.random.set_state(("MT19937", keys, position, has_gauss, cached))  # noqa: NPY002
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _finish(unfinished: Path, target: Path, step: int, config: RunConfig, data_digest: str) -> None:
+    """Give a written snapshot its manifest and its name, then drop the oldest."""
+    files = {file.name: sha256(file) for file in sorted(unfinished.iterdir())}
+    contents = {
+        "step": step,
+        "config": config.model_dump(),
+        "data_digest": data_digest,
+        "files": files,
+    }
+    manifest = {**contents, "digest": _digest_of(contents)}
+    with atomic_write(unfinished / _MANIFEST) as stream:
+        stream.write(json.dumps(manifest, indent=2).encode())
+    shutil.rmtree(target, ignore_errors=True)  # a damaged one that was passed over
+    unfinished.rename(target)
+    for name in names(target.parent)[:-_KEPT]:
+        shutil.rmtree(target.parent / name, ignore_errors=True)
+
+
+def _digest_of(contents: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's other contents, as it can't be among its own files."""
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+
+def _problem(snapshot: Path) -> str | None:
+    """Return what is wrong with the files of `snapshot`, or None."""
+    try:
+        contents = manifest_of(snapshot)
+        if contents.pop("digest") != _digest_of(contents):
+            return f"{_MANIFEST} is not what it was"
+        files = dict(contents["files"])
+    except Exception as error:  # noqa: BLE001 - whatever a damaged manifest can cause
+        return f"{_MANIFEST}: {type(error).__name__}"
+    for name, digest in files.items():
+        file = snapshot / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if sha256(file) != digest:
+            return f"{name} is not what it was"
+    return None
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return what lies under the exceptions in which torch wraps an error of the file system."""
+    if isinstance(error, CheckpointException):
+        for failure in error.failures.values():
+            return _root_cause(failure[0])
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+
+
+# What a snapshot's metadata is made of. Names, not modules: a module also holds what it imports.
+_METADATA_CLASSES = frozenset(
+    [
+        *(
+            ("torch.distributed.checkpoint.metadata", name)
+            for name in (
+                "ChunkStorageMetadata",
+                "Metadata",
+                "MetadataIndex",
+                "StorageMeta",
+                "TensorProperties",
+                "TensorStorageMetadata",
+                "_MEM_FORMAT_ENCODING",
+            )
+        ),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        ("torch.serialization", "_get_layout"),
+        ("pathlib", "PosixPath"),
+        ("pathlib._local", "PosixPath"),  # where Python 3.13 keeps it
+        ("torch", "Size"),
+        *(("torch", name) for name in ("bfloat16", "float32", "float64", "int64", "uint8")),
+    ]
+)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads the classes that a snapshot's metadata is made of, and no other."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _METADATA_CLASSES:
+            msg = f"metadata that asks for {module}.{name} is refused"
+            raise pickle.UnpicklingError(msg)
+        return super().find_class(module, name)
+
+
+class _PlainReader(FileSystemReader):
+    """Torch's reader, but for the metadata, a pickle that it would let run any code."""
+
+    def read_metadata(self, *_: Any, **__: Any) -> Metadata:
+        with (Path(self.path) / ".metadata").open("rb") as stream:
+            metadata: Metadata = _PlainUnpickler(stream).load()
+        if metadata.storage_meta is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata

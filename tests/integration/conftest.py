@@ -1,0 +1,38 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.trainings import Settings, Trainings
+
+
+@pytest.fixture(scope="session")
+def trainings() -> Iterator[Trainings]:
+    server = Trainings()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def data_cache(trainings: Trainings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the digits are prepared already."""
+    cache = tmp_path_factory.mktemp("data")
+    settings = Settings({"data.cache_dir": str(cache), "train.epochs": 1, "train.batch_size": 2048})
+    ended = trainings.run(settings, tmp_path_factory.mktemp("prepare"))
+    assert ended.codes == [0], ended.stderr
+    return cache
+
+
+@pytest.fixture(scope="session")
+def training_examples(data_cache: Path) -> int:
+    """How many there are."""
+    manifest = json.loads((data_cache / "digits.manifest.json").read_text())
+    return int(manifest["counts"]["train"])
+
+
+@pytest.fixture(scope="session")
+def small(data_cache: Path) -> Settings:
+    """A model and batches that make a step cheap."""
+    values = {"data.cache_dir": str(data_cache), "model.width": 16, "model.depth": 1}
+    return Settings({**values, "model.heads": 2, "train.batch_size": 256})

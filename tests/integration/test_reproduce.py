@@ -1,0 +1,48 @@
+"""Does the same run, elsewhere, come to the same bits, and is it told when it does not?"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.integration.trainings import Settings, command, digest, run_folder
+
+TRAIN = ["-m", "my_project.train"]
+
+
+@pytest.fixture(scope="module")
+def settings(small: Settings) -> Settings:
+    """Each run prepares its data itself, in a folder below the one that it is started in."""
+    return small.but(data__cache_dir="data", train__epochs=1)
+
+
+@pytest.fixture(scope="module")
+def first(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    ended = command([*TRAIN, *settings.arguments(), "--run-id", "run"], folder, PYTHONHASHSEED="1")
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def test_run_from_provenance_elsewhere_is_reproduced(first: Path, tmp_path: Path) -> None:
+    provenance = run_folder(first) / "provenance.json"
+    again = [*TRAIN, "--from-provenance", str(provenance), "--run-id", "run"]
+    ended = command(again, tmp_path, PYTHONHASHSEED="2")
+    assert ended.returncode == 0, ended.stderr
+    assert digest(tmp_path) == digest(first)
+    assert f"reproduced: the checkpoint is the same, sha256 {digest(first)}" in ended.stdout
+    assert "differs:" not in ended.stdout
+
+
+def test_other_seed_is_not_reproduced_and_named(first: Path, tmp_path: Path) -> None:
+    document = json.loads((run_folder(first) / "provenance.json").read_text())
+    parameters = document["predicate"]["buildDefinition"]["externalParameters"]
+    parameters["config"]["seed"] = 1
+    provenance = tmp_path / "provenance.json"
+    provenance.write_text(json.dumps(document))
+    again = [*TRAIN, "--from-provenance", str(provenance), "--run-id", "run"]
+    ended = command(again, tmp_path, PYTHONHASHSEED="2")
+    assert ended.returncode == 1, ended.stderr
+    assert digest(tmp_path) != digest(first)
+    assert f"not reproduced: sha256 {digest(first)} -> {digest(tmp_path)}" in ended.stdout
+    assert "differs: seed: 0 -> 1" in ended.stdout

@@ -1,0 +1,102 @@
+"""Does the first training step after step still come to the same numbers?
+
+A loss curve is kept per version of torch. After a change that is meant to move it:
+
+    nox -s smoke -- tests/smoke/test_golden.py --renew-golden
+
+and the same with the other cells of the matrix, as in `nox -s "matrix(py3.11-torch2.11)" -- …`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+
+from gates.files import atomic_write
+from my_project import training
+from my_project.config import RunConfig
+from my_project.data import Examples
+from my_project.training import StepReport
+
+FOLDER = Path(__file__).with_name("golden")
+FIRST_STEPS = 20
+LATER_STEP = 100
+
+# Other processors and other numbers of threads add in another order, which rounds differently:
+# between one thread and two, SSE4, AVX2 and AVX-512, and torch 2.11, 2.13 and 2.15 the losses
+# differ by up to 3e-7. A learning rate that is 1 % off moves them by 7e-4 at first and 2e-3
+# later, bfloat16 by 8e-4 and 0.1.
+FIRST_TOLERANCE = 1e-4
+LATER_TOLERANCE = 1e-3
+
+
+class EnoughError(Exception):
+    """Ends the training after `LATER_STEP`."""
+
+
+def curve_of(config: RunConfig, examples: Examples) -> dict[str, list[float]]:
+    """The loss of each of the first steps, and of the whole training split later on."""
+    losses: list[float] = []
+    model = training.new_model(config)
+
+    def record(report: StepReport) -> None:
+        losses.append(report.loss)
+        if report.step == LATER_STEP:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        training.fit(training.new_trainer(model, config.train), examples, config, on_step=record)
+    with torch.inference_mode():
+        later = F.cross_entropy(model(examples.images), examples.labels).item()
+    return {"first_losses": losses[:FIRST_STEPS], "later_loss": [later]}
+
+
+def differences(golden: dict[str, list[float]], found: dict[str, list[float]]) -> list[str]:
+    """What is not the same but for rounding, a line each."""
+    tolerances = {"first_losses": FIRST_TOLERANCE, "later_loss": LATER_TOLERANCE}
+    return [
+        f"{name}[{position}]: {before:.6f} -> {now:.6f}"
+        for name, tolerance in tolerances.items()
+        for position, (before, now) in enumerate(zip(golden[name], found[name], strict=True))
+        if not abs(now - before) <= tolerance * before
+    ]
+
+
+@pytest.fixture(scope="module")
+def curve(config: RunConfig, training_examples: Examples) -> dict[str, list[float]]:
+    return curve_of(config, training_examples)
+
+
+def test_losses_are_those_of_before(
+    curve: dict[str, list[float]], request: pytest.FixtureRequest
+) -> None:
+    version = ".".join(torch.__version__.split(".")[:2])
+    file = FOLDER / f"torch-{version}.json"
+    cell = f"py{sys.version_info.major}.{sys.version_info.minor}-torch{version}"
+    command = f'nox -s "matrix({cell})" -- tests/smoke/test_golden.py --renew-golden'
+    if request.config.getoption("--renew-golden"):
+        with atomic_write(file) as stream:
+            stream.write((json.dumps(curve, indent=2) + "\n").encode())
+    if not file.exists():
+        pytest.fail(f"golden/{file.name} is missing; make it: {command}", pytrace=False)
+    found = differences(json.loads(file.read_text()), curve)
+    assert not found, f"if the change is meant to move them: {command}"
+
+
+def test_change_of_numbers_is_noticed(
+    curve: dict[str, list[float]], config: RunConfig, training_examples: Examples
+) -> None:
+    # The control of the test above: a rate that is 1 % off is no rounding.
+    train = config.train.model_copy(update={"lr": 1.01 * config.train.lr})
+    other = curve_of(config.model_copy(update={"train": train}), training_examples)
+    assert differences(curve, curve) == []
+    noticed = {line.split("[")[0] for line in differences(curve, other)}
+    assert noticed == {"first_losses", "later_loss"}
+
+
+def test_loss_that_is_not_a_number_is_noticed(curve: dict[str, list[float]]) -> None:
+    broken = {**curve, "later_loss": [float("nan")]}
+    assert len(differences(curve, broken)) == 1

@@ -1,0 +1,118 @@
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from gates.errors import ConfigError, ExitCode
+from my_project import processes, training
+from my_project.config import RunConfig
+from my_project.processes import Processes
+
+ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
+
+
+def with_train(config: RunConfig, **changes: object) -> RunConfig:
+    return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+
+
+def test_process_alone_is_the_first() -> None:
+    assert ALONE.is_first
+    assert not Processes(rank=1, count=2, device=torch.device("cpu")).is_first
+
+
+def test_sum_over_one_process_is_its_own_value() -> None:
+    value = torch.tensor([1.0, 2.0])
+    assert ALONE.sum(value) is value
+    assert value.tolist() == [1, 2]
+
+
+def test_process_alone_waits_for_nobody() -> None:
+    ALONE.wait()
+    assert not dist.is_initialized()
+
+
+@pytest.mark.parametrize("value", ["a name", None])
+def test_value_of_the_first_process_is_its_own(value: str | None) -> None:
+    assert ALONE.from_first(value) == value
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_gradients_of_one_process_are_its_own(*, now: bool) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    with ALONE.reducing(model, now=now):
+        model(torch.tensor([[3.0, 4.0]])).sum().backward()
+    assert model.weight.grad is not None
+    assert model.weight.grad.tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_model_of_one_process_is_not_wrapped(config: RunConfig, parallelism: str) -> None:
+    model = training.new_model(config)
+    train = with_train(config, parallelism=parallelism).train
+    assert ALONE.distribute(model, train) is model
+
+
+def test_model_is_compiled_where_it_is_asked_for(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[nn.Module] = []
+
+    def compile_it(module: nn.Module) -> None:
+        compiled.append(module)
+
+    monkeypatch.setattr(nn.Module, "compile", compile_it)
+    model = training.new_model(config)
+    ALONE.distribute(model, config.train)
+    assert compiled == []
+    assert ALONE.distribute(model, with_train(config, compile=True).train) is model
+    assert compiled == [model]
+
+
+def test_process_that_torchrun_did_not_start_is_alone(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(variable, raising=False)
+    with processes.joined(config.train) as joined:
+        assert joined == ALONE
+        assert not dist.is_initialized()
+
+
+def test_torchrun_of_one_process_is_that_process_alone(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(variable, value)
+    with processes.joined(config.train) as joined:
+        assert joined == ALONE
+
+
+def test_auto_takes_the_gpu_where_there_is_one(config: RunConfig) -> None:
+    expected = "cuda" if torch.cuda.is_available() else "cpu"
+    assert processes.device_of(with_train(config, device="auto").train).type == expected
+
+
+def test_cpu_is_taken_where_it_is_asked_for(config: RunConfig) -> None:
+    assert processes.device_of(config.train) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_each_process_takes_a_gpu_of_its_own(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    train = with_train(config, device=device).train
+    assert processes.device_of(train) == torch.device("cuda", 3)
+
+
+def test_gpu_that_is_not_there_is_bad_input(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError) as raised:
+        processes.device_of(with_train(config, device="cuda").train)
+    assert str(raised.value) == (
+        "train.device: must be auto or cpu here, as torch sees no GPU; got cuda"
+    )
+    assert raised.value.exit_code == ExitCode.COULD_NOT_JUDGE

@@ -1,0 +1,58 @@
+import io
+import os
+import re
+import sys
+
+import pytest
+
+from my_project import progress
+
+
+def show(*, silent: bool = False) -> None:
+    with progress.shown(silent=silent) as display:
+        display.step(1, 8, 2.5)
+        display.line("epoch 1/2: [loss] 2.3026")
+        display.step(8, 8, 0.25)
+
+
+def test_lines_are_plain_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show()
+    assert capsys.readouterr().out == "epoch 1/2: [loss] 2.3026\n"
+
+
+def test_process_that_is_not_the_first_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    show(silent=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_terminal_shows_a_bar_and_leaves_the_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("CI", "NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    ours, theirs = os.openpty()
+    with open(theirs, "w", encoding="utf-8") as terminal:  # noqa: PTH123 - a descriptor
+        monkeypatch.setattr(sys, "stdout", terminal)
+        show()
+        monkeypatch.undo()
+        seen = os.read(ours, 65_536).decode()
+    os.close(ours)
+    assert "epoch 1/2: [loss] 2.3026\r\n" in seen
+    assert "step 8/8 loss 0.2500" in re.sub(r"\x1b\[[0-9;]*m", "", seen)
+    # The bar takes itself away at the end: the cursor goes back to its line, which is erased.
+    assert seen.rindex("\x1b[2K") > seen.rindex("loss")
+
+
+def test_line_in_a_file_is_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Log(io.StringIO):
+        flushed = 0
+
+        def flush(self) -> None:
+            self.flushed += 1
+
+    log = Log()
+    monkeypatch.setattr(sys, "stdout", log)
+    with progress.shown() as display:
+        display.line("epoch 1/2")
+        assert log.getvalue() == "epoch 1/2\n"
+        assert log.flushed == 1
