@@ -65,8 +65,8 @@ class Environment:
         """The arguments with which `uv export` selects the packages."""
         if self.torch is None:
             return [f"--only-group={group}" for group in self.groups]
-        extra = f"--extra=torch-{self.torch.replace('.', '-')}"
-        return [extra, "--no-default-groups", *(f"--group={group}" for group in self.groups)]
+        extras = [f"--extra=torch-{self.torch.replace('.', '-')}", "--extra=mlflow"]
+        return [*extras, "--no-default-groups", *(f"--group={group}" for group in self.groups)]
 
 
 @dataclass(frozen=True, kw_only=True)

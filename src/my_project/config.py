@@ -101,6 +101,7 @@ class RunConfig(Section):
     """All that a run depends on besides the code."""
 
     seed: int = Field(ge=0, lt=2**32)
+    tracking: Literal["none", "mlflow"]
     data: DataConfig
     model: ModelConfig
     train: TrainConfig
@@ -150,6 +151,15 @@ def validate(tree: Any, *, where: str, overridden: Iterable[str] = ()) -> RunCon
 def _overlap(one: str, other: str) -> bool:
     """Whether one of two keys is the other, or a section that the other is in."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested `tree` by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        leaves |= flat(value, f"{dotted}.") if isinstance(value, dict) else {dotted: value}
+    return leaves
 
 
 def dump(config: RunConfig) -> bytes:

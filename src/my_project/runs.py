@@ -20,12 +20,13 @@ from gates.errors import ConfigError, GateInputError
 from gates.files import atomic_write
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
-from my_project import data, determinism, evaluation, progress, snapshots, training
+from my_project import data, determinism, evaluation, progress, snapshots, tracking, training
 from my_project.checkpoint import Checkpoint
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.processes import Processes, joined
 from my_project.progress import Display
+from my_project.tracking import Track
 from my_project.training import StepReport, Trainer
 
 
@@ -107,7 +108,9 @@ def train(request: Request) -> Path:
             display=display,
         )
         trainer = _trainer(run)
-        _fit(trainer, run)
+        tracking_config = run.config if processes.is_first else None
+        with tracking.tracked(tracking_config, folder.name, display.line) as track:
+            _fit(trainer, run, track)
         weights = _whole_weights(trainer.model)
         if processes.is_first:
             description = provenance.TrainingRun(
@@ -158,21 +161,12 @@ def _run_id(request: Request, processes: Processes) -> str | None:
 
 
 def _check_same(before: RunConfig, now: RunConfig, where: Path) -> None:
-    for key, value in _flat(before.model_dump()).items():
-        asked = _flat(now.model_dump())[key]
+    for key, value in configs.flat(before.model_dump()).items():
+        asked = configs.flat(now.model_dump())[key]
         if value != asked:
             msg = f"{where}: {key} is {value} in this run, and {asked} is asked for; "
             msg += "resume with the same configuration, or choose another --run-id"
             raise ConfigError(msg)
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of `tree` by their dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        dotted = f"{prefix}{key}"
-        leaves |= _flat(value, f"{dotted}.") if isinstance(value, dict) else {dotted: value}
-    return leaves
 
 
 def _examples(request: Request, processes: Processes) -> tuple[Examples, Examples]:
@@ -224,7 +218,7 @@ def _resume(trainer: Trainer, snapshot: Path, run: _Run) -> None:
     run.display.line(f"resumed at step {trainer.step} from {snapshot}")
 
 
-def _fit(trainer: Trainer, run: _Run) -> None:
+def _fit(trainer: Trainer, run: _Run, track: Track) -> None:
     """Train to the end, with metrics and snapshots on the way."""
     config = run.config.train
     started = time.monotonic()
@@ -240,6 +234,7 @@ def _fit(trainer: Trainer, run: _Run) -> None:
         run.display.step(report.step, run.steps, report.loss)
         if metrics:
             metrics.write({**line, "seconds": round(time.monotonic() - started, 3)})
+            track(line)
             if report.ends_epoch:
                 run.display.line(
                     f"epoch {report.epoch}/{config.epochs}: "

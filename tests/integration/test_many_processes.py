@@ -146,7 +146,7 @@ def test_run_goes_on_with_another_number_of_processes(  # noqa: PLR0913, PLR0917
 ) -> None:
     together = settings.but(train__parallelism=parallelism)
     killed = trainings.run(together, tmp_path, processes=before, dies_at=10)
-    assert killed.codes[-1] == KILLED
+    assert killed.codes[-1] == KILLED, killed.stderr
     resumed = trainings.run(together, tmp_path, processes=after)
     _assert_only_the_first_speaks(resumed)
     assert "resumed at step 8 from" in resumed.stdout[0]
@@ -158,7 +158,7 @@ def test_damaged_snapshot_of_two_processes_is_passed_over(
 ) -> None:
     together = settings.but(train__parallelism="fsdp")
     killed = trainings.run(together, tmp_path, processes=2, dies_at=10)
-    assert killed.codes[-1] == KILLED
+    assert killed.codes[-1] == KILLED, killed.stderr
     (run_folder(tmp_path) / "snapshots" / "step-00000008" / "__1_0.distcp").unlink()
     resumed = trainings.run(together, tmp_path, processes=2)
     _assert_only_the_first_speaks(resumed)

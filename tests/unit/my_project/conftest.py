@@ -22,6 +22,7 @@ from my_project.data import Examples
 
 CONFIG = """\
 seed: 0
+tracking: none
 data:
   source: digits
   cache_dir: {cache}

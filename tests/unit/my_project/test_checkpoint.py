@@ -1,6 +1,5 @@
 import dataclasses
 import math
-import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -255,6 +254,6 @@ def test_latest_survives_moving_the_outputs(saved: Checkpoint, file: Path) -> No
 
 def test_link_left_by_a_killed_process_is_no_obstacle(file: Path) -> None:
     outputs = file.parent.parent
-    (outputs / f".latest.pt.{os.getpid()}").symlink_to("gone")
+    (outputs / ".latest.pt.run").symlink_to("gone")
     checkpoints.point_latest(outputs, file)
     assert sorted(path.name for path in outputs.iterdir()) == ["latest.pt", "run"]

@@ -46,6 +46,7 @@ def test_load_reads_every_section(config_file: Path, data_file: Path) -> None:
     config = configs.load(config_file)
     assert config.model_dump() == {
         "seed": 0,
+        "tracking": "none",
         "data": {"source": "digits", "cache_dir": str(data_file.parent), "workers": 0},
         "model": {
             "image_size": 8,
@@ -146,10 +147,14 @@ def test_configuration_is_read_only(config: RunConfig) -> None:
             id="typo_in_section",
         ),
         pytest.param(
-            "xyz=1", "xyz: unknown key; known are seed, data, model, train", id="unlike_any_key"
+            "xyz=1",
+            "xyz: unknown key; known are seed, tracking, data, model, train",
+            id="unlike_any_key",
         ),
         pytest.param(
-            "foo.bar=1", "foo: unknown key; known are seed, data, model, train", id="new_section"
+            "foo.bar=1",
+            "foo: unknown key; known are seed, tracking, data, model, train",
+            id="new_section",
         ),
         pytest.param(
             "model.heads=3", "model: width 8 is not a multiple of heads 3", id="heads_and_width"
@@ -294,6 +299,7 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
     return configs.validate(
         {
             "seed": draw(st.integers(0, 2**32 - 1)),
+            "tracking": draw(st.sampled_from(["none", "mlflow"])),
             "data": {
                 "source": draw(folders),
                 "cache_dir": draw(folders),
@@ -341,4 +347,4 @@ def test_dump_is_read_back_the_same(
 def test_dump_keeps_the_order_of_the_sections(config: RunConfig) -> None:
     lines = io.TextIOWrapper(io.BytesIO(configs.dump(config)))
     keys = [line.split(":")[0] for line in lines if re.match(r"\w", line)]
-    assert keys == ["seed", "data", "model", "train"]
+    assert keys == ["seed", "tracking", "data", "model", "train"]

@@ -35,12 +35,22 @@ def test_terminal_shows_a_bar_and_leaves_the_lines(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(sys, "stdout", terminal)
         show()
         monkeypatch.undo()
-        seen = os.read(ours, 65_536).decode()
-    os.close(ours)
+    seen = all_of(ours)
     assert "epoch 1/2: [loss] 2.3026\r\n" in seen
     assert "step 8/8 loss 0.2500" in re.sub(r"\x1b\[[0-9;]*m", "", seen)
     # The bar takes itself away at the end: the cursor goes back to its line, which is erased.
     assert seen.rindex("\x1b[2K") > seen.rindex("loss")
+
+
+def all_of(descriptor: int) -> str:
+    """Everything that a closed terminal has shown: it comes in pieces, then as an error."""
+    pieces = []
+    try:
+        while piece := os.read(descriptor, 65_536):
+            pieces.append(piece)
+    except OSError:
+        os.close(descriptor)
+    return b"".join(pieces).decode()
 
 
 def test_line_in_a_file_is_there_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,6 +284,40 @@ def test_metrics_cut_off_in_a_line_are_mended(asked: runs.Request) -> None:
     assert [line["step"] for line in lines_of(folder)] == list(range(1, 9))
 
 
+def test_files_that_a_kill_left_half_written_are_dropped(asked: runs.Request) -> None:
+    folder = train_until(asked, 5)
+    (folder / ".checkpoint.pt.abandoned").write_bytes(b"half")
+    (folder / "snapshots" / ".step-00000006.unfinished").mkdir()
+    runs.train(resumed(asked))
+    assert not list(asked.outputs.rglob(".checkpoint*"))
+    assert not list(asked.outputs.rglob(".step*"))
+
+
+def test_metrics_that_cannot_be_written_end_the_run_with_a_clear_line(
+    asked: runs.Request,
+) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    write = runs._Metrics.write  # noqa: SLF001 - where the disk becomes full
+
+    def fill_then_write(metrics: Any, line: dict[str, Any]) -> None:
+        if line["step"] == 5:
+            file = asked.outputs / "run" / "metrics.jsonl"
+            file.rename(file.with_name("elsewhere"))
+            file.symlink_to("/dev/full")
+        write(metrics, line)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(runs._Metrics, "write", fill_then_write)  # noqa: SLF001
+        with pytest.raises(GateInputError) as raised:
+            runs.train(asked)
+    file = asked.outputs / "run" / "metrics.jsonl"
+    assert str(raised.value) == (
+        f"{file}: cannot be written (No space left on device); make room, then --resume"
+    )
+    assert snapshots.names(file.parent / "snapshots") == ["step-00000003"]
+
+
 def test_finished_run_is_left_as_it_is(
     asked: runs.Request, capsys: pytest.CaptureFixture[str]
 ) -> None:
