@@ -26,7 +26,7 @@ from tasks import environment  # noqa: E402 - the path is set above
 def main() -> None:
     """Measure and print."""
     options = _parser().parse_args()
-    folder = environment.prepare(environment.of_cell(environment.default_cell()))
+    folder = environment.prepare_default_cell()
     rows = [
         _environment_step(options.runs),
         *_pair("smoke", ["pytest", "tests/smoke"], folder, options.runs),
@@ -55,7 +55,7 @@ def _environment_step(runs: int) -> tuple[str, str, str]:
     """Time, in a fresh process, the import of our code and the look that finds nothing to do."""
     code = (
         "import time; start = time.perf_counter(); from tasks import environment;"
-        "environment.prepare(environment.of_cell(environment.default_cell()));"
+        "environment.prepare_default_cell();"
         "print(time.perf_counter() - start)"
     )
     command = [sys.executable, "-c", code]

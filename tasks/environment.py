@@ -94,6 +94,11 @@ def of_cell(cell: Cell) -> Environment:
     )
 
 
+def prepare_default_cell() -> Path:
+    """Make the environment of the sessions that need one cell only, and return its folder."""
+    return prepare(of_cell(default_cell()))
+
+
 def of_tools(python: str) -> Environment:
     """The environment of the checks that only read the source."""
     return Environment(folder=".nox/tools", python=python, groups=("build", "lint"))

@@ -1,7 +1,6 @@
-"""Sessions that train the model: the same bits twice, kills and many processes."""
+"""Sessions that train the model: the same bits twice."""
 
 import hashlib
-import os
 import tempfile
 from pathlib import Path
 
@@ -19,7 +18,7 @@ def reproduce(session: nox.Session) -> None:
     The two differ in their hash seed and their working directory. After --: arguments of
     my_project.train; without any, --config configs/base.yaml.
     """
-    folder = environment.prepare(environment.of_cell(environment.default_cell()))
+    folder = environment.prepare_default_cell()
     arguments = session.posargs or ["--config", str(ROOT / "configs" / "base.yaml")]
     digests = [
         _train_somewhere(session, folder, hash_seed, [_absolute(word) for word in arguments])
@@ -28,19 +27,6 @@ def reproduce(session: nox.Session) -> None:
     if digests[0] != digests[1]:
         session.error(f"not reproducible: sha256 {digests[0]} and {digests[1]}")
     session.log(f"Reproduced: both checkpoints have sha256 {digests[0]}")
-
-
-@session(tiers=["nightly"], timeout_minutes=45, inputs=["src", "configs", "tests"])
-def integration(session: nox.Session) -> None:
-    """Run what needs several processes: kills and exact resume, torchrun, reproduction.
-
-    After --: arguments of pytest.
-    """
-    folder = environment.prepare(environment.of_cell(environment.default_cell()))
-    workers = [] if session.posargs else [f"--numprocesses={os.cpu_count()}", "--dist=worksteal"]
-    environment.run(
-        session, folder, "pytest", *workers, *(session.posargs or ["tests/integration"])
-    )
 
 
 def _train_somewhere(

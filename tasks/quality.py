@@ -36,7 +36,7 @@ def types(session: nox.Session) -> None:
 
     After --: arguments of mypy, in place of the folders.
     """
-    folder = environment.prepare(environment.of_cell(environment.default_cell()))
+    folder = environment.prepare_default_cell()
     environment.run(session, folder, "mypy", *(session.posargs or SOURCE))
     if not session.posargs:
         # The sessions run on whatever Python has Nox; the packages run on each one in `matrix`.

@@ -24,7 +24,7 @@ def unit(session: nox.Session) -> None:
 
     After --: arguments of pytest. A run of only some tests has no coverage to demand.
     """
-    folder = environment.prepare(environment.of_cell(environment.default_cell()))
+    folder = environment.prepare_default_cell()
     coverage = [] if session.posargs else ["--cov", "--cov-report=term"]
     _pytest(session, folder, *_workers(session), *coverage, *(session.posargs or ["tests/unit"]))
 
@@ -35,7 +35,7 @@ def smoke(session: nox.Session) -> None:
 
     After --: arguments of pytest.
     """
-    folder = environment.prepare(environment.of_cell(environment.default_cell()))
+    folder = environment.prepare_default_cell()
     # One process: the tests share what they import, and torch uses every core in each of them.
     _pytest(session, folder, *(session.posargs or ["tests/smoke"]))
 
@@ -56,6 +56,16 @@ def matrix(session: nox.Session, python_version: str, torch_version: str) -> Non
     folder = environment.prepare(environment.of_cell(Cell(python_version, torch_version)))
     suites = ["tests/unit/gates", "tests/unit/my_project", "tests/smoke"]
     _pytest(session, folder, *_workers(session), *(session.posargs or suites))
+
+
+@session(tiers=["nightly"], timeout_minutes=45, inputs=["src", "configs", "tests"])
+def integration(session: nox.Session) -> None:
+    """Run what needs several processes: kills and exact resume, torchrun, reproduction.
+
+    After --: arguments of pytest.
+    """
+    folder = environment.prepare_default_cell()
+    _pytest(session, folder, *_workers(session), *(session.posargs or ["tests/integration"]))
 
 
 def _pytest(session: nox.Session, folder: Path, *arguments: str) -> None:

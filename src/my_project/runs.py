@@ -68,8 +68,8 @@ class _Run:
 
     @property
     def steps(self) -> int:
-        batches = -(-len(self.examples) // self.config.train.batch_size)
-        return batches * self.config.train.epochs
+        train = self.config.train
+        return training.batches_in(len(self.examples), train.batch_size) * train.epochs
 
 
 def train(request: Request) -> Path:

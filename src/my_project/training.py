@@ -95,7 +95,7 @@ def fit(
     """
     config = run_config.train
     processes = processes or Processes(rank=0, count=1, device=device_of(config))
-    steps_per_epoch = math.ceil(len(examples) / config.batch_size)
+    steps_per_epoch = batches_in(len(examples), config.batch_size)
     steps = steps_per_epoch * config.epochs
     order = _Order(len(examples), config.batch_size, run_config.seed)
     batches = _load(
@@ -128,6 +128,11 @@ def fit(
     _check_finite(trainer.model)
 
 
+def batches_in(examples: int, batch_size: int) -> int:
+    """Return the number of batches in an epoch; the last may be smaller."""
+    return math.ceil(examples / batch_size)
+
+
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """Return the rate of `step` of `steps`: linear warm-up, then half a cosine down to zero."""
     warmup = round(steps * config.warmup_share)
@@ -149,7 +154,7 @@ class _Order:
 
     def batch(self, step: int) -> Tensor:
         """Return the indices of `step`, (batch_size,); the last of an epoch may be fewer."""
-        epoch, position = divmod(step, math.ceil(self.examples / self.batch_size))
+        epoch, position = divmod(step, batches_in(self.examples, self.batch_size))
         if epoch != self._epoch:
             # Not seed + epoch: the second epoch of one seed would be the first of the next.
             seed = int(np.random.SeedSequence([self.seed, epoch]).generate_state(1)[0])

@@ -188,14 +188,7 @@ def test_other_torch_file_is_no_checkpoint(tmp_path: Path, document: object) -> 
 def test_contents_that_do_not_fit_are_refused(
     saved: Checkpoint, file: Path, changes: dict[str, Any]
 ) -> None:
-    document = {
-        "format": "my_project.checkpoint/1",
-        "weights": saved.weights,
-        "config": saved.config.model_dump(),
-        "data_digest": saved.data_digest,
-        "step": saved.step,
-    }
-    torch.save(document | changes, file)
+    torch.save(document_of(saved) | changes, file)
     assert "its contents do not fit together" in error_of(file)
 
 
@@ -208,13 +201,7 @@ def test_weight_that_is_no_number_is_refused(saved: Checkpoint, file: Path, valu
 
 @pytest.mark.parametrize("name", ["weights", "config", "data_digest", "step"])
 def test_missing_part_is_named(saved: Checkpoint, file: Path, name: str) -> None:
-    document = {
-        "format": "my_project.checkpoint/1",
-        "weights": saved.weights,
-        "config": saved.config.model_dump(),
-        "data_digest": saved.data_digest,
-        "step": saved.step,
-    }
+    document = document_of(saved)
     del document[name]
     torch.save(document, file)
     assert name in error_of(file)
@@ -257,3 +244,14 @@ def test_link_left_by_a_killed_process_is_no_obstacle(file: Path) -> None:
     (outputs / ".latest.pt.run").symlink_to("gone")
     checkpoints.point_latest(outputs, file)
     assert sorted(path.name for path in outputs.iterdir()) == ["latest.pt", "run"]
+
+
+def document_of(saved: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint's file holds."""
+    return {
+        "format": "my_project.checkpoint/1",
+        "weights": saved.weights,
+        "config": saved.config.model_dump(),
+        "data_digest": saved.data_digest,
+        "step": saved.step,
+    }
