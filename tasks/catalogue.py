@@ -71,6 +71,8 @@ def session(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Declare a function as a session; its name and docstring are what `nox --list` shows.
 
+    A dash stands for each underscore of the name: `def gpu_test` is `nox -s gpu-test`.
+
     Args:
         timeout_minutes: when CI gives it up.
         inputs: files and folders that can change its result, besides `ALWAYS_INPUTS`.
@@ -85,7 +87,7 @@ def session(
     """
 
     def declare(function: Callable[..., None]) -> Callable[..., None]:
-        name = function.__name__
+        name = function.__name__.replace("_", "-")
         if name in CATALOGUE:
             msg = f"{function.__module__}.{name}: there is a session named {name} already"
             raise DuplicateSessionError(msg)

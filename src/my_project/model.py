@@ -34,7 +34,10 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (batch, classes) for images (batch, channels, size, size)."""
-        tokens: Tensor = self.patches(images).flatten(2).transpose(1, 2) + self.positions
+        tokens: Tensor = self.patches(images).flatten(2).transpose(1, 2)
+        # In the type of the patches: under autocast float32 positions would make every residual
+        # sum float32, twice the memory traffic.
+        tokens = tokens + self.positions.to(tokens.dtype)
         tokens = self.norm(self.blocks(tokens))
         logits: Tensor = self.head(tokens.mean(dim=1))
         return logits

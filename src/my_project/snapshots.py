@@ -124,6 +124,9 @@ def restore(snapshot: Path, trainer: Trainer, processes: Processes) -> None:
         CheckpointError: it does not fit the model.
     """
     state = _state_of(trainer)
+    if not _holds_gpu_generator(snapshot):
+        # Made where there is no GPU: the generator of this one stays as it was seeded.
+        state["generators"].pop("cuda", None)
     try:
         with _quiet():
             load_shards(state, storage_reader=_PlainReader(snapshot), no_dist=processes.count == 1)
@@ -171,6 +174,13 @@ def _generators() -> dict[str, Tensor]:
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+def _holds_gpu_generator(snapshot: Path) -> bool:
+    try:
+        return "generators.cuda" in _PlainReader(snapshot).read_metadata().state_dict_metadata
+    except Exception:  # noqa: BLE001 - damaged: who reads all of it says how
+        return True
 
 
 def _set_generators(state: dict[str, Tensor]) -> None:

@@ -135,3 +135,16 @@ def in_our_order(layer: nn.TransformerEncoderLayer) -> list[torch.Tensor]:
         *layer.linear1.parameters(),
         *layer.linear2.parameters(),
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_residual_stream_is_in_the_precision_of_the_step(dtype: torch.dtype) -> None:
+    model, images = model_and_images(TINY.model_copy(update={"depth": 3}))
+    seen: list[torch.dtype] = []
+    for block in model.blocks:
+        block.register_forward_hook(
+            lambda _block, inputs, out: seen.extend([inputs[0].dtype, out.dtype])
+        )
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        model(images)
+    assert seen == [dtype] * 6

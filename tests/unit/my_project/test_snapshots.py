@@ -5,6 +5,7 @@ import pickle
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,6 +118,47 @@ def test_random_numbers_go_on_where_they_were(
     assert draw() != expected
     snapshots.restore(snapshot, new_trainer(config), ALONE)
     assert draw() == expected
+
+
+class WithGpu:
+    """What the module takes for torch: the real one, with a GPU that is no more than a number."""
+
+    def __init__(self, state: int) -> None:
+        self.given: list[int] = []
+        self.cuda = SimpleNamespace(
+            is_available=lambda: True,
+            get_rng_state=lambda: torch.tensor([state], dtype=torch.uint8),
+            set_rng_state=lambda drawn: self.given.append(drawn.item()),
+        )
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(torch, name)
+
+
+def test_snapshot_of_a_machine_without_a_gpu_is_restored_on_one_with_it(
+    saved: list[Path], config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = WithGpu(state=1)
+    monkeypatch.setattr(snapshots, "torch", machine)
+    restored = new_trainer(config)
+    snapshots.restore(saved[1], restored, ALONE)
+    assert restored.step == 8
+    assert machine.given == [], "its generator stays as it was seeded"
+
+
+def test_snapshot_of_a_machine_with_a_gpu_is_restored_there_and_on_one_without(
+    trainer: Trainer, folder: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(snapshots, "torch", WithGpu(state=1))
+        snapshot = snapshots.save(folder, trainer, config, "d" * 64, ALONE)
+        machine = WithGpu(state=2)
+        patched.setattr(snapshots, "torch", machine)
+        snapshots.restore(snapshot, new_trainer(config), ALONE)
+        assert machine.given == [1]
+    restored = new_trainer(config)
+    snapshots.restore(snapshot, restored, ALONE)
+    assert restored.step == trainer.step
 
 
 def test_only_the_newest_two_are_kept(trainer: Trainer, folder: Path, config: RunConfig) -> None:

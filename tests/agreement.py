@@ -1,0 +1,213 @@
+"""What training must come to on any device: the same as in float32 on a CPU, but for rounding.
+
+tests/gpu asks it of a GPU; tests/unit asks the CPU, so that these checks run everywhere.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from my_project import data, snapshots, training
+from my_project.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from my_project.data import Examples
+from my_project.processes import Processes
+from my_project.training import StepReport, Trainer
+
+MODEL = ModelConfig(image_size=16, channels=3, classes=10, patch_size=4, width=32, depth=2, heads=2)
+BATCH = 64  # synthetic data has four of them
+CURVE_STEPS = 12
+
+# Rounding to bfloat16's 8 significant bits errs by up to 2^-9 = 0.2 %. A gradient here passes some
+# 20 roundings, half of them on the way back: if they add up as a random walk, 0.9 % at the most.
+# Seen on a CPU, with seeds 0 to 4: 0.45 to 0.61 % of the gradient's length, and 2e-5 of the loss.
+BFLOAT16_GRADIENT = 0.02
+BFLOAT16_LOSS = 3e-4
+BFLOAT16_AT_LEAST = 1e-3  # what comes nearer was computed in more bits
+
+# float32 rounds by up to 6e-8, and sums in another order differ by a few of these. But a GPU
+# convolves in TF32 (11 bits) unless told not to, and that feeds everything here. With the factors
+# of the convolution cut to as many bits, a CPU comes to 3e-4 of the gradient and 5e-6 of the loss.
+FLOAT32_GRADIENT = 2e-3
+FLOAT32_LOSS = 1e-4
+
+# The same cut moves the curve by 1e-5; an optimiser that forgets its moments or its step, by 1e-2.
+CURVE = 1e-3
+
+
+def examples() -> Examples:
+    """Return synthetic examples that can be learned: to its noise each has its class's pattern."""
+    noise = data.synthetic(MODEL)
+    generator = torch.Generator().manual_seed(1)
+    patterns = torch.randn((MODEL.classes, *noise.images.shape[1:]), generator=generator)
+    return dataclasses.replace(noise, images=noise.images + patterns[noise.labels])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: its loss, and the gradient of each parameter, on the CPU."""
+
+    loss: float
+    gradients: Mapping[str, Tensor]
+
+
+def config(device: str, **train: object) -> RunConfig:
+    """Return a small configuration in float32, not compiled, deterministic, with changes."""
+    plain = TrainConfig(
+        epochs=CURVE_STEPS // 4,
+        batch_size=BATCH,
+        accumulation_steps=1,
+        lr=3e-3,
+        weight_decay=0.05,
+        warmup_share=0.1,
+        clip_norm=1e6,  # clips nothing, so that gradients can be compared
+        precision="float32",
+        compile=False,
+        deterministic=True,
+        snapshot_every=1000,
+        parallelism="ddp",
+        device="cuda" if device == "cuda" else "cpu",
+    )
+    return RunConfig(
+        seed=0,
+        tracking="none",
+        data=DataConfig(source="synthetic", cache_dir="data", workers=0),
+        model=MODEL,
+        train=plain.model_copy(update=train),
+    )
+
+
+def fitted(
+    run_config: RunConfig, weights: Mapping[str, Tensor] | None = None
+) -> tuple[Trainer, list[StepReport]]:
+    """Return a trainer at the end of its training, from `weights` if given, and its reports."""
+    trainer = new_trainer(run_config, weights)
+    return trainer, go_on(trainer, run_config)
+
+
+def new_trainer(run_config: RunConfig, weights: Mapping[str, Tensor] | None = None) -> Trainer:
+    model = training.new_model(run_config)
+    if weights is not None:
+        model.load_state_dict(weights)
+    processes = processes_of(run_config)
+    return training.new_trainer(processes.distribute(model, run_config.train), run_config.train)
+
+
+def go_on(trainer: Trainer, run_config: RunConfig) -> list[StepReport]:
+    reports: list[StepReport] = []
+    training.fit(
+        trainer,
+        examples(),
+        run_config,
+        processes=processes_of(run_config),
+        on_step=reports.append,
+    )
+    return reports
+
+
+def processes_of(run_config: RunConfig) -> Processes:
+    return Processes(rank=0, count=1, device=torch.device(run_config.train.device))
+
+
+def weights_of(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: weight.cpu().clone() for name, weight in trainer.model.state_dict().items()}
+
+
+def some_weights() -> dict[str, Tensor]:
+    """Return weights that have learned: from a new head, which is zero, no gradient comes back."""
+    trainer, _ = fitted(config("cpu", epochs=2))
+    return weights_of(trainer)
+
+
+def step_from(weights: Mapping[str, Tensor], run_config: RunConfig) -> Step:
+    """Return what one step on all the data comes to."""
+    whole = run_config.train.model_copy(update={"epochs": 1, "batch_size": data.SYNTHETIC_EXAMPLES})
+    trainer, (report,) = fitted(run_config.model_copy(update={"train": whole}), weights)
+    named = trainer.model.named_parameters()
+    gradients = {name: weight.grad.cpu() for name, weight in named if weight.grad is not None}
+    return Step(report.loss, gradients)
+
+
+def distance(one: Step, other: Step) -> float:
+    """Return how far the gradients of `one` are from those of `other`, relative to their length."""
+    assert one.gradients.keys() == other.gradients.keys()
+    names = list(other.gradients)
+    apart = math.hypot(*(_norm(one.gradients[n] - other.gradients[n]) for n in names))
+    return apart / math.hypot(*(_norm(other.gradients[n]) for n in names))
+
+
+def _norm(tensor: Tensor) -> float:
+    norm: float = tensor.double().norm().item()
+    return norm
+
+
+def assert_step_agrees_with_the_reference(
+    weights: Mapping[str, Tensor], run_config: RunConfig
+) -> None:
+    """Compare a step's loss and gradients with those of float32, not compiled, on the CPU."""
+    reference = step_from(weights, config("cpu"))
+    step = step_from(weights, run_config)
+    is_half = run_config.train.precision == "bfloat16"
+    away = distance(step, reference)
+    assert away <= (BFLOAT16_GRADIENT if is_half else FLOAT32_GRADIENT)
+    if is_half:
+        assert away >= BFLOAT16_AT_LEAST, "this was computed in float32"
+    assert math.isclose(
+        step.loss, reference.loss, rel_tol=BFLOAT16_LOSS if is_half else FLOAT32_LOSS
+    )
+
+
+def assert_resumes_elsewhere(folder: Path, first: str, then: str) -> None:
+    """Train on one device, go on from a snapshot on the other; compare with the CPU throughout."""
+    _, whole = fitted(config("cpu"))
+    half = CURVE_STEPS // 2
+    before, after = config(first), config(then)
+    started = new_trainer(before)
+
+    def stop(report: StepReport) -> None:
+        if report.step == half:
+            raise StoppedError
+
+    try:
+        training.fit(
+            started,
+            examples(),
+            before,
+            processes=processes_of(before),
+            on_step=stop,
+        )
+    except StoppedError:
+        saved = snapshots.save(folder, started, before, "d" * 64, processes_of(before))
+    else:
+        msg = "the training was not stopped"
+        raise AssertionError(msg)
+
+    resumed = new_trainer(after.model_copy(update={"seed": 99}))
+    snapshots.restore(saved, resumed, processes_of(after))
+    assert resumed.step == half
+    _assert_same_state(resumed, started)
+    assert all(weight.device.type == then for weight in resumed.model.parameters())
+
+    losses = [report.loss for report in go_on(resumed, after)]
+    expected = [report.loss for report in whole[half:]]
+    assert len(losses) == len(expected)
+    pairs = list(zip(losses, expected, strict=True))
+    assert all(math.isclose(ours, cpus, rel_tol=CURVE) for ours, cpus in pairs), pairs
+
+
+class StoppedError(Exception):
+    """Ends a training as a kill would, but in this process."""
+
+
+def _assert_same_state(one: Trainer, other: Trainer) -> None:
+    """Compare weights and the optimiser's memory bit for bit: moving them rounds nothing."""
+    pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
+    for mine, theirs in pairs:
+        assert torch.equal(mine.cpu(), theirs.cpu())
+        ours, others = one.optimizer.state[mine], other.optimizer.state[theirs]
+        assert ours.keys() == others.keys() == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(ours[name].cpu(), others[name].cpu()) for name in ours)
