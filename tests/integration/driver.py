@@ -107,8 +107,10 @@ def serve(jobs: Iterable[str]) -> None:
 
     from my_project import runs, train  # noqa: F401, PLC0415
 
-    # In one thread: a fork has no other, and the order of a sum depends on their number.
-    torch.set_num_threads(1)
+    # OMP_NUM_THREADS is 1. torch.set_num_threads must not say so here: it makes a pool of threads,
+    # which a fork makes anew when a thread first asks for it, and of two that ask at once one may
+    # find none and abort (https://github.com/pytorch/pytorch/issues/178535).
+    assert torch.get_num_threads() == 1, "the order of a sum depends on it"
     os.environ["PATH"] = ""  # no git: to ask it takes longer than these runs
     for job in jobs:
         launcher = os.fork()
