@@ -14,7 +14,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,6 +104,16 @@ def of_tools(python: str) -> Environment:
     return Environment(folder=".nox/tools", python=python, groups=("build", "lint"))
 
 
+def of_benchmarks(cell: Cell) -> Environment:
+    """The environment of benchmarks/: the project and, beside it, what it is compared with."""
+    return Environment(
+        folder=f".nox/{cell}-benchmark",
+        python=cell.python,
+        torch=cell.torch,
+        groups=("build", "benchmark"),
+    )
+
+
 def of_editor(cell: Cell) -> Environment:
     """The `.venv` that editors look for: everything, from the same lock."""
     return Environment(
@@ -171,7 +181,12 @@ def prepare(environment: Environment, root: Path = ROOT) -> Path:
 
 
 def run(
-    session: "nox.Session", folder: Path, program: str, *arguments: str, **variables: str
+    session: "nox.Session",
+    folder: Path,
+    program: str,
+    *arguments: str,
+    success_codes: Iterable[int] = (0,),
+    **variables: str,
 ) -> None:
     """Run a program of the environment in `folder`, isolated from the user's Python settings."""
     session.run(
@@ -180,6 +195,7 @@ def run(
         env={**isolated(folder), **variables},
         include_outer_env=False,
         external=True,
+        success_codes=success_codes,
     )
 
 

@@ -263,6 +263,18 @@ def test_every_cell_exports_one_torch_of_its_version(cell: Cell) -> None:
     assert torch.startswith(f"torch=={cell.torch}.")
 
 
+def test_the_peers_of_the_benchmarks_are_in_an_environment_of_their_own() -> None:
+    cell = PROJECT.default
+    peers, checks = environment.of_benchmarks(cell), environment.of_cell(cell)
+    assert peers.folder != checks.folder
+    names = [
+        {line.partition("==")[0] for line in environment._export(made, ROOT).splitlines()}  # noqa: SLF001
+        for made in (peers, checks)
+    ]
+    assert {"accelerate", "lightning"} <= names[0] - names[1]
+    assert "torch" in names[0] & names[1]
+
+
 def test_a_missing_default_interpreter_is_stood_in_for_on_a_laptop_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
