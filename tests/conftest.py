@@ -14,5 +14,5 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--renew-golden",
         action="store_true",
-        help="write tests/smoke/golden anew for this version of torch instead of comparing",
+        help="write the golden curve of this version of torch anew instead of comparing",
     )

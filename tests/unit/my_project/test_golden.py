@@ -2,7 +2,7 @@
 
 A loss curve is kept per version of torch. After a change that is meant to move it:
 
-    nox -s smoke -- tests/smoke/test_golden.py --renew-golden
+    nox -s unit -- tests/unit/my_project/test_golden.py --renew-golden
 
 and the same with the other cells of the matrix, as in `nox -s "matrix(py3.11-torch2.11)" -- …`.
 """
@@ -16,10 +16,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 
 from gates.files import atomic_write
-from my_project import training
+from my_project import config as configs
+from my_project import data, training
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.training import StepReport
+from tasks.project import ROOT
 
 FOLDER = Path(__file__).with_name("golden")
 FIRST_STEPS = 20
@@ -66,8 +68,19 @@ def differences(golden: dict[str, list[float]], found: dict[str, list[float]]) -
 
 
 @pytest.fixture(scope="module")
-def curve(config: RunConfig, training_examples: Examples) -> dict[str, list[float]]:
-    return curve_of(config, training_examples)
+def ci_tiny(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    cache = tmp_path_factory.mktemp("data")
+    return configs.load(ROOT / "configs" / "ci-tiny.yaml", [f"data.cache_dir={cache}"])
+
+
+@pytest.fixture(scope="module")
+def digits(ci_tiny: RunConfig) -> Examples:
+    return data.load(data.prepare(ci_tiny.data), "train")
+
+
+@pytest.fixture(scope="module")
+def curve(ci_tiny: RunConfig, digits: Examples) -> dict[str, list[float]]:
+    return curve_of(ci_tiny, digits)
 
 
 def test_losses_are_those_of_before(
@@ -76,7 +89,7 @@ def test_losses_are_those_of_before(
     version = ".".join(torch.__version__.split(".")[:2])
     file = FOLDER / f"torch-{version}.json"
     cell = f"py{sys.version_info.major}.{sys.version_info.minor}-torch{version}"
-    command = f'nox -s "matrix({cell})" -- tests/smoke/test_golden.py --renew-golden'
+    command = f'nox -s "matrix({cell})" -- tests/unit/my_project/test_golden.py --renew-golden'
     if request.config.getoption("--renew-golden"):
         with atomic_write(file) as stream:
             stream.write((json.dumps(curve, indent=2) + "\n").encode())
@@ -87,11 +100,11 @@ def test_losses_are_those_of_before(
 
 
 def test_change_of_numbers_is_noticed(
-    curve: dict[str, list[float]], config: RunConfig, training_examples: Examples
+    curve: dict[str, list[float]], ci_tiny: RunConfig, digits: Examples
 ) -> None:
     # The control of the test above: a rate that is 1 % off is no rounding.
-    train = config.train.model_copy(update={"lr": 1.01 * config.train.lr})
-    other = curve_of(config.model_copy(update={"train": train}), training_examples)
+    train = ci_tiny.train.model_copy(update={"lr": 1.01 * ci_tiny.train.lr})
+    other = curve_of(ci_tiny.model_copy(update={"train": train}), digits)
     assert differences(curve, curve) == []
     noticed = {line.split("[")[0] for line in differences(curve, other)}
     assert noticed == {"first_losses", "later_loss"}
