@@ -1,6 +1,7 @@
-"""Sessions that train the model: the same bits twice."""
+"""Sessions about the model: train it, judge it, and train it again to the same bits."""
 
 import hashlib
+import json
 import tempfile
 from pathlib import Path
 
@@ -8,7 +9,54 @@ import nox
 
 from tasks import environment
 from tasks.catalogue import session
-from tasks.project import ROOT
+from tasks.project import PROJECT, ROOT
+
+_BASE = ("--config", "configs/base.yaml")
+_LATEST = ROOT / "outputs" / "latest.pt"
+_VERDICT = ROOT / "artifacts" / "verdicts" / "evaluation.json"
+_GAVE_A_VERDICT = (0, 1, 3)
+
+
+@session(tiers=["nightly", "release"], timeout_minutes=60, inputs=["src", "configs"])
+def train(session: nox.Session) -> None:
+    """Train the reference model; outputs/latest.pt then points to its checkpoint.
+
+    After --: arguments of my_project.train; without any, --config configs/base.yaml. A release
+    adds --require-clean-tree.
+    """
+    folder = environment.prepare_default_cell()
+    _train(session, folder, *(session.posargs or _BASE))
+
+
+@session(tiers=["nightly", "release"], timeout_minutes=60, inputs=["src", "configs"])
+def evaluate(session: nox.Session) -> None:
+    """Judge outputs/latest.pt on held-out data and write its model card; trains one if needed.
+
+    Fails unless the verdict, in artifacts/verdicts/evaluation.json, is a pass. After --: how to
+    judge, as in --baseline models:/my-project@production --fail-if-worse-than 0.02; without any,
+    what [tool.tasks] in pyproject.toml names as the baseline.
+    """
+    folder = environment.prepare_default_cell()
+    if not _LATEST.exists():
+        session.log("There is no outputs/latest.pt yet: training one")
+        _train(session, folder, *_BASE)
+    # One of an earlier run must not be taken for this one's.
+    _VERDICT.unlink(missing_ok=True)
+    judge = ["-m", "my_project.eval", "--checkpoint", str(_LATEST), "--report", str(_VERDICT)]
+    how = session.posargs or PROJECT.baseline
+    environment.run(session, folder, "python", *judge, *how, success_codes=_GAVE_A_VERDICT)
+    if not _VERDICT.exists():
+        session.error("my_project.eval ended without a verdict; its message is above")
+    card = ["-m", "gates", "card", "--run", str(_LATEST.resolve().parent)]
+    environment.run(session, folder, "python", *card, "--verdict", str(_VERDICT))
+    # Nox makes 1 of every exit code but 0: what the gate said is in its file.
+    verdict = json.loads(_VERDICT.read_text(encoding="utf-8"))
+    if verdict["outcome"] != "pass":
+        session.error(f"{verdict['outcome']}: {verdict['reason']}")
+
+
+def _train(session: nox.Session, folder: Path, *arguments: str) -> None:
+    environment.run(session, folder, "python", "-m", "my_project.train", *arguments)
 
 
 @session(tiers=["nightly", "release"], timeout_minutes=30, inputs=["src", "configs"])

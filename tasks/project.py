@@ -27,11 +27,13 @@ class Project:
         pythons: the interpreters, from the trove classifiers.
         torches: the torch versions, from the extras named `torch-MAJOR-MINOR`.
         default: the cell in which sessions run that need only one.
+        baseline: the options of my_project.eval that name the model in production.
     """
 
     pythons: tuple[str, ...]
     torches: tuple[str, ...]
     default: Cell
+    baseline: tuple[str, ...]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -58,6 +60,7 @@ def read(pyproject: Path = ROOT / "pyproject.toml") -> Project:
         pythons=tuple(sorted(pythons, key=_numbers)),
         torches=tuple(sorted(torches, key=_numbers)),
         default=Cell(tasks["default-python"], tasks["default-torch"]),
+        baseline=tuple(tasks["baseline"]),
     )
 
 

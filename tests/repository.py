@@ -1,5 +1,6 @@
 """This repository as tests see it: its files, and git in it or in a copy."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,17 @@ def real_uv() -> str:
     return subprocess.run(
         [*command, "-c", code], capture_output=True, text=True, check=True
     ).stdout.strip()
+
+
+def copy(root: Path) -> Path:
+    """Copy the packages and the sessions to `root`, committed in a repository of its own."""
+    for name in files():
+        if name.startswith(("benchmarks/", "docs/", "tests/")):
+            continue
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, root / name)
+    git("init", "--quiet", cwd=root)
+    git("add", "--all", cwd=root)
+    committed = git("commit", "--quiet", "--message", "copy", cwd=root)
+    committed.check_returncode()
+    return root

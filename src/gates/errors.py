@@ -46,7 +46,16 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End the command with one line on stderr."""
-        self.exit(ExitCode.COULD_NOT_JUDGE, f"{self.prog}: {message}; see --help\n")
+        line = in_one_line(f"{self.prog}: {message}; see --help")
+        self.exit(ExitCode.COULD_NOT_JUDGE, f"{line}\n")
+
+
+def in_one_line(text: str) -> str:
+    """Return `text` on one line, with what does not print, such as a bell, spelt out."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in " ".join(text.split())
+    )
 
 
 def run_command(command: Callable[[], ExitCode]) -> int:
@@ -54,11 +63,15 @@ def run_command(command: Callable[[], ExitCode]) -> int:
     try:
         return command()
     except GateError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(in_one_line(str(error)), file=sys.stderr)
         return error.exit_code
     except OSError as error:
         # Not foreseen where it happened: a full disk, a folder that went away.
-        print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        line = f"{error.filename or 'a file'}: {error.strerror or error}"
+        print(in_one_line(line), file=sys.stderr)
+        return ExitCode.COULD_NOT_JUDGE
+    except MemoryError:
+        print("there is not enough memory; use a larger machine or fewer examples", file=sys.stderr)
         return ExitCode.COULD_NOT_JUDGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

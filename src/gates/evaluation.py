@@ -1,126 +1,633 @@
-"""The evaluation gate: is the candidate worse than the baseline on the same held-out examples?"""
+"""The evaluation gate: is the candidate no worse than the baseline on the same held-out examples?
+
+Three answers: pass, where it is shown that it is not worse by the margin; fail, where harm is
+shown; inconclusive, where the examples settle neither, with the number of examples that would.
+What is judged, and by which limits, is the policy's: `gates.policy`.
+"""
+
+import functools
+import importlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
+import numpy.typing as npt
 
-from gates.errors import GateInputError
-from gates.predictions import Predictions, check_examples
-from gates.verdict import Outcome, Verdict
+from gates import statistics
+from gates.configuration import flat
+from gates.errors import ConfigError, GateInputError
+from gates.files import sha256
+from gates.metrics import expected_calibration_error
+from gates.pairing import PairedArrays, Tally, arrays, tally
+from gates.policy import EvaluationPolicy, MetricRule, Policy
+from gates.predictions import PredictionsFile
+from gates.statistics import Interval, PairedCounts
+from gates.verdict import NOT_JUDGED, OVERALL, Finding, Outcome, Verdict
+
+Metric = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64]], float]
+
+# At the margin a difference of floats must not fail by a last bit. That of accuracies needs none:
+# it is one division of counts, rounded as the margin is.
+_ROUNDING = 1e-12
 
 
-def compare(candidate: Predictions, baseline: Predictions, *, margin: float) -> Verdict:
-    """Judge whether `candidate` loses more accuracy against `baseline` than `margin`.
+@dataclass(frozen=True)
+class Group:
+    """A part of the examples.
 
-    Both are scored on the same examples. The rule compares the two point estimates.
+    Args:
+        values: the subgroup columns and the values that its examples have; none for all.
+    """
+
+    values: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in self.values) or OVERALL
+
+
+_EVERYTHING = Group(())
+
+
+def compare(
+    candidate: PredictionsFile,
+    baseline: PredictionsFile,
+    policy: Policy,
+    *,
+    allow_same_model: bool = False,
+) -> Verdict:
+    """Judge whether `candidate` is no worse than `baseline`, as the policy defines it.
 
     Args:
         candidate: the predictions of the model that may be promoted.
         baseline: the predictions of the model in production.
-        margin: accuracy that may be lost, a fraction in [0, 1); 0.02 is two percentage points.
+        policy: every limit.
+        allow_same_model: whether both may come from one checkpoint, as in a test of the gate.
 
     Raises:
-        GateInputError: they were not scored on the same examples of the same data, or
-            `margin` is outside [0, 1).
+        GateError: they were not scored on the same examples of the same data, come from the same
+            checkpoint, or lack what the policy asks for.
     """
-    check_margin(margin)
-    check_examples(candidate.ids, of="candidate")
-    check_examples(baseline.ids, of="baseline")
-    _check_finite(candidate, of="candidate")
-    _check_finite(baseline, of="baseline")
-    _check_comparable(candidate, baseline)
-    difference = candidate.accuracy - baseline.accuracy
-    # Written for passing, so that NaN does not pass. An accuracy is a ratio of counts, so a
-    # loss of exactly the margin must not fail by the last bit of a float.
-    passed = difference >= -margin - 1e-12
+    _check_comparable(candidate, baseline, allow_same_model=allow_same_model)
+    rules = policy.evaluation
+    counted = _tally(candidate, baseline, rules)
+    overall = counted.counts({})
+    findings = [
+        _accuracy(overall, rules),
+        *_floors(counted, rules),
+        *_subgroups(counted, rules),
+        *_metrics(candidate, baseline, counted, rules),
+    ]
     return Verdict(
         gate="evaluation",
-        outcome=Outcome.PASS if passed else Outcome.FAIL,
-        reason=(
-            f"accuracy {baseline.accuracy:.4f} -> {candidate.accuracy:.4f} ({difference:+.4f}) "
-            f"on {len(candidate.ids):,} held-out examples; at most {margin:.4f} may be lost"
-        ),
+        outcome=_outcome(findings),
+        reason=_conclusion(findings),
+        findings=tuple(findings),
         metrics={
-            "accuracy": candidate.accuracy,
-            "baseline_accuracy": baseline.accuracy,
-            "difference": difference,
-            "margin": margin,
+            **_figures(findings),
+            "baseline_accuracy": _baseline_accuracy(overall),
+            "difference": overall.difference,
         },
         evidence={
-            "checkpoint": candidate.checkpoint_digest,
-            "baseline": baseline.checkpoint_digest,
-            "data": candidate.data_digest,
+            **_evidence(candidate, policy),
+            "baseline": baseline.digests["checkpoint"],
+            "baseline_predictions": sha256(baseline.path),
         },
+        policy=_limits(rules),
     )
 
 
-def accept_without_baseline(candidate: Predictions, *, why: str) -> Verdict:
-    """Return the verdict on a first release, which has nothing to be compared with.
+def accept_without_baseline(candidate: PredictionsFile, policy: Policy, *, why: str) -> Verdict:
+    """Judge a first release, which has nothing to be compared with, by the policy's floors.
 
     Args:
         candidate: the predictions of the first model.
+        policy: every limit; of them the floors apply.
         why: who decided to go without a baseline, and for what reason.
 
     Raises:
-        GateInputError: no reason is given.
+        GateError: no reason is given, or the predictions lack what the policy asks for.
     """
     if not why.strip():
         msg = '--no-baseline: say why there is nothing to compare with, as in "first release"'
         raise GateInputError(msg)
-    check_examples(candidate.ids, of="candidate")
-    _check_finite(candidate, of="candidate")
+    rules = policy.evaluation
+    counted = _tally(candidate, candidate, rules)
+    sizes = [(group, counted.counts(dict(group.values)).n) for group in groups_of(counted, rules)]
+    small = [(group, n) for group, n in sizes if n < rules.subgroups.minimum_examples]
+    findings = [*_floors(counted, rules), *(_too_small(group, n, rules) for group, n in small)]
     return Verdict(
         gate="evaluation",
-        outcome=Outcome.PASS,
-        reason=(
-            f"accuracy {candidate.accuracy:.4f} on {len(candidate.ids):,} held-out examples; "
-            "compared with nothing"
-        ),
-        metrics={"accuracy": candidate.accuracy},
-        evidence={"checkpoint": candidate.checkpoint_digest, "data": candidate.data_digest},
+        outcome=_outcome(findings),
+        reason=f"{_conclusion(findings)}; compared with nothing",
+        findings=tuple(findings),
+        metrics={"accuracy": _candidate_accuracy(counted.counts({}))},
+        evidence=_evidence(candidate, policy),
+        policy=_limits(rules),
         notes={"no baseline": why},
     )
 
 
-def check_margin(margin: float) -> None:
-    """Raise a `GateInputError` unless `margin` is a fraction in [0, 1)."""
-    if not 0 <= margin < 1:
-        msg = (
-            f"margin is {margin:g}; expected a fraction in [0, 1): "
-            "for two percentage points write 0.02"
-        )
+def _check_comparable(
+    candidate: PredictionsFile, baseline: PredictionsFile, *, allow_same_model: bool
+) -> None:
+    ours, theirs = candidate.digests, baseline.digests
+    if ours["data"] != theirs["data"]:
+        msg = f"{baseline.name}: scored on other data ({theirs['data'][:12]}) than "
+        msg += f"{candidate.name} ({ours['data'][:12]}); score both on the same data"
+        raise GateInputError(msg)
+    if ours["checkpoint"] == theirs["checkpoint"] and not allow_same_model:
+        msg = f"{baseline.name}: comes from the same checkpoint as {candidate.name} "
+        msg += f"({ours['checkpoint'][:12]}), and a model is never worse than itself; name the "
+        msg += "model in production, or say --allow-same-model"
         raise GateInputError(msg)
 
 
-def _check_finite(predictions: Predictions, *, of: str) -> None:
-    """Refuse a model that predicts NaN: its classes are an accident of argmax."""
-    if predictions.probabilities is None:
+def _tally(candidate: PredictionsFile, baseline: PredictionsFile, rules: EvaluationPolicy) -> Tally:
+    columns = rules.subgroups.columns
+    missing = [name for name in columns if name not in candidate.subgroups]
+    if missing:
+        msg = f"{candidate.name}: lacks the subgroup column {missing[0]}, which the policy names; "
+        msg += f"it has {', '.join(candidate.subgroups) or 'none'}"
+        raise GateInputError(msg)
+    is_compared = baseline is not candidate
+    for file in (candidate, baseline):
+        if is_compared and rules.metrics and not file.has_probabilities:
+            msg = f"{file.name}: has no probabilities, which the policy's metrics "
+            msg += f"({', '.join(rules.metrics)}) need; write them, or take the metrics out"
+            raise GateInputError(msg)
+    with_losses = is_compared and "nll" in rules.metrics
+    counted = tally(candidate, baseline, columns=list(columns), with_losses=with_losses)
+    for name, expected in columns.items():
+        _check_values(name, expected, counted.values(name), candidate.name)
+    return counted
+
+
+def _check_values(column: str, expected: list[str], found: list[str], where: str) -> None:
+    """Refuse a subgroup that went missing, or that the policy does not know."""
+    if not expected:
         return
-    broken = np.flatnonzero(~np.isfinite(predictions.probabilities).all(axis=1))
-    if broken.size:
-        msg = f"{of}: {broken.size:,} examples have a probability that is no number, the first is "
-        msg += f"{predictions.ids[broken[0]]}"
-        raise GateInputError(msg)
+    for value in expected:
+        if value not in found:
+            msg = f"{where}: the subgroup {column}={value}, which the policy names, has no example"
+            raise GateInputError(msg)
+    for value in found:
+        if value not in expected:
+            msg = f"{where}: the subgroup {column}={value} is not one that the policy names; "
+            msg += f"add it to evaluation.subgroups.columns.{column}, or correct the data"
+            raise GateInputError(msg)
 
 
-def _check_comparable(candidate: Predictions, baseline: Predictions) -> None:
-    if candidate.data_digest != baseline.data_digest:
-        msg = (
-            f"baseline was scored on other data ({baseline.data_digest[:12]}) than the candidate "
-            f"({candidate.data_digest[:12]}); score both on the same data"
+def _accuracy(counts: PairedCounts, rules: EvaluationPolicy) -> Finding:
+    """Judge the accuracy on all examples."""
+    must_be_better = rules.accuracy.require == "superiority"
+    bar = 0.0 if must_be_better else rules.accuracy.margin
+    judged = _Judged(counts, margin=bar, rules=rules)
+    if counts.difference < -rules.accuracy.margin:
+        outcome = Outcome.FAIL
+        reason = f"at most {rules.accuracy.margin:.4f} may be lost"
+    elif judged.p_value < rules.alpha:
+        outcome = Outcome.PASS
+        reason = "shown to be better" if must_be_better else "shown to be no worse by the margin"
+    elif must_be_better and judged.harm_p_value < rules.alpha:
+        outcome = Outcome.FAIL
+        reason = "shown to be worse, and better is required"
+    else:
+        outcome = Outcome.INCONCLUSIVE
+        wanted = "better" if must_be_better else f"no worse by {bar:.4f}"
+        reason = f"not shown to be {wanted} at alpha {rules.alpha:g} (p {judged.p_value:.2g}); "
+        reason += judged.what_would_settle_it()
+    return judged.finding(OVERALL, outcome, reason, p_value=judged.p_value)
+
+
+class _Judged:
+    """Paired counts against a margin, with what a finding says of them."""
+
+    def __init__(self, counts: PairedCounts, *, margin: float, rules: EvaluationPolicy) -> None:
+        self.counts = counts
+        self._margin = margin
+        self._rules = rules
+
+    @functools.cached_property
+    def p_value(self) -> float:
+        return statistics.noninferiority_p_value(self.counts, margin=self._margin)
+
+    @functools.cached_property
+    def harm_p_value(self) -> float:
+        return statistics.harm_p_value(self.counts, margin=self._margin)
+
+    def n_needed(self) -> int | None:
+        """Return how many examples would settle it; None if no number does."""
+        if not self.counts.difference > -self._margin:
+            return None
+        enough = statistics.sample_size(
+            difference=self.counts.difference,
+            discordance=self.counts.discordance,
+            margin=self._margin,
+            alpha=self._rules.alpha,
+            power=self._rules.power,
         )
-        raise GateInputError(msg)
-    strangers = np.setxor1d(candidate.ids, baseline.ids)
-    if strangers.size:
-        msg = (
-            f"candidate and baseline share not every example: {strangers.size:,} differ, "
-            f"the first is {strangers[0]}"
+        return max(enough, self.counts.n + 1)
+
+    def what_would_settle_it(self) -> str:
+        return _more(self.n_needed(), self.counts.n)
+
+    def finding(
+        self,
+        group: str,
+        outcome: Outcome | str,
+        reason: str,
+        *,
+        p_value: float | None,
+        adjusted_p_value: float | None = None,
+    ) -> Finding:
+        confidence = 1 - 2 * self._rules.alpha
+        interval = statistics.tango_interval(self.counts, confidence=confidence)
+        is_open = outcome == Outcome.INCONCLUSIVE
+        return Finding.model_validate(
+            {
+                "check": "accuracy",
+                "group": group,
+                "outcome": outcome,
+                "reason": reason,
+                "n": self.counts.n,
+                "value": _candidate_accuracy(self.counts),
+                "reference": _baseline_accuracy(self.counts),
+                "difference": self.counts.difference,
+                "interval": (interval.low, interval.high),
+                "confidence": confidence,
+                "limit": 0.0 - self._margin,
+                "p_value": p_value,
+                "adjusted_p_value": adjusted_p_value,
+                "n_needed": self.n_needed() if is_open else None,
+            }
         )
+
+
+def groups_of(counted: Tally, rules: EvaluationPolicy) -> list[Group]:
+    """Return the subgroups that the policy names: of each column, then of the intersections."""
+    values = {
+        name: named or counted.values(name) for name, named in rules.subgroups.columns.items()
+    }
+    single = [Group(((name, value),)) for name, found in values.items() for value in found]
+    crossed = [
+        Group(((one, first), (other, second)))
+        for one, other in rules.subgroups.intersections
+        for first in values[one]
+        for second in values[other]
+    ]
+    return single + crossed
+
+
+def _subgroups(counted: Tally, rules: EvaluationPolicy) -> list[Finding]:
+    """Judge the accuracy of each subgroup against its margin."""
+    policy = rules.subgroups
+    groups = groups_of(counted, rules)
+    judged = {
+        group: _Judged(counted.counts(dict(group.values)), margin=policy.margin, rules=rules)
+        for group in groups
+    }
+    large = [group for group in groups if judged[group].counts.n >= policy.minimum_examples]
+    adjusted = dict(zip(large, _adjusted_harm(counted, judged, large, rules), strict=True))
+    return [
+        _subgroup(group, judged[group], adjusted[group], rules)
+        if group in adjusted
+        else _too_small(group, judged[group].counts.n, rules)
+        for group in groups
+    ]
+
+
+def _adjusted_harm(
+    counted: Tally, judged: Mapping[Group, _Judged], groups: list[Group], rules: EvaluationPolicy
+) -> list[float]:
+    """Return the p-value of harm of each group, corrected for their number."""
+    if not groups:
+        return []
+    if rules.subgroups.correction == "holm":
+        raw = np.array([judged[group].harm_p_value for group in groups])
+        return [float(p) for p in statistics.holm(raw)]
+    margin = rules.subgroups.margin
+    z_values = np.array([statistics.tango_z(judged[group].counts, -margin) for group in groups])
+    members = np.stack([counted.members(dict(group.values)) for group in groups], axis=1)
+    correlation = statistics.cell_correlation(members, counted.outcomes())
+    adjusted = statistics.max_t(z_values, correlation, resamples=rules.resamples, seed=rules.seed)
+    return [float(p) for p in adjusted]
+
+
+def _subgroup(
+    group: Group, judged: _Judged, adjusted_harm: float, rules: EvaluationPolicy
+) -> Finding:
+    margin, p_value = rules.subgroups.margin, judged.harm_p_value
+    outcome = Outcome.PASS
+    reason = f"not shown to be worse by more than {margin:.4f}"
+    if adjusted_harm < rules.alpha:
+        outcome = Outcome.FAIL
+        reason = f"worse by more than {margin:.4f}: p {adjusted_harm:.2g} after correction for "
+        reason += "the number of subgroups"
+    elif rules.subgroups.require == "noninferiority":
+        # Required of every subgroup at once, this needs no correction: a wrong pass of all is
+        # no likelier than one of the worst (Berger 1982, Technometrics 24:295-300).
+        p_value = judged.p_value
+        reason = f"shown to be no worse by {margin:.4f}"
+        if not p_value < rules.alpha:
+            outcome = Outcome.INCONCLUSIVE
+            reason = f"not shown to be no worse by {margin:.4f} (p {p_value:.2g}); "
+            reason += judged.what_would_settle_it()
+    return judged.finding(
+        str(group), outcome, reason, p_value=p_value, adjusted_p_value=adjusted_harm
+    )
+
+
+def _too_small(group: Group, n: int, rules: EvaluationPolicy) -> Finding:
+    """Report a subgroup of `n` examples, which say too little, with what the policy makes of it."""
+    minimum = rules.subgroups.minimum_examples
+    outcomes = {"report": NOT_JUDGED, "inconclusive": Outcome.INCONCLUSIVE, "fail": Outcome.FAIL}
+    return Finding.model_validate(
+        {
+            "check": "accuracy",
+            "group": str(group),
+            "outcome": outcomes[rules.subgroups.too_small],
+            "reason": f"has {n:,} examples, fewer than {minimum:,}",
+            "n": n,
+            "n_needed": minimum,
+        }
+    )
+
+
+def _floors(counted: Tally, rules: EvaluationPolicy) -> list[Finding]:
+    """Judge the candidate's accuracy against the floors, of all examples and of each subgroup."""
+    overall = counted.counts({})
+    minimum = rules.subgroups.minimum_examples
+    parts = [(group, counted.counts(dict(group.values))) for group in groups_of(counted, rules)]
+    large = [(group, counts) for group, counts in parts if counts.n >= minimum]
+    floor = rules.subgroups.floor
+    p_values = [_below(counts, floor) for _, counts in large]
+    adjusted = statistics.holm(np.array(p_values)).tolist() if p_values else []
+    subgroups = [
+        _floor(group, counts, floor, p_value, rules, tests=len(large))
+        for (group, counts), p_value in zip(large, adjusted, strict=True)
+    ]
+    whole = rules.accuracy.floor
+    return [_floor(_EVERYTHING, overall, whole, _below(overall, whole), rules), *subgroups]
+
+
+def _below(counts: PairedCounts, floor: float) -> float:
+    right = counts.both_right + counts.candidate_only
+    return statistics.binomial_p_value(right, counts.n, at_least=floor)
+
+
+def _floor(
+    group: Group,
+    counts: PairedCounts,
+    floor: float,
+    p_value: float,
+    rules: EvaluationPolicy,
+    *,
+    tests: int = 1,
+) -> Finding:
+    """Judge whether the candidate's accuracy is above `floor`; below it, whether that is shown."""
+    accuracy = _candidate_accuracy(counts)
+    outcome, reason, needed = Outcome.PASS, f"not below {floor:.4f}", None
+    if not accuracy >= floor:
+        outcome = Outcome.FAIL if p_value < rules.alpha else Outcome.INCONCLUSIVE
+        shown = "shown to be" if outcome == Outcome.FAIL else "not shown to be"
+        reason = f"accuracy {accuracy:.4f} is below the floor {floor:.4f}; {shown} so on more "
+        reason += f"examples (p {p_value:.2g})"
+    if outcome == Outcome.INCONCLUSIVE:
+        needed = _n_to_show_below(accuracy, counts.n, floor, rules, tests=tests)
+        reason += f"; {_more(needed, counts.n)}"
+    right = counts.both_right + counts.candidate_only
+    confidence = 1 - 2 * rules.alpha
+    interval = statistics.wilson_interval(right, counts.n, confidence=confidence)
+    return Finding(
+        check="accuracy floor",
+        group=str(group),
+        outcome=outcome,
+        reason=reason,
+        n=counts.n,
+        value=accuracy,
+        reference=floor,
+        difference=accuracy - floor,
+        interval=(interval.low - floor, interval.high - floor),
+        confidence=confidence,
+        limit=0.0,
+        adjusted_p_value=p_value,
+        n_needed=needed,
+    )
+
+
+def _n_to_show_below(
+    accuracy: float, n: int, floor: float, rules: EvaluationPolicy, *, tests: int
+) -> int:
+    """Return how many examples would show an accuracy to be below `floor`, if it is as observed.
+
+    Source: Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, 2.5; with
+    Bonferroni's correction for the number of `tests`.
+    """
+    z_alpha = NormalDist().inv_cdf(1 - rules.alpha / tests)
+    z_power = NormalDist().inv_cdf(rules.power)
+    supposed, observed = (math.sqrt(share * (1 - share)) for share in (floor, accuracy))
+    spread = max(z_alpha * supposed + z_power * observed, 0.0)
+    return max(math.ceil((spread / (floor - accuracy)) ** 2), n + 1)
+
+
+def _more(needed: int | None, n: int) -> str:
+    """Say how many examples would settle what `n` do not."""
+    if needed is None:
+        return "no number of examples would settle it at this difference"
+    return f"{needed:,} examples would settle it, {needed - n:,} more"
+
+
+def _metrics(
+    candidate: PredictionsFile, baseline: PredictionsFile, counted: Tally, rules: EvaluationPolicy
+) -> Iterator[Finding]:
+    """Judge every other metric of the policy on all examples."""
+    in_memory = None
+    for name, rule in rules.metrics.items():
+        if name == "nll":
+            yield _negative_log_likelihood(counted, rule, rules)
+            continue
+        in_memory = in_memory or arrays(candidate, baseline)
+        yield _bootstrapped(name, rule, in_memory, rules)
+
+
+def _negative_log_likelihood(counted: Tally, rule: MetricRule, rules: EvaluationPolicy) -> Finding:
+    sums, n = counted.losses(), counted.counts({}).n
+    if n == 1:
+        msg = "one example has no spread, so that its log loss cannot be judged; score more"
         raise GateInputError(msg)
-    candidate_labels = candidate.labels[np.argsort(candidate.ids)]
-    baseline_labels = baseline.labels[np.argsort(baseline.ids)]
-    differing = np.flatnonzero(candidate_labels != baseline_labels)
-    if differing.size:
-        msg = (
-            f"candidate and baseline disagree on the label of {differing.size:,} examples, "
-            f"the first is {np.sort(candidate.ids)[differing[0]]}"
-        )
+    interval = statistics.mean_interval(
+        sums.gain, sums.gain_squared, n, confidence=1 - 2 * rules.alpha
+    )
+    measured = _Measured(
+        name="nll",
+        candidate=sums.candidate / n,
+        baseline=sums.baseline / n,
+        gain=sums.gain / n,
+        interval=interval,
+        n=n,
+    )
+    return _metric(measured, rule, rules)
+
+
+def _bootstrapped(
+    name: str, rule: MetricRule, paired: PairedArrays, rules: EvaluationPolicy
+) -> Finding:
+    metric, sign = _metric_of(name, rule), 1.0 if rule.higher_is_better else -1.0
+
+    def values(rows: npt.NDArray[np.int64] | slice) -> tuple[float, float]:
+        labels = paired.labels[rows]
+        both = (paired.candidate[rows], paired.baseline[rows])
+        ours, theirs = (_call(name, metric, labels, probabilities) for probabilities in both)
+        return ours, theirs
+
+    def gain(rows: npt.NDArray[np.int64]) -> float:
+        ours, theirs = values(rows)
+        return sign * (ours - theirs)
+
+    n = len(paired.labels)
+    interval = statistics.bca_interval(
+        gain, n, confidence=1 - 2 * rules.alpha, resamples=rules.resamples, seed=rules.seed
+    )
+    ours, theirs = values(slice(None))
+    measured = _Measured(
+        name=name,
+        candidate=ours,
+        baseline=theirs,
+        gain=sign * (ours - theirs),
+        interval=interval,
+        n=n,
+    )
+    return _metric(measured, rule, rules)
+
+
+def _metric_of(name: str, rule: MetricRule) -> Metric:
+    if rule.function is None:
+        return expected_calibration_error
+    module, _, function = rule.function.partition(":")
+    try:
+        metric: Metric = getattr(importlib.import_module(module), function)
+    except Exception as error:  # the project's own module may raise anything
+        msg = f"evaluation.metrics.{name}.function: {rule.function} cannot be imported "
+        msg += f"({type(error).__name__}: {error})"
+        raise ConfigError(msg) from error
+    return metric
+
+
+def _call(
+    name: str,
+    metric: Metric,
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float64],
+) -> float:
+    try:
+        value = float(metric(labels, probabilities))
+    except Exception as error:  # the project's own function may raise anything
+        msg = f"metric {name}: raised {type(error).__name__}: {error}"
+        raise GateInputError(msg) from error
+    if not math.isfinite(value):
+        msg = f"metric {name}: is {value} on {len(labels):,} examples; expected a number"
         raise GateInputError(msg)
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """A metric of both models, with the interval of what the candidate gains."""
+
+    name: str
+    candidate: float
+    baseline: float
+    gain: float
+    interval: Interval
+    n: int
+
+
+def _metric(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> Finding:
+    """Judge a metric by the interval of what the candidate gains on it."""
+    needed = None
+    if measured.gain < -rule.margin - _ROUNDING:
+        outcome, reason = Outcome.FAIL, f"at most {rule.margin:.4f} may be lost"
+    elif measured.interval.low > -rule.margin:
+        outcome, reason = Outcome.PASS, "shown to be no worse by the margin"
+    else:
+        outcome = Outcome.INCONCLUSIVE
+        needed = _n_needed(measured, rule, rules)
+        reason = f"not shown to be no worse by {rule.margin:.4f} at alpha {rules.alpha:g}; "
+        reason += _more(needed, measured.n)
+    return Finding(
+        check=measured.name,
+        group=OVERALL,
+        outcome=outcome,
+        reason=reason,
+        n=measured.n,
+        value=measured.candidate,
+        reference=measured.baseline,
+        difference=measured.gain,
+        interval=(measured.interval.low, measured.interval.high),
+        confidence=1 - 2 * rules.alpha,
+        limit=0.0 - rule.margin,
+        n_needed=needed,
+    )
+
+
+def _n_needed(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> int | None:
+    """Return how many examples would bring the interval clear of the margin."""
+    distance = measured.gain + rule.margin
+    if not distance > 0:
+        return None
+    z_alpha, z_power = (NormalDist().inv_cdf(share) for share in (1 - rules.alpha, rules.power))
+    standard_error = (measured.interval.high - measured.interval.low) / (2 * z_alpha)
+    enough = measured.n * ((z_alpha + max(z_power, 0.0)) * standard_error / distance) ** 2
+    return max(math.ceil(enough), measured.n + 1)
+
+
+def _outcome(findings: list[Finding]) -> Outcome:
+    judged = [Outcome(each.outcome) for each in findings if each.outcome != NOT_JUDGED]
+    return Outcome.worst(judged)
+
+
+def _conclusion(findings: list[Finding]) -> str:
+    """Return one sentence: the overall figures, then the findings that decided."""
+    first = findings[0]
+    before = f"{first.reference:.4f} -> " if first.check == "accuracy" else ""
+    change = f" ({first.difference:+.4f})" if first.check == "accuracy" else ""
+    examples = "1 held-out example" if first.n == 1 else f"{first.n:,} held-out examples"
+    start = f"accuracy {before}{first.value:.4f}{change} on {examples}"
+    outcome = _outcome(findings)
+    if outcome == Outcome.PASS:
+        return f"{start}: {first.reason}"
+    decisive = [each for each in findings if each.outcome == outcome]
+    told = "; ".join(f"{each.check}, {each.group}: {each.reason}" for each in decisive[:3])
+    more = f"; and {len(decisive) - 3} more" if len(decisive) > 3 else ""  # noqa: PLR2004
+    return f"{start}: {told}{more}"
+
+
+def _figures(findings: list[Finding]) -> dict[str, float]:
+    return {
+        each.check: each.value
+        for each in findings
+        if each.group == OVERALL and each.value is not None and each.check != "accuracy floor"
+    }
+
+
+def _evidence(candidate: PredictionsFile, policy: Policy) -> dict[str, str]:
+    return {
+        **candidate.digests,
+        "policy": policy.digest,
+        "predictions": sha256(candidate.path),
+    }
+
+
+def _limits(rules: EvaluationPolicy) -> dict[str, str | int | float | bool]:
+    leaves = flat(rules.model_dump()).items()
+    return {key: value for key, value in leaves if isinstance(value, str | int | float | bool)}
+
+
+def _candidate_accuracy(counts: PairedCounts) -> float:
+    return (counts.both_right + counts.candidate_only) / counts.n
+
+
+def _baseline_accuracy(counts: PairedCounts) -> float:
+    return (counts.both_right + counts.baseline_only) / counts.n

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -42,6 +42,29 @@ def atomic_write(file: Path) -> Iterator[IO[bytes]]:
     finally:
         stand_in.unlink(missing_ok=True)
     _fsync_folder(file.parent)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write `text` to `file` as UTF-8, whole or not at all.
+
+    Raises:
+        GateInputError: the folder cannot be made or written to.
+    """
+    with atomic_write(file) as stream:
+        stream.write(text.encode())
+
+
+def refuse_to_overwrite(read: Iterable[Path | None], *, written: Iterable[Path | None]) -> None:
+    """Refuse a command that would write over what it reads.
+
+    Raises:
+        GateInputError: a file that is written is one that is read.
+    """
+    sources = {os.path.realpath(file) for file in read if file is not None}
+    for file in written:
+        if file is not None and os.path.realpath(file) in sources:
+            msg = f"{file}: is to be read and to be written; choose another place to write to"
+            raise GateInputError(msg)
 
 
 def sha256(file: Path) -> str:

@@ -195,6 +195,17 @@ def facts(document: Mapping[str, Any]) -> dict[str, str]:
     return {**dependencies, **config, **internal["runtime"], **determinism}
 
 
+def is_dirty(document: Mapping[str, Any]) -> bool:
+    """Return whether the source was not what its commit says."""
+    return bool(document["predicate"]["buildDefinition"]["internalParameters"]["dirty"])
+
+
+def model_version(document: Mapping[str, Any]) -> str:
+    """Return the model's own version: 8 digits of the commit, 12 of the checkpoint's digest."""
+    commit = facts(document).get("source", "nocommit")
+    return f"{commit[:8]}-{subject_digest(document)[:12]}"
+
+
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Return in what two runs differ, a line each, such as `torch: 2.13.0 -> 2.15.0`."""
     before, after = facts(one), facts(other)

@@ -1,15 +1,35 @@
-"""The one result that every gate returns, and how it is shown."""
+"""The one result that every gate returns, and how it is shown.
+
+    verdict.publish(result, report=Path("artifacts/verdicts/evaluation.json"))
+
+prints it, writes it as JSON, and on GitHub adds it to the job's summary and annotates the run.
+The JSON Schema of what is written is `verdict.schema.json` beside this module; after a change:
+
+    python -m gates.verdict > src/gates/verdict.schema.json
+"""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import os
+import sys
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Literal
 
-from gates.errors import ExitCode
-from gates.files import atomic_write
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-SCHEMA = "verdict/1"
+from gates.errors import ExitCode, GateInputError, in_one_line
+from gates.files import write_text
+
+SCHEMA: Literal["verdict/1"] = "verdict/1"
+
+# The group that is all examples.
+OVERALL = "overall"
+
+# What a finding says of a subgroup that the policy wants reported, and not judged.
+NOT_JUDGED: Literal["not judged"] = "not judged"
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Outcome(StrEnum):
@@ -28,47 +48,263 @@ class Outcome(StrEnum):
             Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
         }[self]
 
+    @classmethod
+    def worst(cls, outcomes: Iterable["Outcome"]) -> "Outcome":
+        """Return fail if one is, else inconclusive if one is; with none at all nothing is shown."""
+        found = set(outcomes)
+        if cls.FAIL in found:
+            return cls.FAIL
+        return cls.PASS if found == {cls.PASS} else cls.INCONCLUSIVE
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Finding(_Part):
+    """What a gate found in one place.
+
+    Args:
+        check: what was looked at, such as `accuracy`.
+        group: where: `overall`, or a subgroup such as `digit=3`.
+        outcome: the conclusion; `not judged` where the policy wants it reported only.
+        reason: one sentence that says why.
+        n: examples it rests on.
+        value: the candidate's figure.
+        reference: the figure it is compared with, such as the baseline's.
+        difference: how much better the candidate is; negative: worse.
+        interval: lower and upper limit of the difference.
+        confidence: of the interval, a fraction.
+        limit: what the difference must stay above.
+        p_value: how likely so much evidence is if the conclusion were wrong.
+        adjusted_p_value: the same, corrected for the number of subgroups.
+        n_needed: examples that would settle it, where it is inconclusive and any number would.
+    """
+
+    check: str
+    group: str
+    outcome: Outcome | Literal["not judged"]
+    reason: str
+    n: int = Field(ge=0)
+    value: float | None = None
+    reference: float | None = None
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    confidence: float | None = None
+    limit: float | None = None
+    p_value: float | None = None
+    adjusted_p_value: float | None = None
+    n_needed: int | None = None
+
+
+class Verdict(_Part):
     """What a gate concluded, why, and from what.
 
     Args:
+        schema_: the format's name and version; `schema` in JSON.
         gate: the gate's name.
-        outcome: its conclusion.
+        outcome: its conclusion: the worst of its findings.
         reason: one sentence with the figures that decided.
-        metrics: every figure that was computed, by name.
+        findings: what it rests on.
+        metrics: every figure of the candidate that was computed, by name.
         evidence: SHA-256 of each thing that was judged, by name.
+        policy: the limits that it was judged by, by name.
         notes: what a reader must know besides, such as why there was no baseline.
     """
 
+    schema_: Literal["verdict/1"] = Field(default=SCHEMA, alias="schema")
     gate: str
     outcome: Outcome
     reason: str
-    metrics: Mapping[str, float]
-    evidence: Mapping[str, str]
-    notes: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...]
+    metrics: dict[str, float]
+    evidence: dict[str, Digest]
+    policy: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    notes: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def n_needed(self) -> int | None:
+        """Examples that would settle every open finding; None if there is none, or no number.
+
+        Of all examples, in which a subgroup is as frequent as now.
+        """
+        everything = max((each.n for each in self.findings), default=0)
+        open_findings = [each for each in self.findings if each.outcome == Outcome.INCONCLUSIVE]
+        known = [
+            -(-each.n_needed * everything // each.n)  # rounded up
+            for each in open_findings
+            if each.n_needed is not None and each.n
+        ]
+        return max(known) if known and len(known) == len(open_findings) else None
 
     def to_json(self) -> str:
         """Return the verdict as JSON text, keys sorted."""
-        document = {
-            "schema": SCHEMA,
-            "gate": self.gate,
-            "outcome": self.outcome,
-            "reason": self.reason,
-            "metrics": dict(self.metrics),
-            "evidence": dict(self.evidence),
-            "notes": dict(self.notes),
-        }
+        document = self.model_dump(mode="json", by_alias=True, exclude_none=True)
         return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
-        """Return the verdict for a terminal."""
-        lines = [f"{self.gate}: {self.outcome.upper()} - {self.reason}"]
-        lines += [f"  {name}: {note}" for name, note in self.notes.items()]
+        """Return the verdict for a terminal: the conclusion, then a table of what decided."""
+        lines = [in_one_line(f"{self.gate}: {self.outcome.upper()} - {self.reason}")]
+        lines += [f"  {in_one_line(f'{name}: {note}')}" for name, note in self.notes.items()]
+        if self.findings:
+            lines += ["", *_text_table(_HEADER, self._rows())]
+        lines += [f"  {line}" for line in self._not_judged()]
         return "\n".join(lines)
 
-    def write(self, file: Path) -> None:
-        """Write the verdict to `file` as JSON."""
-        with atomic_write(file) as stream:
-            stream.write(self.to_json().encode())
+    def _rows(self) -> list[list[str]]:
+        """Return what a reader needs: not the floors that each subgroup keeps."""
+        shown = [each for each in self.findings if each.outcome != NOT_JUDGED]
+        return [_row(each) for each in shown if each.group == OVERALL or not is_kept_floor(each)]
+
+    def _not_judged(self) -> list[str]:
+        """Return a line that names what was not judged, if there is any."""
+        left = [each for each in self.findings if each.outcome == NOT_JUDGED]
+        if not left:
+            return []
+        names = "; ".join(f"{each.group} ({each.n:,})" for each in left[:5])
+        more = f"; and {len(left) - 5} more" if len(left) > 5 else ""  # noqa: PLR2004
+        return [in_one_line(f"not judged, as there are too few examples: {names}{more}")]
+
+    def to_markdown(self) -> str:
+        """Return the verdict for a page, such as a job's summary on GitHub."""
+        title = f"### {self.gate}: {self.outcome.upper()}"
+        notes = [f"- {_escape(f'{name}: {note}')}" for name, note in self.notes.items()]
+        table = [_HEADER, ["---"] * len(_HEADER), *self._rows()]
+        rows = [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in table]
+        digests = [f"- {name}: `{digest}`" for name, digest in sorted(self.evidence.items())]
+        left = [_escape(line) for line in self._not_judged()]
+        parts = [[title], [_escape(self.reason)], notes, rows, left, digests]
+        return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
+
+    def to_annotations(self) -> list[str]:
+        """Return a GitHub workflow command for each finding that did not pass.
+
+        https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands
+        """
+        levels: dict[str, str] = {Outcome.FAIL: "error", Outcome.INCONCLUSIVE: "warning"}
+        return [
+            f"::{levels[finding.outcome]} "
+            f"title={_command_value(f'{self.gate}: {finding.check}, {finding.group}', ',:')}"
+            f"::{_command_value(finding.reason)}"
+            for finding in self.findings
+            if finding.outcome in levels
+        ]
+
+
+def publish(verdict: Verdict, *, report: Path | None) -> ExitCode:
+    """Show `verdict` wherever somebody looks for it; return its exit code.
+
+    Args:
+        verdict: printed on stdout; on GitHub, also in the job's summary and as annotations.
+        report: where it is written as JSON, if it is.
+    """
+    # Printed last: where it cannot be written, nobody shall read that all is well.
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        _append(Path(summary), verdict.to_markdown() + "\n")
+    if report is not None:
+        write_text(report, verdict.to_json())
+    annotations = verdict.to_annotations() if os.environ.get("GITHUB_ACTIONS") else []
+    _print("\n".join([verdict.to_text(), *annotations]))
+    return verdict.outcome.exit_code
+
+
+def _append(file: Path, text: str) -> None:
+    try:
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        msg = f"{file}: cannot be written ({error.strerror}); GITHUB_STEP_SUMMARY names it"
+        raise GateInputError(msg) from error
+
+
+def _print(text: str) -> None:
+    """Print `text`; what the terminal has no letters for, such as a subgroup's name, spelt out."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def read_verdict(file: Path) -> Verdict:
+    """Return the verdict in `file`.
+
+    Raises:
+        GateInputError: it is missing, or not a verdict.
+    """
+    try:
+        return Verdict.model_validate_json(file.read_bytes())
+    except OSError as error:
+        msg = f"{file}: cannot be read ({error.strerror}); a gate writes it with --report"
+        raise GateInputError(msg) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "top level"
+        msg = f"{file}: not a verdict of the format {SCHEMA}: {where}: {first['msg']}"
+        raise GateInputError(msg) from error
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of what `Verdict.to_json` writes, as text."""
+    schema = Verdict.model_json_schema(by_alias=True, mode="serialization")
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA}
+    return json.dumps({**head, **schema}, indent=2, sort_keys=True) + "\n"
+
+
+_MARKDOWN = {character: f"\\{character}" for character in "\\|`*_[]~"} | {
+    "<": "&lt;",
+    "&": "&amp;",
+}
+
+_HEADER = ["check", "group", "n", "candidate", "baseline", "difference", "interval", "outcome"]
+
+
+def is_kept_floor(finding: Finding) -> bool:
+    """Whether it says no more than that a floor holds."""
+    return finding.check.endswith("floor") and finding.outcome == Outcome.PASS
+
+
+def _row(finding: Finding) -> list[str]:
+    interval = finding.interval
+    outcome = str(finding.outcome)
+    if finding.outcome != Outcome.PASS:
+        outcome = f"{outcome}: {finding.reason}"
+    cells = [
+        finding.check,
+        finding.group,
+        f"{finding.n:,}",
+        _figure(finding.value),
+        _figure(finding.reference),
+        _figure(finding.difference, sign="+"),
+        f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-",
+        outcome,
+    ]
+    return [in_one_line(cell) for cell in cells]
+
+
+def _figure(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.4f}"
+
+
+def _text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return lines in which the columns stand under each other; the last is as long as it is."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    return [
+        "  "
+        + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+
+
+def _escape(text: str) -> str:
+    """Escape what Markdown would read as its own syntax, or as HTML."""
+    return "".join(_MARKDOWN.get(character, character) for character in in_one_line(text))
+
+
+def _command_value(text: str, more: str = "") -> str:
+    """Escape what a workflow command would read as its own syntax."""
+    for character in "%\r\n" + more:
+        text = text.replace(character, f"%{ord(character):02X}")
+    return text
+
+
+if __name__ == "__main__":
+    print(json_schema(), end="")

@@ -5,26 +5,16 @@
 Every key is required and no other is allowed, so a file shows all that a run depends on.
 """
 
-import difflib
 import io
-import types
-import typing
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from gates.errors import ConfigError
-
-
-class Section(BaseModel):
-    """A part of the configuration: read-only, no unknown keys, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+from gates import configuration
+from gates.configuration import Section, apply_override, read_yaml
 
 
 class DataConfig(Section):
@@ -107,20 +97,16 @@ class RunConfig(Section):
     train: TrainConfig
 
 
-# Beyond its own errors, ruamel lets those of the types through: `2024-13-45`, `!!bool x`.
-_INVALID_YAML = (YAMLError, ValueError, LookupError, RecursionError)
-
-
 def load(file: Path, overrides: Iterable[str] = ()) -> RunConfig:
     """Return the configuration in the YAML `file`, changed by `key=value` overrides.
 
     Raises:
         ConfigError: the file is missing or malformed, or a key or a value is not allowed.
     """
-    tree = _read(file)
+    tree = read_yaml(file)
     overridden = set()
     for override in overrides:
-        overridden.add(_apply(tree, override))
+        overridden.add(apply_override(tree, override))
     return validate(tree, where=str(file), overridden=overridden)
 
 
@@ -135,31 +121,7 @@ def validate(tree: Any, *, where: str, overridden: Iterable[str] = ()) -> RunCon
     Raises:
         ConfigError: a key is missing or unknown, or a value is not allowed.
     """
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        details = error.errors()
-        # A misspelt key is missing as well: the misspelling is what to correct.
-        first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
-        key = ".".join(str(part) for part in first["loc"])
-        source = "--set" if any(_overlap(key, other) for other in overridden) else where
-        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-        msg = f"{source}: {key or 'top level'}: {_explain(first)}{more}"
-        raise ConfigError(msg) from error
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether one of two keys is the other, or a section that the other is in."""
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested `tree` by their dotted keys."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        dotted = f"{prefix}{key}"
-        leaves |= flat(value, f"{dotted}.") if isinstance(value, dict) else {dotted: value}
-    return leaves
+    return configuration.validate(RunConfig, tree, where=where, overridden=overridden)
 
 
 def dump(config: RunConfig) -> bytes:
@@ -170,85 +132,3 @@ def dump(config: RunConfig) -> bytes:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment] # typed as None
     yaml.dump(config.model_dump(), stream)
     return stream.getvalue()
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        # Pure YAML 1.2: `1e-3` is a number, `no` is a word, a key given twice is an error.
-        tree = YAML(typ="safe", pure=True).load(file.read_bytes())
-    except OSError as error:
-        msg = f"{file}: cannot be read ({error.strerror}); the configurations are in configs/"
-        raise ConfigError(msg) from error
-    except MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        msg = f"{file}: {line}not valid YAML: {error.problem}; correct that line"
-        raise ConfigError(msg) from error
-    except _INVALID_YAML as error:
-        msg = f"{file}: not valid YAML: {error}"
-        raise ConfigError(msg) from error
-    if not isinstance(tree, dict):
-        msg = f"{file}: expected keys and values, such as `seed: 0`, found {_name_of_type(tree)}"
-        raise ConfigError(msg)
-    return tree
-
-
-def _apply(tree: dict[str, Any], override: str) -> str:
-    """Set one `key=value` in `tree`; return the key."""
-    key, equals, text = override.partition("=")
-    if not (key and equals):
-        msg = f"--set {override}: expected KEY=VALUE, as in --set train.epochs=3"
-        raise ConfigError(msg)
-    try:
-        value = YAML(typ="safe", pure=True).load(text)
-    except _INVALID_YAML as error:
-        msg = f"--set {override}: the value is not valid YAML; quote it"
-        raise ConfigError(msg) from error
-    *parents, leaf = key.split(".")
-    section = tree
-    for parent in parents:
-        section = section.setdefault(parent, {})
-        if not isinstance(section, dict):
-            msg = f"--set {override}: {parent} is a value, not a section"
-            raise ConfigError(msg)
-    section[leaf] = value
-    return key
-
-
-# Pydantic's kinds of error in our words: what must be true, and what was there.
-_EXPLANATIONS = {
-    "missing": "missing; every key must be given",
-    "model_type": "must be a section with keys of its own, got {input!r}",
-    "greater_than": "must be > {gt:g}, got {input}",
-    "greater_than_equal": "must be >= {ge:g}, got {input}",
-    "less_than": "must be < {lt:g}, got {input}",
-    "less_than_equal": "must be <= {le:g}, got {input}",
-    "literal_error": "must be {expected}, got {input!r}",
-    "value_error": "{error}",
-}
-
-
-def _explain(error: ErrorDetails) -> str:
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(str(error["loc"][-1]), _keys_at(error["loc"][:-1]))
-    explanation = _EXPLANATIONS.get(error["type"])
-    if explanation is None:
-        return f"{error['msg'][:1].lower()}{error['msg'][1:]}, got {error['input']!r}"
-    return explanation.format(input=error["input"], **error.get("ctx", {}))
-
-
-def _unknown_key(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-    return f"unknown key; {hint}"
-
-
-def _keys_at(location: Iterable[int | str]) -> list[str]:
-    """Return the keys that the section at `location` has."""
-    section: type[BaseModel] = RunConfig
-    for key in location:
-        section = typing.cast("type[BaseModel]", section.model_fields[str(key)].annotation)
-    return list(section.model_fields)
-
-
-def _name_of_type(tree: object) -> str:
-    return "nothing" if isinstance(tree, types.NoneType) else f"a {type(tree).__name__}"

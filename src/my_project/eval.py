@@ -1,19 +1,24 @@
 """Score a checkpoint on held-out data and judge it: python -m my_project.eval --help."""
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from gates.errors import CommandParser, ExitCode, run_command
+from gates.files import refuse_to_overwrite
+from gates.locations import local_copy, shown
+from gates.policy import Policy, load_policy
+from gates.predictions import write_predictions
+from gates.verdict import Verdict, publish
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.baseline is not None and options.fail_if_worse_than is None:
-        parser.error("--baseline needs --fail-if-worse-than, as in --fail-if-worse-than 0.02")
     return run_command(lambda: _evaluate(options))
 
 
@@ -33,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "--baseline",
         metavar="URI",
         help="checkpoint or predictions.parquet of the model in production: a path, "
-        "or an address that fsspec opens",
+        "an address that fsspec opens, or models:/NAME@production",
     )
     against.add_argument(
         "--no-baseline", metavar="WHY", help="judge a first release, and say why it is one"
@@ -42,7 +47,20 @@ def _parser() -> argparse.ArgumentParser:
         "--fail-if-worse-than",
         type=float,
         metavar="MARGIN",
-        help="accuracy that may be lost, a fraction: 0.02 is two percentage points",
+        help="accuracy that may be lost, a fraction: 0.02 is two percentage points "
+        "(default: the policy's)",
+    )
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        default=Path("configs/gates.yaml"),
+        metavar="FILE",
+        help="every other limit (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--allow-same-model",
+        action="store_true",
+        help="let a model be compared with itself, to try the gate",
     )
     parser.add_argument(
         "--config",
@@ -63,28 +81,45 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(options: argparse.Namespace) -> ExitCode:
-    # Imports torch: after the options, so that --help and a typo answer at once.
-    from my_project import evaluation  # noqa: PLC0415
+    policy = load_policy(options.policy).with_margin(options.fail_if_worse_than)
+    with contextlib.ExitStack() as stack:
+        baseline = None
+        if options.baseline is not None:
+            # Before anything is scored: an address that is wrong is told at once.
+            baseline = stack.enter_context(local_copy(options.baseline))
+        verdict = _judge(options, policy, baseline)
+    return publish(verdict, report=options.report)
 
+
+def _judge(options: argparse.Namespace, policy: Policy, baseline: Path | None) -> Verdict:
+    # Imports torch: after the options and the policy, so that a typo is told at once.
+    from gates.plots import draw_verdict  # noqa: PLC0415
+    from my_project import evaluation, scores  # noqa: PLC0415
+
+    # Once: while this runs, another training may point the link to its own checkpoint.
     checkpoint = options.checkpoint
+    if checkpoint.is_symlink():
+        checkpoint = Path(os.path.realpath(checkpoint))
+    written = options.predictions or checkpoint.with_name("predictions.parquet")
+    files = [options.policy, options.config, checkpoint, baseline]
+    refuse_to_overwrite(files, written=[written, options.report])
     examples = evaluation.held_out_examples(checkpoint, options.config)
-    written_to = options.predictions or checkpoint.resolve().with_name("predictions.parquet")
-    if options.baseline is None:
-        verdict = evaluation.accept_without_baseline(
-            checkpoint, why=options.no_baseline, examples=examples, written_to=written_to
-        )
+    predictions = evaluation.predict(checkpoint, examples)
+    write_predictions(predictions, written)
+    scores.write_scores(predictions, written.parent)
+    if baseline is None:
+        verdict = evaluation.accept_without_baseline(written, policy, why=options.no_baseline)
     else:
         verdict = evaluation.compare(
-            checkpoint,
-            options.baseline,
-            margin=options.fail_if_worse_than,
+            written,
+            baseline,
+            policy,
+            name=shown(options.baseline),
             examples=examples,
-            written_to=written_to,
+            allow_same_model=options.allow_same_model,
         )
-    if options.report is not None:
-        verdict.write(options.report)
-    print(verdict.to_text())
-    return verdict.outcome.exit_code
+    draw_verdict(verdict, written.with_name("verdict.svg"))
+    return verdict
 
 
 if __name__ == "__main__":

@@ -1,21 +1,17 @@
 """Scores checkpoints on held-out examples, and has the gate judge the scores."""
 
-import contextlib
+import hashlib
 import math
-import shutil
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import fsspec
 import numpy as np
 import torch
 from torch import nn
 
 from gates import evaluation as gate
-from gates.errors import GateError, GateInputError
 from gates.files import sha256
-from gates.predictions import Predictions, read_predictions, write_predictions
+from gates.policy import Policy
+from gates.predictions import Predictions, open_predictions, write_predictions
 from gates.verdict import Verdict
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
@@ -79,6 +75,7 @@ def predict(file: Path, examples: Examples) -> Predictions:
         subgroups={"digit": labels.astype(np.str_), "thickness": examples.thicknesses},
         data_digest=examples.data_digest,
         checkpoint_digest=sha256(file),
+        config_digest=hashlib.sha256(configs.dump(checkpoint.config)).hexdigest(),
     )
 
 
@@ -94,68 +91,43 @@ def held_out_examples(checkpoint: Path, config: Path | None = None) -> Examples:
 
 
 def compare(
-    checkpoint: Path, baseline: str, *, margin: float, examples: Examples, written_to: Path
+    candidate: Path,
+    baseline: Path,
+    policy: Policy,
+    *,
+    name: str,
+    examples: Examples,
+    allow_same_model: bool = False,
 ) -> Verdict:
-    """Judge `checkpoint` against `baseline` and write its predictions to `written_to`.
+    """Judge the predictions in `candidate` against `baseline`.
 
     Args:
-        checkpoint: the candidate.
-        baseline: path or fsspec URI of a checkpoint or a `.parquet` of predictions.
-        margin: accuracy that may be lost, a fraction.
-        examples: what both are scored on.
-        written_to: where the candidate's predictions go.
+        candidate: predictions of the model that may be promoted.
+        baseline: the model in production: its checkpoint, which is then scored, or its
+            predictions. The scores are written beside the candidate's, so that the verdict can
+            be reached again.
+        policy: every limit.
+        name: what errors call the baseline.
+        examples: what the candidate was scored on.
+        allow_same_model: whether both may be one checkpoint.
 
     Raises:
-        GateError: one of them cannot be read, or they cannot be compared.
+        GateError: the baseline cannot be read, or the two cannot be compared.
     """
-    gate.check_margin(margin)
-    candidate = predict(checkpoint, examples)
-    with _local_copy(baseline) as file:
-        is_predictions = file.suffix == ".parquet"
-        reference = read_predictions(file) if is_predictions else predict(file, examples)
-    verdict = gate.compare(candidate, reference, margin=margin)
-    write_predictions(candidate, written_to)
-    return verdict
+    reference = baseline
+    if not _is_parquet(baseline):
+        reference = candidate.with_name(f"baseline_{candidate.name}")
+        write_predictions(predict(baseline, examples), reference)
+    ours, theirs = open_predictions(candidate), open_predictions(reference, name=name)
+    return gate.compare(ours, theirs, policy, allow_same_model=allow_same_model)
 
 
-def accept_without_baseline(
-    checkpoint: Path, *, why: str, examples: Examples, written_to: Path
-) -> Verdict:
-    """Score a first release and write its predictions to `written_to`."""
-    candidate = predict(checkpoint, examples)
-    verdict = gate.accept_without_baseline(candidate, why=why)
-    write_predictions(candidate, written_to)
-    return verdict
+def _is_parquet(file: Path) -> bool:
+    """Whether `file` is one of predictions, by its name or, as an address may have none, within."""
+    with file.open("rb") as stream:
+        return file.suffix == ".parquet" or stream.read(4) == b"PAR1"
 
 
-@contextlib.contextmanager
-def _local_copy(uri: str) -> Iterator[Path]:
-    """Give the file at `uri` as a local one, for as long as the block runs.
-
-    Raises:
-        GateInputError: it cannot be read. Never taken for "there is no baseline".
-    """
-    if not uri.strip():
-        msg = '--baseline: is empty; give a path or an address, or --no-baseline "why"'
-        raise GateInputError(msg)
-    if ":/" not in uri:
-        if not Path(uri).is_file():
-            msg = f'{uri}: no such baseline; for a first release say --no-baseline "why"'
-            raise GateInputError(msg)
-        yield Path(uri)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        # Without the query of a signed address: the ending says what the file holds.
-        file = Path(folder) / PurePosixPath(uri.partition("?")[0]).name
-        try:
-            with fsspec.open(uri) as source, file.open("wb") as target:
-                shutil.copyfileobj(source, target)
-        except Exception as error:  # each file system of fsspec has errors of its own
-            msg = f"{uri}: the baseline cannot be read ({str(error) or type(error).__name__}); "
-            msg += 'for a first release say --no-baseline "why"'
-            raise GateInputError(msg) from error
-        try:
-            yield file
-        except GateError as error:
-            # The copy's name says nothing, and it is gone when the message is read.
-            raise type(error)(str(error).replace(str(file), uri)) from error
+def accept_without_baseline(candidate: Path, policy: Policy, *, why: str) -> Verdict:
+    """Judge the predictions in `candidate` as those of a first release."""
+    return gate.accept_without_baseline(open_predictions(candidate), policy, why=why)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
 from gates import provenance
+from gates.configuration import flat
 from gates.errors import ConfigError, GateInputError
 from gates.files import atomic_write
 from my_project import checkpoint as checkpoints
@@ -161,8 +162,8 @@ def _run_id(request: Request, processes: Processes) -> str | None:
 
 
 def _check_same(before: RunConfig, now: RunConfig, where: Path) -> None:
-    for key, value in configs.flat(before.model_dump()).items():
-        asked = configs.flat(now.model_dump())[key]
+    for key, value in flat(before.model_dump()).items():
+        asked = flat(now.model_dump())[key]
         if value != asked:
             msg = f"{where}: {key} is {value} in this run, and {asked} is asked for; "
             msg += "resume with the same configuration, or choose another --run-id"

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from gates.configuration import flat
 from gates.errors import ConfigError, GateInputError
-from my_project.config import RunConfig, flat
+from my_project.config import RunConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

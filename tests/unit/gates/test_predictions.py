@@ -1,3 +1,6 @@
+import contextlib
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -5,9 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from gates import predictions as module
 from gates.errors import GateInputError
-from gates.predictions import Predictions, read_predictions, write_predictions
+from gates.predictions import Predictions, named, open_predictions, write_predictions
+from tests.judged import scored
 
 DIGESTS = {"data_digest": "d" * 64, "checkpoint_digest": "c" * 64}
 COLUMNS: dict[str, Any] = {"id": ["a", "b"], "label": [0, 1], "prediction": [0, 0]}
@@ -28,9 +35,15 @@ def three(**changes: Any) -> Predictions:
     return Predictions(**fields | changes)
 
 
+def rows(file: Path) -> dict[str, list[Any]]:
+    batches = list(open_predictions(file).batches())
+    columns: dict[str, list[Any]] = pa.Table.from_batches(batches).to_pydict()
+    return columns
+
+
 def error_of(file: Path) -> str:
     with pytest.raises(GateInputError) as raised:
-        read_predictions(file)
+        rows(file)
     assert str(raised.value).startswith(f"{file}: ")
     return str(raised.value)
 
@@ -38,42 +51,44 @@ def error_of(file: Path) -> str:
 def write(
     file: Path, *, columns: dict[str, Any] | None = None, digests: dict[str, str] | None = None
 ) -> None:
+    """Write a file as another program might, without a digest of its content."""
     table = pa.table(COLUMNS if columns is None else columns)
     pq.write_table(table.replace_schema_metadata(DIGESTS if digests is None else digests), file)
 
 
-def test_accuracy_is_the_share_predicted_right() -> None:
-    assert three().accuracy == pytest.approx(2 / 3)
+# ---- what is written
 
 
 def test_read_gives_back_what_was_written(file: Path) -> None:
     written = three(
         probabilities=np.array([[0.9, 0.1], [1 / 3, 2 / 3], [0.75, 0.25]]),
         subgroups={"digit": np.array(["0", "1", "1"]), "thickness": np.array(["x", "y", "z"])},
+        config_digest="f" * 64,
     )
     write_predictions(written, file)
-    read = read_predictions(file)
-    assert read.ids.tolist() == ["b", "a", "c"]
-    assert read.labels.tolist() == [0, 1, 1]
-    assert read.predictions.tolist() == [0, 1, 0]
-    assert (read.data_digest, read.checkpoint_digest) == ("d" * 64, "c" * 64)
-    assert read.probabilities is not None
-    assert read.probabilities.tolist() == [[0.9, 0.1], [1 / 3, 2 / 3], [0.75, 0.25]]
-    assert {name: values.tolist() for name, values in read.subgroups.items()} == {
+    assert rows(file) == {
+        "id": ["b", "a", "c"],
+        "label": [0, 1, 1],
+        "prediction": [0, 1, 0],
+        "probabilities": [[0.9, 0.1], [1 / 3, 2 / 3], [0.75, 0.25]],
         "digit": ["0", "1", "1"],
         "thickness": ["x", "y", "z"],
     }
+    opened = open_predictions(file)
+    assert opened.digests == {"data": "d" * 64, "checkpoint": "c" * 64, "config": "f" * 64}
+    assert (opened.n, opened.has_probabilities) == (3, True)
+    assert opened.subgroups == ("digit", "thickness")
 
 
-def test_probabilities_may_be_absent(file: Path) -> None:
+def test_probabilities_and_the_configuration_may_be_absent(file: Path) -> None:
     write_predictions(three(), file)
-    assert read_predictions(file).probabilities is None
+    assert not open_predictions(file).has_probabilities
+    assert open_predictions(file).digests.keys() == {"data", "checkpoint"}
 
 
 def test_columns_are_those_of_the_contract(file: Path) -> None:
-    write_predictions(
-        three(probabilities=np.eye(3), subgroups={"digit": np.array(["0", "1", "1"])}), file
-    )
+    subgroups = {"digit": np.array(["0", "1", "1"])}
+    write_predictions(three(probabilities=np.eye(3), subgroups=subgroups), file)
     described = {field.name: str(field.type) for field in pq.read_schema(file)}
     assert described == {
         "id": "string",
@@ -84,20 +99,169 @@ def test_columns_are_those_of_the_contract(file: Path) -> None:
     }
 
 
-def test_missing_file_is_named(file: Path) -> None:
-    assert "not readable as predictions" in error_of(file)
+@given(
+    ids=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, unique=True),
+    seed=st.integers(0, 1000),
+    batch=st.integers(1, 5),
+)
+@settings(
+    derandomize=True,
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_whatever_is_written_is_read_in_batches_of_any_size(
+    file: Path, monkeypatch: pytest.MonkeyPatch, ids: list[str], seed: int, batch: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet([0.05] * 4, len(ids))
+    probabilities[probabilities < 1e-3] = -0.0
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    texts = np.empty(len(ids), dtype=object)  # NumPy's own text drops a NUL at the end
+    texts[:] = ids
+    written = three(
+        ids=texts,
+        labels=rng.integers(4, size=len(ids)),
+        predictions=rng.integers(-9, 9, size=len(ids)),
+        probabilities=probabilities,
+        subgroups={"of": texts[::-1]},
+    )
+    write_predictions(written, file)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_ROWS", batch)
+        read = rows(file)
+    assert read["id"] == ids
+    assert read["of"] == ids[::-1]
+    assert np.array(read["probabilities"]).tobytes() == probabilities.tobytes()
+    assert read["label"] == written.labels.tolist()
+    assert read["prediction"] == written.predictions.tolist()
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"PAR1", b"PAR1" + b"x" * 100 + b"PAR1"])
-def test_file_that_is_no_parquet_is_refused(file: Path, content: bytes) -> None:
-    file.write_bytes(content)
-    assert "not readable as predictions" in error_of(file)
+def test_no_examples_are_written_but_not_read(file: Path) -> None:
+    write_predictions(scored([]), file)
+    assert error_of(file) == f"{file}: holds no example"
 
 
-def test_file_that_is_cut_off_is_refused(file: Path) -> None:
-    write(file)
-    file.write_bytes(file.read_bytes()[:-1])
-    assert "not readable as predictions" in error_of(file)
+# ---- what other programs write
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        pytest.param({"id": pa.array(["a", "b"], pa.large_string())}, ["a", "b"], id="large_id"),
+        pytest.param({"id": pa.array(["a", "b"], pa.string_view())}, ["a", "b"], id="view"),
+        pytest.param({"label": pa.array([0, 1], pa.uint64())}, [0, 1], id="uint64"),
+        pytest.param({"label": pa.array([0, 1], pa.int8())}, [0, 1], id="int8"),
+        pytest.param({"kind": pa.array([7, 8], pa.int8())}, ["7", "8"], id="integers"),
+        pytest.param({"kind": pa.array([True, False])}, ["true", "false"], id="booleans"),
+        pytest.param({"kind": pa.array(["", "é\n"])}, ["", "é\n"], id="any_text"),
+        pytest.param(
+            {"kind": pa.array(["x", "y"]).dictionary_encode()}, ["x", "y"], id="dictionary"
+        ),
+        pytest.param(
+            {"kind": pa.array(["x", "y"], pa.large_string()).dictionary_encode()},
+            ["x", "y"],
+            id="dictionary_of_large_text",
+        ),
+        pytest.param(
+            {"probabilities": pa.array([[0.5, 0.5], [0.25, 0.75]], pa.list_(pa.float32(), 2))},
+            [[0.5, 0.5], [0.25, 0.75]],
+            id="fixed_size_list_of_float32",
+        ),
+        pytest.param(
+            {"probabilities": pa.array([[0.5, 0.5], [0.0, 1.0]], pa.large_list(pa.float16()))},
+            [[0.5, 0.5], [0.0, 1.0]],
+            id="large_list_of_float16",
+        ),
+        pytest.param(
+            {"probabilities": [[0.5, 0.5 + 9e-4], [-0.0, 1.0]]},
+            [[0.5, 0.5 + 9e-4], [0.0, 1.0]],
+            id="single_precision",
+        ),
+        # Outside the classes is merely wrong.
+        pytest.param({"prediction": [99, -1]}, [99, -1], id="prediction_of_no_class"),
+    ],
+)
+def test_other_types_of_the_same_meaning_are_read(
+    file: Path, column: dict[str, Any], expected: list[Any]
+) -> None:
+    write(file, columns=COLUMNS | column)
+    (name,) = column
+    assert rows(file)[name] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "explanation"),
+    [
+        # A baseline that was never right would let any candidate pass.
+        pytest.param(
+            {"prediction": [0, None]},
+            "prediction has missing values, the first in 1 example: b",
+            id="prediction_missing",
+        ),
+        pytest.param({"prediction": ["0", "0"]}, "prediction must be whole numbers", id="text"),
+        pytest.param({"prediction": [0.0, 0.5]}, "prediction must be whole", id="fractions"),
+        pytest.param({"label": [0, None]}, "label has missing values", id="label_missing"),
+        pytest.param({"label": ["0", "1"]}, "label must be whole numbers", id="text_labels"),
+        pytest.param(
+            {"label": pa.array([0, 2**64 - 1], pa.uint64())}, "not in range", id="huge_label"
+        ),
+        pytest.param({"id": ["a", None]}, "id has missing values", id="id_missing"),
+        pytest.param({"id": [1, 2]}, "id must be text; found int64", id="id_is_number"),
+        pytest.param({"kind": ["x", None]}, "kind has missing values", id="subgroup_missing"),
+        pytest.param({"kind": [0.5, 1.5]}, "kind must be text, whole numbers", id="fractions_kind"),
+        pytest.param(
+            {"probabilities": [[0.5, 0.5], [1.0]]},
+            "has probabilities that are not 2, as others are, in 1 example: b",
+            id="lengths",
+        ),
+        pytest.param(
+            {"probabilities": [[0.5, 0.5], None]}, "probabilities has missing", id="list_missing"
+        ),
+        pytest.param(
+            {"probabilities": [[0.5, 0.5], [0.5, None]]}, "probabilities has missing", id="inner"
+        ),
+        pytest.param({"probabilities": ["x", "y"]}, "must be lists of numbers", id="no_list"),
+        pytest.param({"probabilities": [["x"], ["y"]]}, "must be lists of numbers", id="texts"),
+        pytest.param(
+            {"probabilities": pa.array([[], []], pa.list_(pa.float64()))},
+            "do not sum to 1",
+            id="no_classes",
+        ),
+        pytest.param(
+            {"probabilities": [[0.5, 0.5], [float("nan"), 0.5]]},
+            "has a probability that is no number from 0 to 1, in 1 example: b",
+            id="nan",
+        ),
+        pytest.param(
+            {"probabilities": [[0.5, 0.5], [float("inf"), 0.5]]}, "no number", id="infinity"
+        ),
+        pytest.param({"probabilities": [[0.5, 0.5], [-0.5, 1.5]]}, "from 0 to 1", id="negative"),
+        pytest.param(
+            {"probabilities": [[0.5, 0.5], [0.5, 0.499]]},
+            "has probabilities that do not sum to 1, in 1 example: b",
+            id="sum",
+        ),
+        pytest.param(
+            {"label": [0, 2], "probabilities": [[0.5, 0.5], [0.5, 0.5]]},
+            "has a label that is none of its 2 classes, in 1 example: b",
+            id="label_of_no_class",
+        ),
+    ],
+)
+def test_values_that_say_nothing_are_refused(
+    file: Path, changes: dict[str, Any], explanation: str
+) -> None:
+    write(file, columns=COLUMNS | changes)
+    assert explanation in error_of(file)
+
+
+def test_number_of_classes_is_the_same_in_every_batch(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ROWS", 1)
+    write(file, columns=COLUMNS | {"probabilities": [[0.5, 0.5], [0.2, 0.3, 0.5]]})
+    assert "has probabilities that are not 2, as others are, in 1 example: b" in error_of(file)
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -112,39 +276,137 @@ def test_missing_digest_is_named(file: Path, digest: str) -> None:
     assert f"lacks {digest};" in error_of(file)
 
 
-def test_parquet_of_another_kind_lacks_everything(file: Path) -> None:
-    pq.write_table(pa.table({"text": ["x"]}), file)
-    assert "lacks id, label, prediction, data_digest, checkpoint_digest;" in error_of(file)
+@pytest.mark.parametrize("digest", ["", "d" * 63, "D" * 64, "latest"])
+def test_digest_that_is_none_is_refused(file: Path, digest: str) -> None:
+    write(file, digests=DIGESTS | {"checkpoint_digest": digest})
+    assert f"its checkpoint_digest is {digest!r}" in error_of(file)
 
 
-def test_file_without_examples_is_refused(file: Path) -> None:
-    write(file, columns={name: values[:0] for name, values in COLUMNS.items()})
-    assert "holds no example" in error_of(file)
-
-
-def test_example_that_appears_twice_is_named(file: Path) -> None:
-    write(
-        file,
-        columns={"id": ["z", "a", "m", "z", "m"], "label": [0] * 5, "prediction": [0] * 5},
+def test_column_that_is_there_twice_is_refused(file: Path) -> None:
+    table = pa.Table.from_arrays(
+        [*(pa.array(values) for values in COLUMNS.values()), pa.array([1, 1])],
+        names=[*COLUMNS, "label"],
     )
-    assert "example m appears more than once" in error_of(file)
+    pq.write_table(table.replace_schema_metadata(DIGESTS), file)
+    assert "has more than one column label" in error_of(file)
+
+
+# ---- damage
+
+
+def test_missing_file_is_named(file: Path) -> None:
+    assert "not readable as predictions" in error_of(file)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"PAR1", b"PAR1" + b"x" * 100 + b"PAR1"])
+def test_file_that_is_no_parquet_is_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    assert "not readable as predictions" in error_of(file)
+
+
+def test_folder_is_no_file(file: Path) -> None:
+    file.mkdir()
+    assert "not readable as predictions" in error_of(file)
+
+
+@pytest.mark.parametrize("name", ["a b%20.parquet", "ü#?.parquet", "a:b.parquet", "no-suffix"])
+def test_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name)
+    assert rows(tmp_path / name)["id"] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "edit",
     [
-        # A baseline that was never right would let any candidate pass.
-        pytest.param({"prediction": [0, None]}, id="prediction_missing"),
-        pytest.param({"prediction": ["0", "0"]}, id="predictions_are_text"),
-        pytest.param({"prediction": [0.0, 0.5]}, id="predictions_are_fractions"),
-        pytest.param({"label": [0, None]}, id="label_missing"),
-        pytest.param({"label": ["0", "1"]}, id="labels_are_text"),
-        pytest.param({"id": ["a", None]}, id="id_missing"),
-        pytest.param({"probabilities": [[0.5, 0.5], [1.0]]}, id="probabilities_of_two_lengths"),
-        pytest.param({"probabilities": [[0.5, 0.5], None]}, id="probabilities_missing"),
-        pytest.param({"probabilities": ["x", "y"]}, id="probabilities_are_text"),
+        pytest.param(lambda table: table.slice(1), id="row_removed"),
+        pytest.param(lambda table: table.take([1, 0]), id="rows_in_another_order"),
+        pytest.param(
+            lambda table: table.rename_columns(
+                ["id", "label", "prediction", "sort"]
+            ).replace_schema_metadata(table.schema.metadata),
+            id="column_renamed",
+        ),
+        pytest.param(lambda table: table.drop_columns(["kind"]), id="column_removed"),
+        pytest.param(
+            lambda table: table.set_column(2, "prediction", pa.array([0, 1])), id="prediction"
+        ),
+        pytest.param(
+            lambda table: table.replace_schema_metadata(
+                {**table.schema.metadata, b"checkpoint_digest": b"0" * 64}
+            ),
+            id="digest",
+        ),
+        pytest.param(
+            lambda table: table.replace_schema_metadata(
+                {**table.schema.metadata, b"config_digest": b"0" * 64}
+            ),
+            id="another_digest",
+        ),
     ],
 )
-def test_values_of_another_kind_are_refused(file: Path, changes: dict[str, Any]) -> None:
-    write(file, columns=COLUMNS | changes)
-    assert next(iter(changes)) in error_of(file)
+def test_change_by_another_program_is_noticed(
+    file: Path, edit: Callable[[pa.Table], pa.Table]
+) -> None:
+    subgroups = {"kind": np.array(["x", "y"])}
+    two = three(
+        ids=np.array(["a", "b"]),
+        labels=np.array([0, 1]),
+        predictions=np.array([0, 0]),
+        subgroups=subgroups,
+    )
+    write_predictions(two, file)
+    table = pq.read_table(file)
+    pq.write_table(edit(table), file)
+    assert "its content is not what was written" in error_of(file)
+    pq.write_table(table, file, row_group_size=1, compression="gzip")
+    assert rows(file)["id"] == ["a", "b"]
+
+
+def test_every_flipped_bit_is_noticed_or_changes_nothing(file: Path) -> None:
+    write_predictions(three(probabilities=np.eye(3), subgroups={"k": np.array(["x"] * 3)}), file)
+    sound, content = rows(file), file.read_bytes()
+    digests = open_predictions(file).digests
+    for position in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << position % 8
+        file.write_bytes(damaged)
+        with contextlib.suppress(GateInputError):
+            assert rows(file) == sound, position
+            assert open_predictions(file).digests == digests, position
+
+
+def test_column_whose_name_is_no_text_is_refused(file: Path) -> None:
+    table = pa.table(COLUMNS | {"kind": ["x", "y"]}).replace_schema_metadata(DIGESTS)
+    pq.write_table(table, file, store_schema=False)
+    file.write_bytes(file.read_bytes().replace(b"kind", b"k\xffnd"))
+    assert "not readable as predictions ('utf-8' codec" in error_of(file)
+
+
+def test_text_that_is_none_is_refused(file: Path) -> None:
+    table = pa.table(COLUMNS | {"kind": ["x", "y"]}).replace_schema_metadata(DIGESTS)
+    pq.write_table(table, file, use_dictionary=False, compression="none")
+    file.write_bytes(file.read_bytes().replace(b"\x01\0\0\0x", b"\x01\0\0\0\xff"))
+    assert "not readable as predictions (Invalid UTF8" in error_of(file)
+
+
+# ---- names in errors
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (["a"], "1 example: a"),
+        (["a", "b"], "2 examples: a, b"),
+        (["a", "b", "c", "d"], "4 examples: a, b, c, …"),
+        (["", "a b", "c\nd"], "3 examples: '', 'a b', 'c\\nd'"),
+        (["é"], "1 example: é"),
+    ],
+)
+def test_examples_are_named_so_that_they_can_be_found(ids: list[str], expected: str) -> None:
+    assert named(pa.array(ids)) == expected
+
+
+def test_predictions_are_read_only(file: Path) -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        three().data_digest = "x"  # type: ignore[misc]
+    assert not file.exists()

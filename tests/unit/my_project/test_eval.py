@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import pickle
 import subprocess
@@ -11,10 +12,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-from gates.predictions import read_predictions, write_predictions
+from gates.predictions import open_predictions, write_predictions
 from my_project import evaluation
 from my_project.data import Examples
 from my_project.eval import main
+from tests.judged import write_policy
 
 Refused = Callable[..., str]
 
@@ -38,6 +40,14 @@ def perfect(checkpoint: Path, held_out_examples: Examples, tmp_path: Path) -> Pa
     return file
 
 
+@pytest.fixture(autouse=True)
+def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The policy where the command looks for it: 20 examples shall settle what is lost by half."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    return write_policy(tmp_path / "configs" / "gates.yaml", {"accuracy.margin": 0.3})
+
+
 def files_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -48,7 +58,7 @@ def test_first_release_passes_and_says_why(
     assert main(["--checkpoint", str(checkpoint), "--no-baseline", "first release"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("evaluation: PASS - accuracy ")
-    assert printed.out.endswith("  no baseline: first release\n")
+    assert "  no baseline: first release\n" in printed.out
     assert printed.err == ""
 
 
@@ -56,8 +66,15 @@ def test_predictions_lie_beside_the_checkpoint_that_a_link_points_to(checkpoint:
     link = checkpoint.parent.parent / "latest.pt"
     link.symlink_to(checkpoint.relative_to(link.parent))
     assert main(["--checkpoint", str(link), "--no-baseline", "first release"]) == 0
-    assert len(read_predictions(checkpoint.with_name("predictions.parquet")).ids) == 20
+    assert open_predictions(checkpoint.with_name("predictions.parquet")).n == 20
     assert not link.with_name("predictions.parquet").exists()
+
+
+def test_link_that_leads_nowhere_is_told_in_one_line(tmp_path: Path, refused: Refused) -> None:
+    link = tmp_path / "latest.pt"
+    link.symlink_to(link)
+    error = refused(main, "--checkpoint", link, "--no-baseline", "why")
+    assert error.startswith(f"{link}: ")
 
 
 def test_report_and_predictions_go_where_they_are_asked_to(
@@ -68,7 +85,8 @@ def test_report_and_predictions_go_where_they_are_asked_to(
     assert main([*options, "--report", str(report), "--predictions", str(predictions)]) == 0
     verdict = json.loads(report.read_text())
     assert verdict["schema"] == "verdict/1"
-    assert verdict["metrics"]["accuracy"] == read_predictions(predictions).accuracy
+    digest = hashlib.sha256(predictions.read_bytes()).hexdigest()
+    assert verdict["evidence"]["predictions"] == digest
     assert not checkpoint.with_name("predictions.parquet").exists()
 
 
@@ -76,32 +94,69 @@ def test_model_that_is_worse_fails(
     checkpoint: Path, perfect: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tmp_path / "verdict.json"
-    options = ["--checkpoint", str(checkpoint), "--baseline", str(perfect)]
+    options = ["--checkpoint", str(checkpoint), "--baseline", str(perfect), "--allow-same-model"]
     assert main([*options, "--fail-if-worse-than", "0.02", "--report", str(report)]) == 1
     assert capsys.readouterr().out.startswith("evaluation: FAIL - accuracy 1.0000 -> ")
-    assert json.loads(report.read_text())["outcome"] == "fail"
+    verdict = json.loads(report.read_text())
+    assert verdict["outcome"] == "fail"
+    assert verdict["policy"]["accuracy.margin"] == 0.02
 
 
-def test_model_that_is_no_worse_passes(checkpoint: Path) -> None:
-    options = ["--checkpoint", str(checkpoint), "--baseline", str(checkpoint)]
-    assert main([*options, "--fail-if-worse-than", "0"]) == 0
+def test_model_is_not_compared_with_itself_unless_asked_to(
+    checkpoint: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--checkpoint", str(checkpoint), "--baseline", str(checkpoint))
+    assert "comes from the same checkpoint" in refused(main, *options)
+    assert main([*options, "--allow-same-model"]) == 0
+    assert "(+0.0000) on 20 held-out examples" in capsys.readouterr().out
+    # What settles nothing exits with 3, and says how many examples would.
+    assert main([*options, "--allow-same-model", "--fail-if-worse-than", "0.02"]) == 3
+    assert "133 examples would settle it, 113 more" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--predictions", "--report"])
+def test_what_is_read_is_not_written_over(
+    checkpoint: Path, perfect: Path, refused: Refused, option: str
+) -> None:
+    before = perfect.read_bytes(), checkpoint.read_bytes()
+    options = ("--checkpoint", checkpoint, "--baseline", perfect)
+    for file in (perfect, checkpoint):
+        error = refused(main, *options, option, file)
+        assert error.startswith(f"{file}: is to be read and to be written")
+    assert (perfect.read_bytes(), checkpoint.read_bytes()) == before
+
+
+def test_baseline_beside_the_checkpoint_is_not_written_over(
+    checkpoint: Path, perfect: Path, refused: Refused
+) -> None:
+    # The default place of the candidate's predictions is where the baseline is.
+    baseline = checkpoint.with_name("predictions.parquet")
+    perfect.rename(baseline)
+    before = files_in(checkpoint.parent)
+    error = refused(main, "--checkpoint", checkpoint, "--baseline", baseline)
+    assert error.startswith(f"{baseline}: is to be read and to be written")
+    assert files_in(checkpoint.parent) == before
 
 
 @pytest.mark.parametrize(
     ("baseline", "explanation"),
     [
-        pytest.param("absent.pt", "absent.pt: no such baseline", id="missing"),
-        pytest.param(
-            "absent.parquet", "absent.parquet: no such baseline", id="missing_predictions"
-        ),
-        pytest.param("nosuch://x", "nosuch://x: the baseline cannot be read", id="protocol"),
-        pytest.param("memory://x", "memory://x: the baseline cannot be read", id="memory"),
-        pytest.param("", "--baseline: ", id="empty"),
+        pytest.param("absent.pt", "absent.pt: no such file", id="missing"),
+        pytest.param("absent.parquet", "absent.parquet: no such file", id="missing_predictions"),
+        pytest.param("nosuch://x", "nosuch://x: cannot be read", id="protocol"),
+        pytest.param("memory://x", "memory://x: cannot be read", id="memory"),
+        pytest.param("", "the address of a model or its predictions is empty", id="empty"),
+        pytest.param("models:/x@production", "models:/x@production: set MLFLOW", id="registry"),
     ],
 )
 def test_unreadable_baseline_is_told_in_one_line(
-    checkpoint: Path, refused: Refused, baseline: str, explanation: str
+    checkpoint: Path,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+    baseline: str,
+    explanation: str,
 ) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     before = files_in(checkpoint.parent)
     options = ("--checkpoint", checkpoint, "--baseline", baseline, "--fail-if-worse-than", 0.02)
     assert refused(main, *options).startswith(explanation)
@@ -111,11 +166,11 @@ def test_unreadable_baseline_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("options", "explanation"),
     [
-        pytest.param(["--fail-if-worse-than", "2.0"], "expected a fraction", id="margin_of_2"),
-        pytest.param(["--fail-if-worse-than", "-0.1"], "expected a fraction", id="negative"),
-        pytest.param(["--fail-if-worse-than", "nan"], "expected a fraction", id="nan"),
+        pytest.param(["--fail-if-worse-than", "2.0"], "must be a fraction", id="margin_of_2"),
+        pytest.param(["--fail-if-worse-than", "-0.1"], "must be a fraction", id="negative"),
+        pytest.param(["--fail-if-worse-than", "nan"], "must be a fraction", id="nan"),
         pytest.param(["--fail-if-worse-than", "x"], "--fail-if-worse-than", id="word"),
-        pytest.param([], "--baseline needs --fail-if-worse-than", id="no_margin"),
+        pytest.param(["--policy", "absent.yaml"], "absent.yaml: cannot be read", id="no_policy"),
         pytest.param(["--no-baseline", "why"], "--no-baseline", id="both_kinds_of_baseline"),
     ],
 )
@@ -132,10 +187,8 @@ def test_bad_option_beside_a_baseline_is_told_in_one_line(
 def test_going_without_a_baseline_needs_a_reason(
     checkpoint: Path, refused: Refused, why: str
 ) -> None:
-    before = files_in(checkpoint.parent)
     error = refused(main, "--checkpoint", checkpoint, "--no-baseline", why)
     assert error.startswith("--no-baseline: say why")
-    assert files_in(checkpoint.parent) == before
 
 
 def test_neither_baseline_nor_reason_is_refused(checkpoint: Path, refused: Refused) -> None:
@@ -148,7 +201,7 @@ def test_missing_checkpoint_is_told_in_one_line(tmp_path: Path, refused: Refused
     file = tmp_path / "absent.pt"
     error = refused(main, "--checkpoint", file, "--no-baseline", "why")
     assert error.startswith(f"{file}: no such checkpoint; train one")
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["configs"]
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 5000, -1])
@@ -183,7 +236,7 @@ def test_code_in_a_checkpoint_is_refused_in_one_line(
         file.write_bytes(pickle.dumps(TouchesFile(marker)))
     error = refused(main, "--checkpoint", file, "--no-baseline", "why")
     assert error.startswith(f"{file}: ")
-    assert list(tmp_path.iterdir()) == [file]
+    assert {path.name for path in tmp_path.iterdir()} == {"configs", file.name}
 
 
 def test_code_in_a_baseline_is_refused_in_one_line(
@@ -194,6 +247,7 @@ def test_code_in_a_baseline_is_refused_in_one_line(
         torch.save(TouchesFile(marker), stream)
     options = ("--baseline", "memory://evil/model.pt", "--fail-if-worse-than", 0.02)
     error = refused(main, "--checkpoint", checkpoint, *options)
+    # Not named as the copy that is gone when the message is read.
     assert error.startswith("memory://evil/model.pt: ")
     assert not marker.exists()
 
@@ -203,7 +257,7 @@ def test_other_torch_file_is_told_in_one_line(tmp_path: Path, refused: Refused) 
     torch.save({"weights": torch.zeros(2)}, file)
     error = refused(main, "--checkpoint", file, "--no-baseline", "why")
     assert error.startswith(f"{file}: not a checkpoint of this project")
-    assert list(tmp_path.iterdir()) == [file]
+    assert {path.name for path in tmp_path.iterdir()} == {"configs", file.name}
 
 
 def test_damaged_data_is_told_in_one_line(
@@ -237,19 +291,23 @@ def test_baseline_of_another_schema_is_told_in_one_line(
     options = ("--baseline", data_file, "--fail-if-worse-than", 0.02)
     error = refused(main, "--checkpoint", checkpoint, *options)
     assert error.startswith(f"{data_file}: lacks prediction, data_digest, checkpoint_digest")
-    assert not checkpoint.with_name("predictions.parquet").exists()
 
 
 @pytest.mark.parametrize("option", ["--report", "--predictions"])
 def test_folder_where_a_file_should_go_is_told_in_one_line(
-    checkpoint: Path, tmp_path: Path, refused: Refused, option: str
+    checkpoint: Path,
+    tmp_path: Path,
+    refused: Refused,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
 ) -> None:
     folder = tmp_path / "taken"
     folder.mkdir()
     options = ("--checkpoint", checkpoint, "--no-baseline", "why", option, folder)
     assert refused(main, *options).startswith(f"{folder}: cannot be written")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "taken"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["configs", "outputs", "taken"]
     assert not list(folder.iterdir())
+    assert "PASS" not in capsys.readouterr().out
 
 
 def test_help_does_not_wait_for_torch() -> None:
@@ -267,17 +325,16 @@ assert "torch" not in sys.modules
     assert "Exit codes: 0 not worse, 1 worse by more than the margin" in done.stdout
 
 
-def test_module_is_a_command(checkpoint: Path) -> None:
+def test_module_is_a_command(checkpoint: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "my_project.eval", "--checkpoint", str(checkpoint)]
     done = subprocess.run(
-        [*command, "--baseline", str(checkpoint)],
+        [*command, "--baseline", str(tmp_path / "absent.pt")],
         check=False,
-        cwd=checkpoint.parent,
+        cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2
-    assert "--baseline needs --fail-if-worse-than" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert done.stderr == f"{tmp_path / 'absent.pt'}: no such file\n"
     assert done.stdout == ""
     assert list(checkpoint.parent.iterdir()) == [checkpoint]

@@ -2,18 +2,19 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 import torch
 
 from gates.errors import CheckpointError, GateError, GateInputError
-from gates.predictions import Predictions, read_predictions, write_predictions
+from gates.policy import Policy
+from gates.predictions import Predictions, open_predictions, write_predictions
 from gates.verdict import Outcome
 from my_project import checkpoint as checkpoints
 from my_project import evaluation, training
 from my_project.config import RunConfig
 from my_project.data import Examples
+from tests import judged
 
 
 @pytest.fixture
@@ -100,120 +101,84 @@ def test_configuration_may_name_other_data(
         evaluation.held_out_examples(checkpoint, config_file)
 
 
-@pytest.mark.parametrize(
-    "kind", ["path", "file_uri", "memory_uri", "predictions", "predictions_uri"]
-)
-def test_model_is_not_worse_than_itself(
-    checkpoint: Path, held_out_examples: Examples, predictions: Predictions, kind: str
+@pytest.fixture
+def policy(tmp_path: Path) -> Policy:
+    return judged.policy(tmp_path, {"accuracy.margin": 0.3})
+
+
+@pytest.fixture
+def candidate(checkpoint: Path, predictions: Predictions) -> Path:
+    file = checkpoint.with_name("predictions.parquet")
+    write_predictions(predictions, file)
+    return file
+
+
+def test_checkpoint_of_the_baseline_is_scored_and_the_scores_kept(
+    checkpoint: Path, candidate: Path, held_out_examples: Examples, policy: Policy
 ) -> None:
-    table = checkpoint.with_name("baseline.parquet")
-    write_predictions(predictions, table)
-    for file in (checkpoint, table):
-        with fsspec.open(f"memory://baseline/{file.name}", "wb") as stream:
-            stream.write(file.read_bytes())
-    uri = {
-        "path": str(checkpoint),
-        "file_uri": checkpoint.as_uri(),
-        "memory_uri": "memory://baseline/checkpoint.pt",
-        "predictions": str(table),
-        "predictions_uri": "memory://baseline/baseline.parquet",
-    }[kind]
-    written = checkpoint.with_name("predictions.parquet")
     verdict = evaluation.compare(
-        checkpoint, uri, margin=0.0, examples=held_out_examples, written_to=written
+        candidate,
+        checkpoint,
+        policy,
+        name="production",
+        examples=held_out_examples,
+        allow_same_model=True,
     )
     assert verdict.outcome is Outcome.PASS
     assert verdict.metrics["difference"] == 0
     assert verdict.evidence["baseline"] == verdict.evidence["checkpoint"]
+    kept = candidate.with_name("baseline_predictions.parquet")
+    assert kept.read_bytes() == candidate.read_bytes()
 
 
-def test_predictions_of_the_candidate_are_written(
-    checkpoint: Path, held_out_examples: Examples, predictions: Predictions
+@pytest.mark.parametrize("name", ["baseline.parquet", "download"])
+def test_predictions_of_the_baseline_are_taken_as_they_are(
+    candidate: Path,
+    predictions: Predictions,
+    policy: Policy,
+    held_out_examples: Examples,
+    name: str,
 ) -> None:
-    written = checkpoint.with_name("predictions.parquet")
-    evaluation.compare(
-        checkpoint, str(checkpoint), margin=0.0, examples=held_out_examples, written_to=written
+    perfect = dataclasses.replace(
+        predictions, predictions=predictions.labels, checkpoint_digest="b" * 64
     )
-    assert read_predictions(written).predictions.tolist() == predictions.predictions.tolist()
-
-
-def test_better_baseline_fails_the_candidate(
-    checkpoint: Path, held_out_examples: Examples, predictions: Predictions
-) -> None:
-    perfect = dataclasses.replace(predictions, predictions=predictions.labels)
-    baseline = checkpoint.with_name("perfect.parquet")
+    baseline = candidate.with_name(name)
     write_predictions(perfect, baseline)
     verdict = evaluation.compare(
-        checkpoint,
-        str(baseline),
-        margin=0.02,
-        examples=held_out_examples,
-        written_to=checkpoint.with_name("predictions.parquet"),
+        candidate, baseline, policy, name="production", examples=held_out_examples
     )
     assert verdict.outcome is Outcome.FAIL
     assert verdict.metrics["baseline_accuracy"] == 1
+    assert not candidate.with_name("baseline_predictions.parquet").exists()
 
 
-def test_baseline_scored_on_other_data_leaves_no_predictions(
-    checkpoint: Path, held_out_examples: Examples, predictions: Predictions
+def test_baseline_scored_on_other_data_is_named_as_it_was_given(
+    candidate: Path, predictions: Predictions, policy: Policy, held_out_examples: Examples
 ) -> None:
-    baseline = checkpoint.with_name("other.parquet")
+    baseline = candidate.with_name("other.parquet")
     write_predictions(dataclasses.replace(predictions, data_digest="0" * 64), baseline)
-    written = checkpoint.with_name("predictions.parquet")
-    with pytest.raises(GateInputError, match="scored on other data"):
+    with pytest.raises(GateInputError, match=r"^production: scored on other data"):
         evaluation.compare(
-            checkpoint, str(baseline), margin=0.02, examples=held_out_examples, written_to=written
+            candidate, baseline, policy, name="production", examples=held_out_examples
         )
-    assert not written.exists()
 
 
-def test_first_release_is_scored(checkpoint: Path, held_out_examples: Examples) -> None:
-    written = checkpoint.with_name("predictions.parquet")
-    verdict = evaluation.accept_without_baseline(
-        checkpoint, why="first", examples=held_out_examples, written_to=written
-    )
-    assert verdict.metrics["accuracy"] == read_predictions(written).accuracy
+def test_first_release_is_judged_by_the_floors(
+    candidate: Path, predictions: Predictions, policy: Policy
+) -> None:
+    verdict = evaluation.accept_without_baseline(candidate, policy, why="first")
+    right = (predictions.predictions == predictions.labels).mean()
+    assert verdict.metrics["accuracy"] == right
     assert verdict.notes == {"no baseline": "first"}
 
 
-@pytest.mark.parametrize(
-    ("uri", "explanation"),
-    [
-        pytest.param("nosuch://x", "Protocol not known: nosuch", id="unknown_protocol"),
-        pytest.param("memory://x", "the baseline cannot be read", id="nothing_there"),
-        pytest.param("models:/digits@production", "the baseline cannot be read", id="registry"),
-        pytest.param("absent.pt", "no such baseline", id="missing_checkpoint"),
-        pytest.param("absent.parquet", "no such baseline", id="missing_predictions"),
-    ],
-)
-def test_baseline_that_cannot_be_read_is_an_error(
-    checkpoint: Path, held_out_examples: Examples, uri: str, explanation: str
+def test_predictions_name_the_configuration(
+    candidate: Path, checkpoint: Path, trained: Path
 ) -> None:
-    written = checkpoint.with_name("predictions.parquet")
-    with pytest.raises(GateError, match=explanation) as raised:
-        evaluation.compare(
-            checkpoint, uri, margin=0.02, examples=held_out_examples, written_to=written
-        )
-    assert str(raised.value).startswith(f"{uri}: ")
-    assert not written.exists()
-
-
-@pytest.mark.parametrize("name", ["damaged.pt", "damaged.parquet"])
-def test_damaged_baseline_is_named_as_it_was_given(
-    checkpoint: Path, held_out_examples: Examples, name: str
-) -> None:
-    # Not as the temporary copy that is gone when the message is read.
-    uri = f"memory://damaged/{name}"
-    with fsspec.open(uri, "wb") as stream:
-        stream.write(b"damaged")
-    with pytest.raises(GateError, match=f"^{uri}: "):
-        evaluation.compare(
-            checkpoint,
-            uri,
-            margin=0.02,
-            examples=held_out_examples,
-            written_to=checkpoint.with_name("predictions.parquet"),
-        )
+    # The run's config.yaml, byte for byte.
+    written = hashlib.sha256((trained / "config.yaml").read_bytes()).hexdigest()
+    assert open_predictions(candidate).digests["config"] == written
+    assert checkpoint.exists()
 
 
 def test_damaged_candidate_is_refused(checkpoint: Path, held_out_examples: Examples) -> None:

@@ -1,0 +1,43 @@
+"""The gates as commands: python -m gates --help."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gates.commands import card, evaluate
+from gates.errors import CommandParser, run_command
+
+_COMMANDS = {"card": card, "evaluate": evaluate}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    return run_command(lambda: _COMMANDS[options.command].run(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(
+        prog="python -m gates",
+        description="Decide, from files, whether a model may go on.",
+        epilog="Exit codes: 0 passed, 1 failed, 2 could not judge, told in one line, "
+        "3 too little evidence.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in _COMMANDS.items():
+        description = (command.__doc__ or "").splitlines()[0]
+        command.add_arguments(
+            commands.add_parser(
+                name,
+                help=command.HELP,
+                description=description,
+                epilog=parser.epilog,
+                allow_abbrev=False,
+            )
+        )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

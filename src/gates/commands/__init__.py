@@ -1,0 +1,1 @@
+"""The commands of `python -m gates`, a module each: how to call it, and what it runs."""

@@ -1,0 +1,47 @@
+"""Write a model card from a run's provenance and the verdict on it."""
+
+import argparse
+from pathlib import Path
+
+from gates.errors import ExitCode
+
+HELP = "write a model card"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--run", type=Path, required=True, metavar="FOLDER", help="such as outputs/RUN_ID"
+    )
+    parser.add_argument(
+        "--verdict", type=Path, required=True, metavar="FILE", help="of the evaluation gate"
+    )
+    parser.add_argument(
+        "--settings",
+        type=Path,
+        default=Path("configs/model_card.yaml"),
+        metavar="FILE",
+        help="what no file can say (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where the card goes (default: model_card.md in the run's folder)",
+    )
+
+
+def run(options: argparse.Namespace) -> ExitCode:
+    """Write the card."""
+    from gates import provenance  # noqa: PLC0415 - after the options, so that --help is quick
+    from gates.files import write_text  # noqa: PLC0415
+    from gates.model_card import load_settings, model_card  # noqa: PLC0415
+    from gates.verdict import read_verdict  # noqa: PLC0415
+
+    settings = load_settings(options.settings)
+    statement = provenance.read(options.run / "provenance.json")
+    card = model_card(settings, statement, read_verdict(options.verdict))
+    file = options.output or options.run / "model_card.md"
+    write_text(file, card)
+    print(f"model card: {file}")
+    return ExitCode.PASSED

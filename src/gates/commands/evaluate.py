@@ -1,0 +1,74 @@
+"""Judge a model's predictions against those of the model in production."""
+
+import argparse
+from pathlib import Path
+
+from gates.errors import ExitCode
+
+HELP = "is a model no worse than the one in production?"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--candidate", required=True, metavar="URI", help="predictions.parquet of the new model"
+    )
+    against = parser.add_mutually_exclusive_group(required=True)
+    against.add_argument(
+        "--baseline",
+        metavar="URI",
+        help="predictions.parquet of the model in production: a path, an address that fsspec "
+        "opens, or models:/NAME@production",
+    )
+    against.add_argument(
+        "--no-baseline", metavar="WHY", help="judge a first release, and say why it is one"
+    )
+    parser.add_argument(
+        "--policy", type=Path, required=True, metavar="FILE", help="such as configs/gates.yaml"
+    )
+    parser.add_argument(
+        "--fail-if-worse-than",
+        type=float,
+        metavar="MARGIN",
+        help="accuracy that may be lost, a fraction: 0.02 is two percentage points "
+        "(default: the policy's)",
+    )
+    parser.add_argument(
+        "--allow-same-model",
+        action="store_true",
+        help="let a model be compared with itself, to try the gate",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the verdict as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the verdict as SVG")
+
+
+def run(options: argparse.Namespace) -> ExitCode:
+    """Judge and show the verdict."""
+    # Each takes a moment to import: after the options, so that --help and a typo answer at once.
+    from gates import evaluation  # noqa: PLC0415
+    from gates.files import refuse_to_overwrite  # noqa: PLC0415
+    from gates.locations import local_copy, shown  # noqa: PLC0415
+    from gates.policy import load_policy  # noqa: PLC0415
+    from gates.predictions import open_predictions  # noqa: PLC0415
+    from gates.verdict import publish  # noqa: PLC0415
+
+    policy = load_policy(options.policy).with_margin(options.fail_if_worse_than)
+    wanted = "predictions.parquet"
+    written = [options.report, options.plot]
+    with local_copy(options.candidate, prefer=wanted) as ours:
+        refuse_to_overwrite([options.policy, ours], written=written)
+        candidate = open_predictions(ours, name=shown(options.candidate))
+        if options.baseline is None:
+            verdict = evaluation.accept_without_baseline(candidate, policy, why=options.no_baseline)
+        else:
+            with local_copy(options.baseline, prefer=wanted) as theirs:
+                refuse_to_overwrite([theirs], written=written)
+                baseline = open_predictions(theirs, name=shown(options.baseline))
+                verdict = evaluation.compare(
+                    candidate, baseline, policy, allow_same_model=options.allow_same_model
+                )
+    if options.plot is not None:
+        from gates.plots import draw_verdict  # noqa: PLC0415
+
+        draw_verdict(verdict, options.plot)
+    return publish(verdict, report=options.report)

@@ -1,0 +1,209 @@
+"""Configuration files: strict YAML, checked against a model, told in one line when wrong."""
+
+import difflib
+import reprlib
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from gates.errors import ConfigError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a configuration: read-only, every key given, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+# Beyond its own errors, ruamel lets those of the types through: `2024-13-45`, `!!bool x`.
+_INVALID_YAML = (
+    YAMLError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Return the keys and values in the YAML `file`.
+
+    Raises:
+        ConfigError: the file is missing or malformed.
+    """
+    return parse_yaml(read_bytes(file), where=str(file))
+
+
+def read_bytes(file: Path) -> bytes:
+    """Return what a configuration's `file` holds.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        msg = f"{file}: cannot be read ({error.strerror}); the configurations are in configs/"
+        raise ConfigError(msg) from error
+
+
+def parse_yaml(content: bytes, *, where: str) -> dict[str, Any]:
+    """Return the keys and values in YAML; errors name `where` it is from.
+
+    Raises:
+        ConfigError: it is malformed.
+    """
+    try:
+        tree = _parse(content)
+    except MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        msg = f"{where}: {line}not valid YAML: {error.problem}; correct that line"
+        raise ConfigError(msg) from error
+    except _INVALID_YAML as error:
+        msg = f"{where}: not valid YAML: {error}"
+        raise ConfigError(msg) from error
+    if not isinstance(tree, dict):
+        msg = f"{where}: expected keys and values, such as `seed: 0`, found {_name_of_type(tree)}"
+        raise ConfigError(msg)
+    return tree
+
+
+def apply_override(tree: dict[str, Any], override: str) -> str:
+    """Set one `key=value` in `tree`, as `--set` asks for; return the key.
+
+    Raises:
+        ConfigError: it is not a key and a value, or the key is inside of a value.
+    """
+    key, equals, text = override.partition("=")
+    if not (key and equals):
+        msg = f"--set {override}: expected KEY=VALUE, as in --set train.epochs=3"
+        raise ConfigError(msg)
+    try:
+        value = _parse(text)
+    except _INVALID_YAML as error:
+        msg = f"--set {override}: the value is not valid YAML; quote it"
+        raise ConfigError(msg) from error
+    *parents, leaf = key.split(".")
+    section = tree
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            msg = f"--set {override}: {parent} is a value, not a section"
+            raise ConfigError(msg)
+    section[leaf] = value
+    return key
+
+
+def validate(model: type[Model], tree: Any, *, where: str, overridden: Iterable[str] = ()) -> Model:
+    """Return `tree` as a `model`.
+
+    Args:
+        model: what the keys and values must be.
+        tree: nested mappings, as a YAML file holds them.
+        where: what the error names when a key or a value is not allowed.
+        overridden: keys that come from `--set`, so that the error names that instead.
+
+    Raises:
+        ConfigError: a key is missing or unknown, or a value is not allowed.
+    """
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        details = error.errors()
+        # A misspelt key is missing as well: the misspelling is what to correct.
+        first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
+        key = ".".join(str(part) for part in first["loc"])
+        source = "--set" if any(_overlap(key, other) for other in overridden) else where
+        more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+        msg = f"{source}: {key or 'top level'}: {_explain(first, model)}{more}"
+        raise ConfigError(msg) from error
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested `tree` by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        leaves |= flat(value, f"{dotted}.") if isinstance(value, dict) else {dotted: value}
+    return leaves
+
+
+def _parse(text: str | bytes) -> Any:
+    # Pure YAML 1.2: `1e-3` is a number, `no` is a word, a key given twice is an error.
+    return YAML(typ="safe", pure=True).load(text)
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether one of two keys is the other, or a section that the other is in."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+# Pydantic's kinds of error in our words: what must be true, and what was there.
+_EXPLANATIONS = {
+    "missing": "missing; every key must be given",
+    "model_type": "must be a section with keys of its own, got {input}",
+    "greater_than": "must be > {gt:g}, got {input}",
+    "greater_than_equal": "must be >= {ge:g}, got {input}",
+    "less_than": "must be < {lt:g}, got {input}",
+    "less_than_equal": "must be <= {le:g}, got {input}",
+    "literal_error": "must be {expected}, got {input}",
+    "value_error": "{error}",
+}
+
+
+def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
+    if error["type"] == "extra_forbidden":
+        return _unknown_key(str(error["loc"][-1]), _keys_at(error["loc"][:-1], model))
+    explanation = _EXPLANATIONS.get(error["type"])
+    if explanation is None:
+        return f"{error['msg'][:1].lower()}{error['msg'][1:]}, got {_shown(error['input'])}"
+    return explanation.format(input=_shown(error["input"]), **error.get("ctx", {}))
+
+
+# YAML's aliases make a few lines into a tree of billions, which no line can hold.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+
+
+def _shown(value: object) -> str:
+    """Return `value` as it is written, no longer than a line takes."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not write out a number of thousands of digits
+        return "a number beyond all bounds"
+
+
+def _unknown_key(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    return f"unknown key; {hint}"
+
+
+def _keys_at(location: Iterable[int | str], model: type[BaseModel]) -> list[str]:
+    """Return the keys that the section of `model` at `location` has."""
+    section: Any = model
+    for key in location:
+        # In a mapping from names to sections, each of them is one like the others.
+        is_section = isinstance(section, type) and issubclass(section, BaseModel)
+        section = (
+            section.model_fields[str(key)].annotation
+            if is_section
+            else typing.get_args(section)[-1]
+        )
+    return list(section.model_fields)
+
+
+def _name_of_type(tree: object) -> str:
+    return "nothing" if isinstance(tree, types.NoneType) else f"a {type(tree).__name__}"

@@ -1,0 +1,110 @@
+"""Files by their address: a path, whatever fsspec opens, or a model of MLflow's registry."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from gates.errors import GateError, GateInputError
+
+# What a version in the registry holds, and which of it is looked for first.
+_OF_A_MODEL = ("checkpoint.pt", "predictions.parquet")
+
+# MLflow calls a host of its own, and writes where an error has its one line, unless told not to.
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+
+
+@contextlib.contextmanager
+def local_copy(uri: str, *, prefer: str = "checkpoint.pt") -> Iterator[Path]:
+    """Give the file at `uri` as a local one, for as long as the block runs.
+
+    Args:
+        uri: a path, an address that fsspec opens (`s3://`, `gs://`, `https://`, `memory://`), or
+            `models:/NAME@ALIAS` or `models:/NAME/VERSION` in the registry that
+            MLFLOW_TRACKING_URI names.
+        prefer: which file of a model to take, where it has several.
+
+    Raises:
+        GateInputError: it cannot be read. Never taken for "there is none".
+    """
+    if not uri.strip():
+        msg = "the address of a model or its predictions is empty; name one"
+        raise GateInputError(msg)
+    if ":/" not in uri:
+        if not Path(uri).is_file():
+            msg = f"{uri}: no such file"
+            raise GateInputError(msg)
+        yield Path(uri)
+        return
+    with tempfile.TemporaryDirectory(prefix="gates-") as folder:
+        fetch = _fetch_model if uri.startswith("models:/") else _fetch
+        file = fetch(uri, Path(folder), prefer)
+        try:
+            yield file
+        except GateError as error:
+            # The copy's name says nothing, and it is gone when the message is read.
+            raise type(error)(str(error).replace(str(file), shown(uri))) from error
+
+
+def shown(uri: str) -> str:
+    """Return an address as an error may name it: without the signature that opens it."""
+    return uri.partition("?")[0] if "://" in uri else uri
+
+
+def _fetch(uri: str, folder: Path, _: str) -> Path:
+    import fsspec  # noqa: PLC0415 - takes a moment to import, and a path needs none of it
+
+    # Without the query of a signed address: the ending says what the file holds.
+    file = folder / PurePosixPath(shown(uri)).name
+    try:
+        with fsspec.open(uri) as source, file.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except Exception as error:  # each file system of fsspec has errors of its own
+        msg = f"{shown(uri)}: cannot be read ({_told(error).replace(uri, shown(uri))})"
+        raise GateInputError(msg) from error
+    return file
+
+
+def _fetch_model(uri: str, folder: Path, prefer: str) -> Path:
+    where = _registry(uri)
+    for name, setting in _QUIET.items():
+        os.environ.setdefault(name, setting)
+    try:
+        from mlflow import artifacts  # noqa: PLC0415 - takes seconds to import
+    except ImportError as error:
+        msg = f"{uri}: needs MLflow; install the extra: my-project[mlflow]"
+        raise GateInputError(msg) from error
+    try:
+        model = Path(artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
+    except Exception as error:  # MLflow, its stores and their clients have errors of their own
+        msg = f"{uri}: cannot be read from the registry {where} ({_told(error)})"
+        raise GateInputError(msg) from error
+    for name in (prefer, *_OF_A_MODEL):
+        if (model / name).is_file():
+            return model / name
+    msg = f"{uri}: this version holds none of {', '.join(_OF_A_MODEL)}; register a run's folder"
+    raise GateInputError(msg)
+
+
+def _registry(uri: str) -> str:
+    """Return the address of the registry; MLflow makes an empty one where there is none."""
+    where = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
+    if not where:
+        msg = f"{uri}: set MLFLOW_TRACKING_URI to the address of the registry"
+        raise GateInputError(msg)
+    _, is_sqlite, path = where.partition("sqlite:///")
+    if is_sqlite and not Path(path).is_file():
+        msg = f"{uri}: MLFLOW_TRACKING_URI is {where}, and there is no such file"
+        raise GateInputError(msg)
+    return where
+
+
+def _told(error: Exception) -> str:
+    kind = "no such file: " if isinstance(error, FileNotFoundError) else ""
+    return kind + (" ".join(str(error).split())[:200] or type(error).__name__)

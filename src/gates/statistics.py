@@ -1,0 +1,856 @@
+"""How sure a comparison of two models on the same examples is.
+
+Both models are scored on the same examples, so only the examples on which they disagree say which
+is better. A difference is always candidate minus baseline: negative means that the candidate is
+worse. Confidence, alpha, power, margins and accuracies are fractions, not percent.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from gates.errors import GateInputError
+
+FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+IntArray = npt.NDArray[np.int64]
+
+# Rows that are converted to floats at a time: with 20 groups 3 MB, which stay in a cache.
+_BLOCK_ROWS = 16_384
+# Parts that a jackknife leaves out in turn, at most. The acceleration from k parts has a standard
+# error of about 0.4 / k, which at 1,000 moves no limit by a hundredth of its distance.
+_JACKKNIFE_PARTS = 1_000
+# A spread below this share of the size of the numbers is rounding.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedCounts:
+    """How often two models were right on the same examples.
+
+    Raises:
+        GateInputError: a count is negative.
+    """
+
+    both_right: int
+    candidate_only: int
+    baseline_only: int
+    neither: int
+
+    def __post_init__(self) -> None:
+        if min(self.both_right, self.candidate_only, self.baseline_only, self.neither) < 0:
+            msg = f"a count of examples is negative: {self}"
+            raise GateInputError(msg)
+
+    @classmethod
+    def of(cls, candidate_right: BoolArray, baseline_right: BoolArray) -> Self:
+        """Return the counts of two models' answers to the same examples.
+
+        Args:
+            candidate_right: (n_examples,) True where the candidate is right.
+            baseline_right: (n_examples,) same examples, same order.
+
+        Raises:
+            GateInputError: the two differ in shape, are no vectors, or are not boolean.
+        """
+        _check_answers(candidate_right, baseline_right)
+        both = int(np.count_nonzero(candidate_right & baseline_right))
+        candidate = int(np.count_nonzero(candidate_right))
+        baseline = int(np.count_nonzero(baseline_right))
+        return cls(
+            both_right=both,
+            candidate_only=candidate - both,
+            baseline_only=baseline - both,
+            neither=len(candidate_right) - candidate - baseline + both,
+        )
+
+    @property
+    def n(self) -> int:
+        """How many examples both models answered."""
+        return self.both_right + self.candidate_only + self.baseline_only + self.neither
+
+    @property
+    def difference(self) -> float:
+        """The candidate's accuracy minus the baseline's."""
+        return (self.candidate_only - self.baseline_only) / _examples(self)
+
+    @property
+    def discordance(self) -> float:
+        """The share of the examples on which exactly one of the two is right."""
+        return (self.candidate_only + self.baseline_only) / _examples(self)
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            both_right=self.both_right + other.both_right,
+            candidate_only=self.candidate_only + other.candidate_only,
+            baseline_only=self.baseline_only + other.baseline_only,
+            neither=self.neither + other.neither,
+        )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval, both limits included."""
+
+    low: float
+    high: float
+
+
+def tango_z(counts: PairedCounts, difference: float) -> float:
+    """Return how many standard errors the counts lie above a supposed true difference.
+
+    The standard error is the one under the supposition, not the one the data show. So it does not
+    vanish where no two answers differ, and the test holds its level at small counts. Where the
+    counts are exactly what was supposed the result is 0.
+
+    >>> counts = PairedCounts(both_right=43, candidate_only=0, baseline_only=1, neither=0)
+    >>> round(tango_z(counts, -0.1), 3)
+    1.709
+
+    Args:
+        counts: the two models' answers.
+        difference: the supposed true difference of the accuracies, in [-1, 1].
+
+    Raises:
+        GateInputError: there are no examples, or `difference` is outside [-1, 1].
+
+    Source: Tango (1998), Statistics in Medicine 17:891-908.
+    """
+    if not -1 <= difference <= 1:
+        msg = f"difference is {difference:g}; expected a fraction in [-1, 1]"
+        raise GateInputError(msg)
+    n = _examples(counts)
+    surplus = counts.candidate_only - counts.baseline_only - n * difference
+    if surplus == 0:
+        return 0.0
+    shares = counts.candidate_only / n, counts.baseline_only / n
+    variance = n * _constrained_variance(*shares, difference)
+    # At a difference of -1 or 1 nothing may vary, so any surplus is impossible.
+    return surplus / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, surplus)
+
+
+def tango_interval(counts: PairedCounts, *, confidence: float) -> Interval:
+    """Return the differences of the accuracies that the counts do not contradict.
+
+    Its lower limit is above -margin exactly where `noninferiority_p_value` is below
+    (1 - confidence) / 2.
+
+    >>> counts = PairedCounts(both_right=20, candidate_only=9, baseline_only=3, neither=0)
+    >>> interval = tango_interval(counts, confidence=0.95)
+    >>> round(interval.low, 3), round(interval.high, 3)
+    (-0.027, 0.39)
+
+    Args:
+        counts: the two models' answers.
+        confidence: of the two-sided interval, in (0, 1).
+
+    Raises:
+        GateInputError: there are no examples, or `confidence` is outside (0, 1).
+
+    Source: Tango (1998), Statistics in Medicine 17:891-908.
+    """
+    z = _two_sided_z(confidence)
+    return Interval(
+        low=_bisect(lambda delta: tango_z(counts, delta) < z, -1.0, counts.difference),
+        high=_bisect(lambda delta: tango_z(counts, delta) <= -z, counts.difference, 1.0),
+    )
+
+
+def noninferiority_p_value(counts: PairedCounts, *, margin: float) -> float:
+    """Return how likely a result this good is if the candidate is worse by `margin`.
+
+    With a margin of 0 this asks for superiority, and is McNemar's test in its one-sided asymptotic
+    form. Where the models never disagree, a margin of 0 gives 0.5, to which ever smaller margins
+    lead as well: nothing is shown.
+
+    >>> counts = PairedCounts(both_right=43, candidate_only=0, baseline_only=1, neither=0)
+    >>> round(noninferiority_p_value(counts, margin=0.1), 4)
+    0.0438
+
+    Args:
+        counts: the two models' answers.
+        margin: accuracy that may be lost, a fraction in [0, 1).
+
+    Returns:
+        One-sided p-value in [0, 1]. Small: shown not to be worse by the margin.
+
+    Raises:
+        GateInputError: there are no examples, or `margin` is outside [0, 1).
+
+    Source: Tango (1998), Statistics in Medicine 17:891-908.
+    """
+    _check_margin(margin)
+    return _normal_cdf(-tango_z(counts, -margin))
+
+
+def harm_p_value(counts: PairedCounts, *, margin: float) -> float:
+    """Return how likely a result this bad is if the candidate is worse by no more than `margin`.
+
+    One minus `noninferiority_p_value`, without the loss of digits: both cannot be small. Between
+    them lies what the examples do not settle.
+
+    Args:
+        counts: the two models' answers.
+        margin: accuracy that may be lost, a fraction in [0, 1).
+
+    Returns:
+        One-sided p-value in [0, 1]. Small: shown to be worse by more than the margin.
+
+    Raises:
+        GateInputError: there are no examples, or `margin` is outside [0, 1).
+
+    Source: Tango (1998), Statistics in Medicine 17:891-908.
+    """
+    _check_margin(margin)
+    return _normal_cdf(tango_z(counts, -margin))
+
+
+def newcombe_interval(counts: PairedCounts, *, confidence: float) -> Interval:
+    """Return an interval of the difference from the two accuracies' Wilson intervals.
+
+    A cross-check of `tango_interval` by another road: square and add, with the correlation of the
+    two models' answers.
+
+    >>> counts = PairedCounts(both_right=36, candidate_only=12, baseline_only=2, neither=0)
+    >>> interval = newcombe_interval(counts, confidence=0.95)
+    >>> round(interval.low, 4), round(interval.high, 4)
+    (0.0569, 0.3404)
+
+    Args:
+        counts: the two models' answers.
+        confidence: of the two-sided interval, in (0, 1).
+
+    Raises:
+        GateInputError: there are no examples, or `confidence` is outside (0, 1).
+
+    Source: Newcombe (1998), Statistics in Medicine 17:2635-2650, method 10.
+    """
+    n = _examples(counts)
+    candidate_right = counts.both_right + counts.candidate_only
+    baseline_right = counts.both_right + counts.baseline_only
+    candidate = wilson_interval(candidate_right, n, confidence=confidence)
+    baseline = wilson_interval(baseline_right, n, confidence=confidence)
+    phi = _corrected_phi(counts)
+    fall = _root_of_squares(
+        candidate_right / n - candidate.low, baseline.high - baseline_right / n, phi
+    )
+    rise = _root_of_squares(
+        candidate.high - candidate_right / n, baseline_right / n - baseline.low, phi
+    )
+    return Interval(counts.difference - fall, counts.difference + rise)
+
+
+def mcnemar_p_value(
+    counts: PairedCounts, *, method: Literal["exact", "mid-p", "asymptotic", "continuity"]
+) -> float:
+    """Return how likely so one-sided a disagreement is if the models are equally good.
+
+    >>> counts = PairedCounts(both_right=59, candidate_only=6, baseline_only=16, neither=80)
+    >>> round(mcnemar_p_value(counts, method="exact"), 6)
+    0.052479
+
+    Args:
+        counts: the two models' answers.
+        method: "exact" keeps the level always, "mid-p" nearly always and with more power;
+            "asymptotic" is the chi-squared test, "continuity" the same with Edwards' correction.
+
+    Returns:
+        Two-sided p-value in [0, 1]; 1 where the models never disagree.
+
+    Raises:
+        GateInputError: there are no examples.
+
+    Source: Fagerland, Lydersen & Laake (2013), BMC Medical Research Methodology 13:91.
+    """
+    _examples(counts)
+    discordant = counts.candidate_only + counts.baseline_only
+    if discordant == 0:
+        return 1.0
+    fewer = min(counts.candidate_only, counts.baseline_only)
+    gap = discordant - 2 * fewer
+    match method:
+        case "exact":
+            return min(1.0, 2 * _binomial_cdf(fewer, discordant, 0.5))
+        case "mid-p":
+            # Twice the tail less the probability of this very count.
+            fewer_still = _binomial_cdf(fewer - 1, discordant, 0.5)
+            return min(1.0, _binomial_cdf(fewer, discordant, 0.5) + fewer_still)
+        case "asymptotic":
+            return 2 * _normal_cdf(-gap / math.sqrt(discordant))
+        case "continuity":
+            return 2 * _normal_cdf(-max(gap - 1, 0) / math.sqrt(discordant))
+
+
+def wilson_interval(right: int, n: int, *, confidence: float) -> Interval:
+    """Return the accuracies that `right` of `n` answers do not contradict.
+
+    Args:
+        right: how many answers are right.
+        n: how many answers there are.
+        confidence: of the two-sided interval, in (0, 1).
+
+    Raises:
+        GateInputError: `n` is not positive, `right` is outside [0, n], or `confidence` is
+            outside (0, 1).
+
+    Source: Wilson (1927), Journal of the American Statistical Association 22:209-212.
+    """
+    _check_right(right, n)
+    z = _two_sided_z(confidence)
+    wrong = n - right
+    center = right + z * z / 2
+    spread = z * math.sqrt(right * wrong / n + z * z / 4)
+    return Interval(
+        low=(center - spread) / (n + z * z) if right else 0.0,
+        high=(center + spread) / (n + z * z) if wrong else 1.0,
+    )
+
+
+def binomial_p_value(right: int, n: int, *, at_least: float) -> float:
+    """Return how likely so few right answers are if the accuracy is `at_least` or more.
+
+    >>> binomial_p_value(0, 3, at_least=0.5)
+    0.125
+
+    Args:
+        right: how many answers are right.
+        n: how many answers there are.
+        at_least: the lowest accuracy that is accepted, in [0, 1].
+
+    Returns:
+        Exact one-sided p-value in [0, 1]. Small: the accuracy is shown to be lower.
+
+    Raises:
+        GateInputError: `n` is not positive, or `right` or `at_least` is outside its range.
+
+    Source: Clopper & Pearson (1934), Biometrika 26:404-413.
+    """
+    _check_right(right, n)
+    if not 0 <= at_least <= 1:
+        msg = f"at_least is {at_least:g}; expected an accuracy, a fraction in [0, 1]"
+        raise GateInputError(msg)
+    return _binomial_cdf(right, n, at_least)
+
+
+def holm(p_values: FloatArray) -> FloatArray:
+    """Return the p-values adjusted for being many, in the order given.
+
+    Rejecting what is below alpha afterwards makes one or more false alarms with a probability of
+    at most alpha, however the tests depend on one another.
+
+    >>> [round(p, 2) for p in holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist()]
+    [0.03, 0.06, 0.06, 0.02]
+
+    Args:
+        p_values: (n_tests,) each in [0, 1].
+
+    Returns:
+        (n_tests,) adjusted p-values in [0, 1], none below its raw one.
+
+    Raises:
+        GateInputError: it is no vector, or a p-value is NaN or outside [0, 1].
+
+    Source: Holm (1979), Scandinavian Journal of Statistics 6:65-70.
+    """
+    if p_values.ndim != 1 or not np.all((p_values >= 0) & (p_values <= 1)):
+        msg = f"p-values to adjust are {p_values}; expected a vector of numbers in [0, 1]"
+        raise GateInputError(msg)
+    order = np.argsort(p_values)
+    still_standing = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.maximum.accumulate(p_values[order] * still_standing)
+    return np.minimum(adjusted, 1.0)
+
+
+def max_t(
+    z_values: FloatArray, correlation: FloatArray, *, resamples: int, seed: int
+) -> FloatArray:
+    """Return the one-sided p-values of many low z-values, adjusted for their correlation.
+
+    Each is the probability that the lowest of all z-values would be as low as this one if no group
+    were harmed. Groups that share examples cost less here than under `holm`, which must allow for
+    the worst dependence. It is the Gaussian multiplier bootstrap: given the data the multiplied
+    sums are exactly jointly normal, so they are drawn as such, at a cost free of the number of
+    examples. A group that equals another, or the sum of others, is no trouble.
+
+    Args:
+        z_values: (n_groups,) the test statistics; low ones are evidence of harm.
+        correlation: (n_groups, n_groups) of the z-values, as `group_correlation` gives it.
+        resamples: how many vectors are drawn; no result is below 1 / (resamples + 1).
+        seed: the same seed gives the same p-values.
+
+    Returns:
+        (n_groups,) single-step adjusted p-values in (0, 1].
+
+    Raises:
+        GateInputError: the shapes do not fit, a number is NaN, or `resamples` is not positive.
+
+    Sources: Hothorn, Bretz & Westfall (2008), Biometrical Journal 50:346-363; Chernozhukov,
+    Chetverikov & Kato (2013), Annals of Statistics 41:2786-2819; the added one: Phipson & Smyth
+    (2010), Statistical Applications in Genetics and Molecular Biology 9(1):39.
+    """
+    _check_z_values(z_values, correlation)
+    _check_resamples(resamples)
+    variances, axes = np.linalg.eigh(correlation)
+    # A singular matrix has variances of 0, which rounding may have put below.
+    root = axes * np.sqrt(np.maximum(variances, 0.0))
+    rng = np.random.default_rng(seed)
+    as_low = np.zeros(len(z_values), dtype=np.int64)
+    for start, stop in _blocks(resamples):
+        lowest = np.sort((rng.standard_normal((stop - start, len(root))) @ root.T).min(axis=1))
+        as_low += np.searchsorted(lowest, z_values, side="right")
+    return (as_low + 1) / (resamples + 1)
+
+
+def group_correlation(memberships: BoolArray, differences: FloatArray) -> FloatArray:
+    """Return how the groups' mean differences go together, from one row per example.
+
+    A group whose examples all have the same difference varies with nothing: it counts as
+    uncorrelated, which is the careful choice in `max_t`.
+
+    Args:
+        memberships: (n_examples, n_groups) True where the example is in the group; groups may
+            overlap.
+        differences: (n_examples,) candidate minus baseline; for accuracy -1, 0 or 1.
+
+    Returns:
+        (n_groups, n_groups) correlation matrix.
+
+    Raises:
+        GateInputError: the shapes do not fit, a group is empty, or a difference is not finite.
+    """
+    return _weighted_correlation(memberships, differences, np.ones(len(differences)))
+
+
+def cell_correlation(cell_memberships: BoolArray, cells: IntArray) -> FloatArray:
+    """Return what `group_correlation` returns, from the counts of cells.
+
+    A cell holds examples that are in the same groups, such as one digit of one thickness.
+
+    Args:
+        cell_memberships: (n_cells, n_groups) True where the cell is part of the group.
+        cells: (n_cells, 4) counts of examples: both right, candidate only, baseline only, neither.
+
+    Returns:
+        (n_groups, n_groups) correlation matrix.
+
+    Raises:
+        GateInputError: the shapes do not fit, a group is empty, or a count is negative.
+    """
+    if cells.shape != (len(cell_memberships), 4) or np.any(cells < 0):
+        msg = f"counts have shape {cells.shape}; expected ({len(cell_memberships)}, 4), "
+        msg += "one row per cell, and none negative"
+        raise GateInputError(msg)
+    # In a cell there are three kinds of examples: won, lost, and answered alike.
+    weights = np.concatenate([cells[:, 1], cells[:, 2], cells[:, 0] + cells[:, 3]])
+    return _weighted_correlation(
+        np.tile(cell_memberships, (3, 1)),
+        np.repeat([1.0, -1.0, 0.0], len(cells)),
+        weights.astype(np.float64),
+    )
+
+
+def multinomial_interval(
+    counts: PairedCounts, *, confidence: float, resamples: int, seed: int
+) -> Interval:
+    """Return the BCa bootstrap interval of the difference of the two accuracies.
+
+    Drawing examples again changes only how many fall into which of the four counts, so the counts
+    are drawn, at a cost free of the number of examples. Where all examples agree, as with models
+    that never differ, the bootstrap sees no variation and both limits are the difference itself:
+    decide by `tango_interval`.
+
+    Args:
+        counts: the two models' answers.
+        confidence: of the two-sided interval, in (0, 1).
+        resamples: how often the examples are drawn again.
+        seed: the same seed gives the same interval.
+
+    Raises:
+        GateInputError: there are no examples, or `confidence` or `resamples` is out of range.
+
+    Source: Efron (1987), Journal of the American Statistical Association 82:171-185.
+    """
+    n = _examples(counts)
+    _check_resamples(resamples)
+    won, lost = counts.candidate_only, counts.baseline_only
+    shares = [won / n, lost / n, (n - won - lost) / n]
+    drawn = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
+    influences = np.array([1.0, -1.0, 0.0]) - counts.difference
+    return _bca(
+        (drawn[:, 0] - drawn[:, 1]) / n,
+        counts.difference,
+        acceleration=_acceleration(influences, np.array([won, lost, n - won - lost])),
+        confidence=confidence,
+    )
+
+
+def bca_interval(
+    statistic: Callable[[IntArray], float], n: int, *, confidence: float, resamples: int, seed: int
+) -> Interval:
+    """Return the BCa bootstrap interval of a metric that is no mean over examples.
+
+    Bias-corrected and accelerated: it follows a skewed or biased metric, and does not depend on
+    the scale on which the metric is expressed. `statistic` is called `resamples` + 1,001 times at
+    most: beyond 1,000 examples the jackknife leaves out random parts instead of single examples.
+    Only one resample of rows is in memory at a time. A metric that does not vary gives an interval
+    of one point.
+
+    Args:
+        statistic: gets (n,) row indices, some more than once, others never (the jackknife gives
+            fewer than n); returns the metric on these rows, or the difference of two models'.
+        n: how many examples there are, 2 or more.
+        confidence: of the two-sided interval, in (0, 1).
+        resamples: how often the examples are drawn again.
+        seed: the same seed gives the same interval.
+
+    Raises:
+        GateInputError: `n` is below 2, `confidence` or `resamples` is out of range, or the metric
+            is not finite on some of the rows drawn.
+
+    Sources: Efron (1987), Journal of the American Statistical Association 82:171-185; the
+    jackknife by parts: Davison & Hinkley (1997), Bootstrap Methods, section 3.2.1.
+    """
+    _check_two_examples(n)
+    _check_resamples(resamples)
+    rng = np.random.default_rng(seed)
+    rows = np.arange(n)
+    draws = (rng.integers(n, size=n) for _ in range(resamples))
+    observed = _evaluate(statistic, iter([rows]), 1)
+    replicates = _evaluate(statistic, draws, resamples)
+    parts = np.array_split(rng.permutation(n), min(n, _JACKKNIFE_PARTS))
+    left_out = _evaluate(statistic, (np.delete(rows, part) for part in parts), len(parts))
+    return _bca(
+        replicates,
+        float(observed[0]),
+        acceleration=_acceleration(left_out.mean() - left_out, np.ones(len(parts))),
+        confidence=confidence,
+    )
+
+
+def mean_interval(total: float, total_of_squares: float, n: int, *, confidence: float) -> Interval:
+    """Return the normal interval of a mean, from sums that need one pass over the examples.
+
+    For metrics that are a mean of paired differences, such as the log loss, on many examples. At
+    few examples of a skewed metric use `bca_interval`.
+
+    Args:
+        total: the sum of the differences.
+        total_of_squares: the sum of their squares.
+        n: how many examples there are, 2 or more.
+        confidence: of the two-sided interval, in (0, 1).
+
+    Raises:
+        GateInputError: `n` is below 2, a sum is not finite, the squares are fewer than the total
+            allows, or `confidence` is outside (0, 1).
+    """
+    _check_two_examples(n)
+    mean = total / n
+    squared_deviations = total_of_squares - total * mean
+    # Rounding may leave a little less than 0 where all differences are equal.
+    if not -_ROUNDING * n * total_of_squares <= squared_deviations < math.inf:
+        msg = f"a sum of {total:g} and of squares {total_of_squares:g} cannot be of {n:,} numbers"
+        raise GateInputError(msg)
+    standard_error = math.sqrt(max(squared_deviations, 0.0) / (n - 1) / n)
+    half_width = _two_sided_z(confidence) * standard_error
+    return Interval(mean - half_width, mean + half_width)
+
+
+def sample_size(
+    *, difference: float, discordance: float, margin: float, alpha: float, power: float
+) -> int:
+    """Return how many examples it takes to show that the candidate is not worse by `margin`.
+
+    >>> sample_size(difference=0, discordance=0.08, margin=0.02, alpha=0.05, power=0.8)
+    1237
+
+    The normal approximation. It promises a little too much where disagreement is rare: at a
+    margin of 0.02, a discordance of 0.04 gives a power of 0.77 instead of 0.8, one of 0.15 all of
+    it. It is never below the number at which the expected counts themselves pass, so models that
+    never disagree need z^2 (1 - margin) / margin examples.
+
+    Args:
+        difference: the true difference that is supposed; 0 for an equally good candidate.
+        discordance: the share of the examples on which exactly one of the two is right.
+        margin: accuracy that may be lost, a fraction in [0, 1).
+        alpha: the level of `noninferiority_p_value`, in (0, 1).
+        power: the probability with which it shall be shown, in (0, 1).
+
+    Raises:
+        GateInputError: an argument is out of range, |difference| exceeds `discordance`, or
+            `difference` is -margin or worse, which no number of examples shows.
+
+    Source: the variance of Tango (1998), Statistics in Medicine 17:891-908, at its supposed value.
+    """
+    _check_margin(margin)
+    _check_discordance(discordance, at_least=abs(difference))
+    if not difference > -margin:
+        msg = f"difference is {difference:g}: no number of examples shows that a candidate which "
+        msg += f"is worse by {margin:g} or more is not worse by {margin:g}"
+        raise GateInputError(msg)
+    z_alpha = -_normal_quantile(alpha, name="alpha")
+    z = z_alpha + _normal_quantile(power, name="power")
+    shares = (discordance + difference) / 2, (discordance - difference) / 2
+    likely = max(z, 0.0) ** 2 * (discordance - difference**2)
+    possible = max(z_alpha, 0.0) ** 2 * _constrained_variance(*shares, -margin)
+    return max(1, math.ceil(max(likely, possible) / (margin + difference) ** 2))
+
+
+def smallest_detectable_regression(
+    n: int, *, discordance: float, alpha: float, power: float
+) -> float:
+    """Return the smallest margin that `n` examples settle for an equally good candidate.
+
+    The counterpart of `sample_size` at no difference. Even models that never disagree leave a
+    loss of z^2 / (n + z^2) open.
+
+    Args:
+        n: how many examples there are.
+        discordance: the share of the examples on which exactly one of the two is right.
+        alpha: the level of `noninferiority_p_value`, in (0, 1).
+        power: the probability with which it shall be settled, in (0, 1).
+
+    Returns:
+        An accuracy, a fraction in [0, 1]; 1 where `n` examples settle nothing.
+
+    Raises:
+        GateInputError: an argument is out of range.
+    """
+    _check_discordance(discordance, at_least=0.0)
+    if n < 1:
+        msg = f"there are {n} examples; expected 1 or more"
+        raise GateInputError(msg)
+    z_alpha = max(-_normal_quantile(alpha, name="alpha"), 0.0)
+    z = max(z_alpha + _normal_quantile(power, name="power"), 0.0)
+    return min(1.0, max(z * math.sqrt(discordance / n), z_alpha**2 / (n + z_alpha**2)))
+
+
+def _normal_cdf(z: float) -> float:
+    """Return the probability of a standard normal value below `z`, exact in both tails."""
+    return math.erfc(-z / math.sqrt(2)) / 2
+
+
+def _normal_quantile(probability: float, *, name: str) -> float:
+    """Return the standard normal value with `probability` below it."""
+    if not 0 < probability < 1:
+        msg = f"{name} is {probability:g}; expected a fraction between 0 and 1"
+        raise GateInputError(msg)
+    return NormalDist().inv_cdf(probability)
+
+
+def _two_sided_z(confidence: float) -> float:
+    """Return how many standard errors a two-sided interval reaches to each side."""
+    _normal_quantile(confidence, name="confidence")
+    return -NormalDist().inv_cdf((1 - confidence) / 2)
+
+
+def _binomial_cdf(count: int, n: int, share: float) -> float:
+    """Return the probability of at most `count` of `n` draws that each succeed with `share`."""
+    # Takes 0.3 s to import, and only these tests need it.
+    from scipy.special import betaincc  # noqa: PLC0415
+
+    if count >= n:
+        return 1.0
+    return float(betaincc(count + 1, n - count, share)) if count >= 0 else 0.0
+
+
+def _constrained_variance(candidate_only: float, baseline_only: float, difference: float) -> float:
+    """Return the variance of one example's difference, if the true difference is as supposed.
+
+    Args:
+        candidate_only: the share of the examples that only the candidate has right.
+        baseline_only: the share that only the baseline has right.
+        difference: the supposed true difference, in [-1, 1].
+    """
+    # The likeliest share of baseline_only is the upper root of 2 x^2 + linear x + constant.
+    linear = (2 - candidate_only + baseline_only) * difference - candidate_only - baseline_only
+    constant = -baseline_only * difference * (1 - difference)
+    likeliest = (math.sqrt(max(linear**2 - 8 * constant, 0.0)) - linear) / 4
+    return max(2 * likeliest + difference * (1 - difference), 0.0)
+
+
+def _bisect(is_above: Callable[[float], bool], low: float, high: float) -> float:
+    """Return where `is_above` turns from False to True between `low` and `high`."""
+    while low < (middle := (low + high) / 2) < high:
+        if is_above(middle):
+            high = middle
+        else:
+            low = middle
+    return middle
+
+
+def _corrected_phi(counts: PairedCounts) -> float:
+    """Return the correlation of the two models' answers, corrected for continuity if positive."""
+    a, b, c, d = counts.both_right, counts.candidate_only, counts.baseline_only, counts.neither
+    scale = math.sqrt((a + b) * (c + d) * (a + c) * (b + d))
+    covariance = float(a * d - b * c)
+    if covariance > 0:
+        covariance = max(covariance - counts.n / 2, 0.0)
+    return covariance / scale if scale else 0.0
+
+
+def _root_of_squares(one: float, other: float, correlation: float) -> float:
+    return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
+
+
+def _weighted_correlation(
+    memberships: BoolArray, values: FloatArray, weights: FloatArray
+) -> FloatArray:
+    """Return the correlation of the groups' means where each row counts `weights` times."""
+    _check_memberships(memberships, values)
+    means = _group_means(memberships, values, weights)
+    covariance = np.zeros((len(means), len(means)))
+    for start, stop in _blocks(len(values)):
+        rows = slice(start, stop)
+        deviations = memberships[rows] * (values[rows, np.newaxis] - means)
+        deviations *= np.sqrt(weights[rows, np.newaxis])
+        covariance += deviations.T @ deviations
+    return _to_correlation(covariance, rounding=_ROUNDING**2 * float(weights @ values**2))
+
+
+def _group_means(memberships: BoolArray, values: FloatArray, weights: FloatArray) -> FloatArray:
+    sizes = np.zeros(memberships.shape[1])
+    totals = np.zeros(memberships.shape[1])
+    for start, stop in _blocks(len(values)):
+        rows = slice(start, stop)
+        sizes += weights[rows] @ memberships[rows]
+        totals += (weights[rows] * values[rows]) @ memberships[rows]
+    if not np.all(sizes > 0):
+        msg = f"group {int(np.argmin(sizes))} has no examples; leave empty groups out"
+        raise GateInputError(msg)
+    return totals / sizes
+
+
+def _to_correlation(covariance: FloatArray, *, rounding: float) -> FloatArray:
+    """Return the correlation; a variance within `rounding` is none, and uncorrelated."""
+    variances = covariance.diagonal()
+    varies = variances > rounding
+    scale = np.where(varies, np.sqrt(np.where(varies, variances, 1.0)), np.inf)
+    correlation: FloatArray = np.clip(covariance / np.outer(scale, scale), -1.0, 1.0)
+    np.fill_diagonal(correlation, 1.0)
+    return correlation
+
+
+def _blocks(n: int) -> Iterator[tuple[int, int]]:
+    """Yield the first row and the row after the last of each block."""
+    for start in range(0, n, _BLOCK_ROWS):
+        yield start, min(start + _BLOCK_ROWS, n)
+
+
+def _evaluate(
+    statistic: Callable[[IntArray], float], draws: Iterator[IntArray], n_draws: int
+) -> FloatArray:
+    """Return (n_draws,) the metric on the rows of each draw."""
+    metrics = np.fromiter((statistic(rows) for rows in draws), np.float64, n_draws)
+    broken = n_draws - int(np.count_nonzero(np.isfinite(metrics)))
+    if broken:
+        msg = f"the metric is not finite on {broken:,} of {n_draws:,} draws of the examples; "
+        msg += "it needs more examples, or a value where it is undefined"
+        raise GateInputError(msg)
+    return metrics
+
+
+def _acceleration(influences: FloatArray, weights: npt.NDArray[np.number]) -> float:
+    """Return a sixth of the influences' skewness; within 1/6 of 0 whatever they are."""
+    squares = float(weights @ influences**2)
+    return float(weights @ influences**3) / (6 * squares**1.5) if squares > 0 else 0.0
+
+
+def _bca(
+    replicates: FloatArray, observed: float, *, acceleration: float, confidence: float
+) -> Interval:
+    """Return the bootstrap interval that is corrected for bias and skewness."""
+    n = len(replicates)
+    z = _two_sided_z(confidence)
+    below = np.count_nonzero(replicates < observed) + np.count_nonzero(replicates <= observed)
+    # Half a replicate from the ends at least, so that an observation beyond all is no infinity.
+    bias = NormalDist().inv_cdf(min(max(below / 2, 0.5), n - 0.5) / n)
+    low, high = np.quantile(
+        replicates, [_corrected_level(bias, side, acceleration) for side in (-z, z)]
+    )
+    return Interval(float(low), float(high))
+
+
+def _corrected_level(bias: float, z: float, acceleration: float) -> float:
+    """Return which quantile of the replicates stands for the one at `z`."""
+    shifted = bias + z
+    stretch = 1 - acceleration * shifted
+    # Beyond the pole, six standard errors out at least, there is only the outermost replicate.
+    return _normal_cdf(
+        bias + shifted / stretch if stretch > 0 else math.copysign(math.inf, shifted)
+    )
+
+
+def _examples(counts: PairedCounts) -> int:
+    """Return how many examples there are, of which nothing can be said if there are none."""
+    if counts.n == 0:
+        msg = "there are no examples to compare on"
+        raise GateInputError(msg)
+    return counts.n
+
+
+def _check_answers(candidate_right: BoolArray, baseline_right: BoolArray) -> None:
+    if candidate_right.dtype != np.bool_ or baseline_right.dtype != np.bool_:
+        msg = f"answers are {candidate_right.dtype} and {baseline_right.dtype}; expected True or "
+        msg += "False, whether each is right"
+        raise GateInputError(msg)
+    if candidate_right.ndim != 1 or candidate_right.shape != baseline_right.shape:
+        msg = f"candidate answers have shape {candidate_right.shape}, baseline answers "
+        msg += f"{baseline_right.shape}; expected one of each per example"
+        raise GateInputError(msg)
+
+
+def _check_margin(margin: float) -> None:
+    if not 0 <= margin < 1:
+        msg = f"margin is {margin:g}; expected a fraction in [0, 1)"
+        raise GateInputError(msg)
+
+
+def _check_right(right: int, n: int) -> None:
+    if not 0 <= right <= n or n == 0:
+        msg = f"{right:,} of {n:,} answers are right; expected 1 or more answers, and no more right"
+        raise GateInputError(msg)
+
+
+def _check_discordance(discordance: float, *, at_least: float) -> None:
+    if not at_least <= discordance <= 1:
+        msg = f"discordance is {discordance:g}; expected a fraction in [{at_least:g}, 1]"
+        raise GateInputError(msg)
+
+
+def _check_resamples(resamples: int) -> None:
+    if resamples < 1:
+        msg = f"resamples is {resamples}; expected 1 or more"
+        raise GateInputError(msg)
+
+
+def _check_two_examples(n: int) -> None:
+    if n < 2:  # noqa: PLR2004 - one example shows no variation
+        msg = f"there are {n} examples; expected 2 or more, as one shows no variation"
+        raise GateInputError(msg)
+
+
+def _check_z_values(z_values: FloatArray, correlation: FloatArray) -> None:
+    n = len(z_values)
+    if z_values.shape != (n,) or correlation.shape != (n, n) or n == 0:
+        msg = f"{z_values.shape} z-values do not fit a correlation of shape {correlation.shape}"
+        raise GateInputError(msg)
+    if np.isnan(z_values).any() or not np.isfinite(correlation).all():
+        msg = "a z-value or a correlation is no number"
+        raise GateInputError(msg)
+
+
+def _check_memberships(memberships: BoolArray, values: FloatArray) -> None:
+    table = memberships.ndim == 2 and values.ndim == 1  # noqa: PLR2004 - rows and columns
+    if not table or len(memberships) != len(values):
+        msg = f"memberships have shape {memberships.shape}; expected one row for each of "
+        msg += f"{len(values):,} examples, and one column per group"
+        raise GateInputError(msg)
+    if not np.isfinite(values).all():
+        msg = "a difference is no finite number"
+        raise GateInputError(msg)

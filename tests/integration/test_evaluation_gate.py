@@ -1,0 +1,156 @@
+"""Planted cases: what the gate says of real models of the digits that were made worse."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from gates.__main__ import main as gates
+from gates.predictions import Predictions, write_predictions
+from gates.verdict import NOT_JUDGED, Outcome, Verdict, read_verdict
+from my_project import checkpoint as checkpoints
+from my_project import eval as command
+from my_project import evaluation
+from my_project.data import THICKNESSES
+from tasks.project import ROOT
+from tests.integration.trainings import Settings, Trainings, run_folder
+from tests.judged import in_order
+
+POLICY = ROOT / "configs" / "gates.yaml"
+RUINED = 8
+
+
+@pytest.fixture(scope="session")
+def production(
+    trainings: Trainings, data_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The checkpoint of a model that is trained for a few seconds."""
+    folder = tmp_path_factory.mktemp("production")
+    settings = Settings({"data.cache_dir": str(data_cache), "train.epochs": 8})
+    ended = trainings.run(settings, folder)
+    assert ended.codes == [0], ended.stderr
+    return run_folder(folder) / "checkpoint.pt"
+
+
+@pytest.fixture(scope="session")
+def predictions(production: Path) -> Predictions:
+    return evaluation.predict(production, evaluation.held_out_examples(production))
+
+
+def with_wrong(predictions: Predictions, rows: npt.NDArray[np.intp], digest: str) -> Predictions:
+    """Return `predictions` of another model, that confuses the two likeliest classes of `rows`."""
+    assert predictions.probabilities is not None
+    probabilities = predictions.probabilities.copy()
+    second, first = probabilities[rows].argsort(axis=1)[:, -2:].T
+    probabilities[rows, first], probabilities[rows, second] = (
+        probabilities[rows, second],
+        probabilities[rows, first],
+    )
+    return dataclasses.replace(
+        predictions,
+        predictions=probabilities.argmax(axis=1).astype(np.int64),
+        probabilities=probabilities,
+        checkpoint_digest=digest * 64,
+    )
+
+
+def right(predictions: Predictions) -> npt.NDArray[np.intp]:
+    return np.flatnonzero(predictions.predictions == predictions.labels)
+
+
+def judge(
+    folder: Path, candidate: Path, baseline: Predictions | Path, *options: str
+) -> tuple[int, Verdict]:
+    """Run the command on a checkpoint, against a checkpoint or what one would have predicted."""
+    if isinstance(baseline, Predictions):
+        write_predictions(baseline, folder / "baseline.parquet")
+        baseline = folder / "baseline.parquet"
+    report = folder / "verdict.json"
+    arguments = ["--checkpoint", str(candidate), "--baseline", str(baseline), *options]
+    arguments += ["--policy", str(POLICY), "--predictions", str(folder / "predictions.parquet")]
+    code = command.main([*arguments, "--report", str(report)])
+    return code, read_verdict(report)
+
+
+def saved_again(production: Path, folder: Path, *, without: int | None = None) -> Path:
+    """Save the model as one of another step, with another digest; `without` a class, if given."""
+    checkpoint = checkpoints.load(production)
+    weights = {name: weight.clone() for name, weight in checkpoint.weights.items()}
+    if without is not None:
+        with torch.no_grad():
+            weights["head.bias"][without] -= 50  # so that no image is taken for it
+    changed = dataclasses.replace(checkpoint, weights=weights, step=checkpoint.step + 1)
+    checkpoints.save(changed, folder / "candidate.pt")
+    return folder / "candidate.pt"
+
+
+def test_model_is_a_real_one(predictions: Predictions) -> None:
+    assert len(right(predictions)) / len(predictions.ids) > 0.9
+
+
+def judge_files(folder: Path, candidate: Predictions, baseline: Predictions) -> tuple[int, Verdict]:
+    """Run the other command, that needs no checkpoint."""
+    for each, name in ((candidate, "candidate"), (baseline, "baseline")):
+        write_predictions(each, folder / f"{name}.parquet")
+    options = [f"--{name}={folder / name}.parquet" for name in ("candidate", "baseline")]
+    options += [f"--policy={POLICY}", f"--report={folder / 'verdict.json'}"]
+    return gates(["evaluate", *options]), read_verdict(folder / "verdict.json")
+
+
+def test_three_points_worse_fails(predictions: Predictions, tmp_path: Path) -> None:
+    its, n = right(predictions), len(predictions.ids)
+    # Here and there, so that no subgroup alone is ruined.
+    lost = its[np.linspace(0, len(its) - 1, round(0.03 * n)).astype(np.intp)]
+    code, verdict = judge_files(tmp_path, with_wrong(predictions, lost, "a"), predictions)
+    assert code == 1
+    assert verdict.metrics["difference"] == pytest.approx(-0.03, abs=0.5 / n)
+    failed = [each.group for each in verdict.findings if each.outcome == Outcome.FAIL]
+    assert failed == ["overall"]
+    assert "accuracy, overall: at most 0.0200 may be lost" in verdict.reason
+
+
+def test_ruined_class_fails_and_is_named_though_the_accuracy_is_kept(
+    production: Path, predictions: Predictions, tmp_path: Path
+) -> None:
+    candidate = saved_again(production, tmp_path, without=RUINED)
+    # The baseline is the real model, worse in the other classes by as many as the candidate lost.
+    its = right(predictions)
+    lost = its[predictions.labels[its] == RUINED]
+    others = its[predictions.labels[its] != RUINED]
+    spread = others[np.linspace(0, len(others) - 1, len(lost)).astype(np.intp)]
+    code, verdict = judge(tmp_path, candidate, with_wrong(predictions, spread, "b"))
+    assert code == 1
+    assert verdict.metrics["difference"] == pytest.approx(0, abs=0.01)
+    failed = {each.group for each in verdict.findings if each.outcome == Outcome.FAIL}
+    assert f"digit={RUINED}" in failed
+    assert f"digit={RUINED}" in verdict.reason
+    assert not {each for each in failed if each.startswith("digit=")} - {
+        f"digit={RUINED}",
+        *(f"digit={RUINED}, thickness={each}" for each in THICKNESSES),
+    }
+
+
+def test_equal_model_passes(production: Path, tmp_path: Path) -> None:
+    candidate = saved_again(production, tmp_path)
+    code, verdict = judge(tmp_path, candidate, production, "--fail-if-worse-than", "0.02")
+    assert (code, verdict.outcome) == (0, Outcome.PASS)
+    assert verdict.metrics["difference"] == 0
+    assert verdict.evidence["checkpoint"] != verdict.evidence["baseline"]
+    # Some digits of a thickness are few, and said to be.
+    small = [each for each in verdict.findings if each.outcome == NOT_JUDGED]
+    assert small
+    assert all(each.n < 10 for each in small)
+
+
+def test_fifty_examples_settle_nothing_and_say_how_many_would(
+    predictions: Predictions, tmp_path: Path
+) -> None:
+    fifty = in_order(predictions, range(50))
+    equal = dataclasses.replace(fifty, checkpoint_digest="b" * 64)
+    code, verdict = judge_files(tmp_path, fifty, equal)
+    assert (code, verdict.outcome) == (3, Outcome.INCONCLUSIVE)
+    # Models that never differ need ceil(z^2 (1 - margin) / margin) = 133 at a margin of 0.02.
+    assert "133 examples would settle it, 83 more" in verdict.reason

@@ -1,0 +1,103 @@
+"""Predictions and policies that are made up: what the tests of the evaluation gate judge."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gates.policy import Policy, load_policy
+from gates.predictions import Predictions, PredictionsFile, open_predictions, write_predictions
+
+CLASSES = 10
+CANDIDATE, BASELINE, DATA, CONFIG = ("c" * 64, "b" * 64, "d" * 64, "f" * 64)
+
+# The smallest one that judges something; a test sets what it is about.
+POLICY: dict[str, Any] = {
+    "alpha": 0.05,
+    "power": 0.8,
+    "accuracy": {"margin": 0.02, "floor": 0.0, "require": "noninferiority"},
+    "subgroups": {
+        "columns": {},
+        "intersections": [],
+        "margin": 0.05,
+        "floor": 0.0,
+        "minimum_examples": 10,
+        "too_small": "report",
+        "require": "no_harm",
+        "correction": "holm",
+    },
+    "metrics": {},
+    "resamples": 199,
+    "seed": 0,
+}
+
+
+def write_policy(file: Path, changes: Mapping[str, Any] | None = None) -> Path:
+    """Write `POLICY` to `file`, with other values at dotted keys; JSON is YAML."""
+    rules = copy.deepcopy(POLICY)
+    for key, value in (changes or {}).items():
+        *sections, leaf = key.split(".")
+        section = rules
+        for name in sections:
+            section = section[name]
+        section[leaf] = value
+    file.write_text(json.dumps({"evaluation": rules}))
+    return file
+
+
+def policy(folder: Path, changes: Mapping[str, Any] | None = None) -> Policy:
+    return load_policy(write_policy(folder / "policy.yaml", changes))
+
+
+def scored(right: Sequence[bool] | npt.NDArray[np.bool_], **changes: Any) -> Predictions:
+    """Return predictions that are right where `right` says, as sure of themselves everywhere."""
+    is_right = np.asarray(right, dtype=np.bool_)
+    labels = np.arange(len(is_right)) % CLASSES
+    predictions = np.where(is_right, labels, (labels + 1) % CLASSES)
+    probabilities = np.full((len(is_right), CLASSES), 0.1 / (CLASSES - 1))
+    probabilities[np.arange(len(is_right)), predictions] = 0.9
+    fields: dict[str, Any] = {
+        "ids": np.array([f"e{row:05d}" for row in range(len(is_right))], dtype=np.str_),
+        "labels": labels,
+        "predictions": predictions,
+        "probabilities": probabilities,
+        "data_digest": DATA,
+        "checkpoint_digest": CANDIDATE,
+        "config_digest": CONFIG,
+    }
+    return Predictions(**fields | changes)
+
+
+def pair(
+    both: int, candidate_only: int, baseline_only: int, neither: int, **changes: Any
+) -> tuple[Predictions, Predictions]:
+    """Return the candidate's and the baseline's predictions with these counts of outcomes."""
+    ours = [True] * (both + candidate_only) + [False] * (baseline_only + neither)
+    theirs = [True] * both + [False] * candidate_only + [True] * baseline_only + [False] * neither
+    return scored(ours, **changes), scored(theirs, checkpoint_digest=BASELINE, **changes)
+
+
+def in_order(predictions: Predictions, order: Sequence[int]) -> Predictions:
+    """Return the rows of `predictions` in another order, or some of them, or some twice."""
+    rows = list(order)
+    probabilities = predictions.probabilities
+    return dataclasses.replace(
+        predictions,
+        ids=predictions.ids[rows],
+        labels=predictions.labels[rows],
+        predictions=predictions.predictions[rows],
+        probabilities=None if probabilities is None else probabilities[rows],
+        subgroups={name: values[rows] for name, values in predictions.subgroups.items()},
+    )
+
+
+def written(predictions: Predictions, folder: Path, name: str) -> PredictionsFile:
+    """Write `predictions` into `folder`; return the file, which errors call by its name."""
+    file = folder / f"{name}.parquet"
+    write_predictions(predictions, file)
+    return open_predictions(file, name=name)
