@@ -21,6 +21,13 @@ nox.needs_version = ">=2026.8.10"
 nox.options.default_venv_backend = "none"
 nox.options.tags = ["pr"]
 
-from tasks import gpu, model, quality, repository, tests  # noqa: E402 - the path is set above
+from tasks import (  # noqa: E402 - the path is set above
+    gpu,
+    model,
+    quality,
+    repository,
+    tests,
+    workflows,
+)
 
-__all__ = ["gpu", "model", "quality", "repository", "tests"]
+__all__ = ["gpu", "model", "quality", "repository", "tests", "workflows"]

@@ -5,11 +5,13 @@ Nox's tags, the plan that CI reads and the table in the README all follow from i
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import nox
 
-from tasks.project import Cell
+from tasks import uv
+from tasks.project import ROOT, Cell
 
 Tier = Literal["pr", "nightly", "release", "data"]
 Runner = Literal["cpu", "gpu"]
@@ -63,7 +65,7 @@ CATALOGUE: dict[str, Declaration] = {}
 def session(
     *,
     timeout_minutes: int,
-    inputs: Iterable[str],
+    inputs: Iterable[str] = (),
     tiers: Sequence[Tier] = (),
     runner: Runner = "cpu",
     parallel: bool = False,
@@ -75,7 +77,8 @@ def session(
 
     Args:
         timeout_minutes: when CI gives it up.
-        inputs: files and folders that can change its result, besides `ALWAYS_INPUTS`.
+        inputs: files and folders that can change its result, besides `ALWAYS_INPUTS`; one that
+            is in a tier has some, or a change in them could not ask for it.
         tiers: the tiers that run it.
         runner: the kind of machine it needs.
         parallel: whether other sessions may run beside it under `nox -j`.
@@ -84,13 +87,19 @@ def session(
     Raises:
         DuplicateSessionError: a session of that name is declared already.
         ValueError: the function has no docstring.
+        SystemExit: with exit code 2 and one line, for an unknown tier or runner, or no inputs.
     """
+    declared_inputs = tuple(inputs)
+    all_tiers = [*tiers, *(tier for each in (cells or {}).values() for tier in each)]
+    wrong = _wrong(all_tiers, runner, needs_inputs=bool(all_tiers) and not declared_inputs)
 
     def declare(function: Callable[..., None]) -> Callable[..., None]:
         name = function.__name__.replace("_", "-")
         if name in CATALOGUE:
             msg = f"{function.__module__}.{name}: there is a session named {name} already"
             raise DuplicateSessionError(msg)
+        if wrong:
+            uv.stop(f"{_place(function)}: session {name}: {wrong}")
         if not function.__doc__:
             msg = f"{function.__module__}.{name}: a session's docstring is its line of help"
             raise ValueError(msg)
@@ -100,7 +109,7 @@ def session(
             tiers=tuple(tiers),
             runner=runner,
             timeout_minutes=timeout_minutes,
-            inputs=(*ALWAYS_INPUTS, *inputs),
+            inputs=(*ALWAYS_INPUTS, *declared_inputs),
             parallel=parallel,
             cells=cells or {},
         )
@@ -110,6 +119,25 @@ def session(
         return nox.session(name=name, tags=list(tiers), allow_parallel=parallel)(function)
 
     return declare
+
+
+def _wrong(tiers: Iterable[str], runner: str, *, needs_inputs: bool) -> str | None:
+    """Return what is wrong with a declaration, and what to write instead; None if nothing is."""
+    unknown = [tier for tier in tiers if tier not in TIERS]
+    if unknown:
+        return f"tier {unknown[0]!r} is unknown; write one of {', '.join(TIERS)}"
+    if runner not in get_args(Runner):
+        return f"runner {runner!r} is unknown; write one of {', '.join(get_args(Runner))}"
+    if needs_inputs:
+        return "has tiers and no inputs; declare the files and folders that can change its result"
+    return None
+
+
+def _place(function: Callable[..., None]) -> str:
+    code = function.__code__
+    file = Path(code.co_filename)
+    shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
+    return f"{shown}:{code.co_firstlineno}"
 
 
 def _parametrize(

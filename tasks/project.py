@@ -1,6 +1,7 @@
 """What pyproject.toml says of the project: the supported interpreters and torch versions."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ class Project:
         torches: the torch versions, from the extras named `torch-MAJOR-MINOR`.
         default: the cell in which sessions run that need only one.
         baseline: the options of my_project.eval that name the model in production.
+        runners: the labels of the machine that each kind of runner is, on GitHub.
     """
 
     pythons: tuple[str, ...]
     torches: tuple[str, ...]
     default: Cell
     baseline: tuple[str, ...]
+    runners: Mapping[str, list[str]]
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -61,6 +64,7 @@ def read(pyproject: Path = ROOT / "pyproject.toml") -> Project:
         torches=tuple(sorted(torches, key=_numbers)),
         default=Cell(tasks["default-python"], tasks["default-torch"]),
         baseline=tuple(tasks["baseline"]),
+        runners=tasks["runners"],
     )
 
 

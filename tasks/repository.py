@@ -2,16 +2,17 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import nox
 
 from tasks import environment, lockfile, uv
-from tasks.catalogue import Tier, session
+from tasks.catalogue import PlannedJob, Tier, session
 from tasks.catalogue import plan as plan_of
-from tasks.project import ROOT
+from tasks.project import PROJECT, ROOT
 
 
 @session(timeout_minutes=10, inputs=[])
@@ -35,14 +36,30 @@ def dev(session: nox.Session) -> None:
 def plan(session: nox.Session) -> None:
     """Print a tier's jobs as JSON for a workflow's matrix: nox -s plan -- pr.
 
-    On GitHub the same JSON becomes the step's output `matrix`.
+    On GitHub the same JSON becomes the step's output `matrix`. A workflow that runs some sessions
+    itself, one after the other, leaves them out: -- release --without train --without evaluate.
     """
-    if len(session.posargs) != 1 or session.posargs[0] not in get_args(Tier):
+    tier, *options = session.posargs or [""]
+    if tier not in get_args(Tier) or options[::2] != ["--without"] * (len(options) // 2):
         uv.stop(f"plan: name one tier, as in: nox -s plan -- pr (of {', '.join(get_args(Tier))})")
-    jobs = plan_of(cast("Tier", session.posargs[0]))
-    matrix = json.dumps({"include": [asdict(job) for job in jobs]})
+    jobs = plan_of(cast("Tier", tier))
+    for name in options[1::2]:
+        jobs = _without(jobs, name, tier)
+    matrix = json.dumps({"include": [_as_matrix(job) for job in jobs]})
     print(matrix)
     github_output = os.environ.get("GITHUB_OUTPUT")
     if github_output:
         with Path(github_output).open("a", encoding="utf-8") as file:
             file.write(f"matrix={matrix}\n")
+
+
+def _without(jobs: Sequence[PlannedJob], name: str, tier: str) -> list[PlannedJob]:
+    kept = [job for job in jobs if job.session != name]
+    if len(kept) == len(jobs):
+        uv.stop(f"plan: --without {name}: the tier {tier} has no such job")
+    return kept
+
+
+def _as_matrix(job: PlannedJob) -> dict[str, Any]:
+    """Return what a workflow's matrix says of `job`; the labels are those of pyproject.toml."""
+    return {**asdict(job), "labels": PROJECT.runners[job.runner]}

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import nox
 import pytest
 
 from tasks import catalogue, environment, project, uv
-from tasks.catalogue import CATALOGUE, TIERS, DuplicateSessionError, PlannedJob, session
+from tasks.catalogue import CATALOGUE, TIERS, DuplicateSessionError, PlannedJob, Runner, session
 from tasks.project import PROJECT, ROOT
 
 runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
@@ -42,6 +43,55 @@ def test_two_sessions_of_one_name_are_an_error() -> None:
 def test_a_session_without_a_line_of_help_is_an_error() -> None:
     with pytest.raises(ValueError, match="docstring"):
         session(timeout_minutes=1, inputs=[])(a_session("undocumented", doc=None))
+
+
+@pytest.mark.usefixtures("_untouched_catalogue")
+@pytest.mark.parametrize(
+    ("wrong", "finding"),
+    [
+        pytest.param(
+            {"tiers": ["weekly"], "inputs": ["src"]},
+            "tier 'weekly' is unknown; write one of pr, nightly, release, data",
+            id="tier",
+        ),
+        pytest.param(
+            {"cells": {PROJECT.default: ("weekly",)}, "inputs": ["src"]},
+            "tier 'weekly' is unknown; write one of pr, nightly, release, data",
+            id="tier_of_a_cell",
+        ),
+        pytest.param(
+            {"runner": "tpu"}, "runner 'tpu' is unknown; write one of cpu, gpu", id="runner"
+        ),
+        pytest.param(
+            {"tiers": ["pr"]},
+            "has tiers and no inputs; declare the files and folders that can change its result",
+            id="no_inputs",
+        ),
+    ],
+)
+def test_a_wrong_declaration_is_one_line_with_its_place_and_exit_2(
+    wrong: dict[str, Any], finding: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    function = a_session("wrong_one")
+    with pytest.raises(SystemExit) as stopped:
+        session(timeout_minutes=1, **wrong)(function)
+    assert stopped.value.code == 2
+    line = function.__code__.co_firstlineno
+    place = f"tests/unit/tasks/test_catalogue.py:{line}"
+    assert capsys.readouterr().err == f"{place}: session wrong-one: {finding}\n"
+    assert "wrong-one" not in CATALOGUE
+
+
+@pytest.mark.usefixtures("_untouched_catalogue")
+def test_a_session_added_in_one_line_is_in_the_plan() -> None:
+    session(tiers=["pr"], timeout_minutes=7, inputs=["src"])(a_session("new_one"))
+    added = PlannedJob(session="new-one", runner="cpu", timeout_minutes=7)
+    assert catalogue.plan("pr")[-1] == added
+
+
+def test_every_kind_of_runner_has_labels() -> None:
+    assert set(PROJECT.runners) == set(get_args(Runner))
+    assert all(PROJECT.runners.values())
 
 
 def test_nox_lists_the_catalogue_with_its_tags() -> None:
@@ -97,6 +147,8 @@ def test_the_readme_shows_the_catalogue() -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "tasks").glob("*.py")), ids=lambda file: file.name)
 def test_tasks_import_only_nox_and_the_standard_library(file: Path) -> None:
     allowed = {"nox", "tasks", *sys.stdlib_module_names}
+    if file.name == "workflow_rules.py":  # which the tools' environment runs, not Nox
+        allowed.add("ruamel")
     assert {module.split(".")[0] for module in imported_by(file)} <= allowed
 
 

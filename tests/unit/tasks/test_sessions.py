@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks import catalogue
 from tasks.project import PROJECT, ROOT
 from tests.repository import real_uv
 
@@ -29,7 +30,28 @@ def nox(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Compl
 def test_plan_prints_nothing_but_json_to_stdout() -> None:
     ran = nox("-s", "plan", "--", "pr")
     jobs = json.loads(ran.stdout)["include"]
-    assert {"session": "smoke", "runner": "cpu", "timeout_minutes": 10} in jobs
+    smoke = next(job for job in jobs if job["session"] == "smoke")
+    assert smoke == {
+        "session": "smoke",
+        "runner": "cpu",
+        "timeout_minutes": 10,
+        "labels": PROJECT.runners["cpu"],
+    }
+
+
+def test_plan_leaves_out_what_a_workflow_runs_itself() -> None:
+    ran = nox("-s", "plan", "--", "release", "--without", "train", "--without", "evaluate")
+    assert [job["session"] for job in json.loads(ran.stdout)["include"]] == [
+        job.session
+        for job in catalogue.plan("release")
+        if job.session not in {"train", "evaluate"}
+    ]
+
+
+def test_plan_without_what_is_not_in_it_is_one_line_and_exit_2() -> None:
+    ran = nox("-s", "plan", "--", "pr", "--without", "train")
+    assert ran.returncode == 2
+    assert "plan: --without train: the tier pr has no such job" in ran.stderr
 
 
 def test_plan_gives_github_its_output(tmp_path: Path) -> None:
@@ -40,7 +62,10 @@ def test_plan_gives_github_its_output(tmp_path: Path) -> None:
     assert json.loads(value) == json.loads(ran.stdout)
 
 
-@pytest.mark.parametrize("arguments", [["--", "weekly"], ["--"], ["--", "pr", "nightly"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--", "weekly"], ["--"], ["--", "pr", "nightly"], ["--", "pr", "--without"]],
+)
 def test_plan_of_no_tier_is_one_line_and_exit_2(arguments: list[str]) -> None:
     ran = nox("-s", "plan", *arguments)
     assert ran.returncode == 2

@@ -1,0 +1,461 @@
+"""The project's rules for .github: workflows call sessions, pin what they use, hold few rights.
+
+python -m tasks.workflow_rules --sessions=lint,unit --tiers=pr,nightly
+
+Run by the Python of the tools' environment, which has ruamel.yaml: it knows each line's number.
+A rule is a function that yields what it finds; `RULES` is the list of them.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import MarkedYAMLError
+
+PATTERNS = (".github/workflows/*.y*ml", ".github/actions/*/action.y*ml")
+
+REQUIRED = "green"  # the name of the check that a pull request needs
+FED = "session"  # the job that the plan's matrix feeds; tasks/green.py knows it by this name
+ONE_OF_THE_MATRIX = '"$SESSION"'
+
+_CALL = re.compile(
+    rf"uvx nox (?:-s (?P<session>[\w-]+|{re.escape(ONE_OF_THE_MATRIX)})|-t (?P<tier>[\w-]+))"
+    r"(?P<arguments> --(?: [\w./=:@+-]+)+)?"
+)
+_PIN = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
+_LOOKS_LIKE_PIN = re.compile(r"[0-9a-fA-F]{6,}")
+_IMAGE = re.compile(r"(?:docker://)?[^@\s]+@sha256:[0-9a-f]{64}")
+_VERSION_COMMENT = re.compile(r"\s#\s*v\d+(\.\d+)*\b")
+_SECRET = re.compile(r"\bsecrets\b(?!\s*\.\s*GITHUB_TOKEN\b)")
+_FORK_GUARD = re.compile(
+    r"github\.repository_owner\s*==|github\.event\.(repository|pull_request\.head\.repo)\.fork\b"
+)
+_OUTSIDERS_RUN_AS_OWNER = ("pull_request_target", "workflow_run")
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """Something to mend: where it is, what it is and what to do."""
+
+    file: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The names that a workflow may call."""
+
+    sessions: frozenset[str]
+    tiers: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A workflow or a composite action, parsed."""
+
+    file: str
+    lines: Sequence[str]
+    content: CommentedMap
+    catalogue: Catalogue
+
+    @property
+    def triggers(self) -> Mapping[str, Any]:
+        """What starts the workflow, with the settings of each; nothing starts an action."""
+        on = self.content.get("on")
+        if isinstance(on, str):
+            return {on: None}
+        return on if isinstance(on, Mapping) else dict.fromkeys(on or [])
+
+    @property
+    def is_workflow(self) -> bool:
+        """Whether this is a workflow, and not an action."""
+        return "runs" not in self.content
+
+    @property
+    def jobs(self) -> Mapping[str, CommentedMap]:
+        """The jobs of a workflow by id; an action has none."""
+        jobs = self.content.get("jobs")
+        found = jobs if isinstance(jobs, Mapping) else {}
+        return {name: job for name, job in found.items() if isinstance(job, CommentedMap)}
+
+    @property
+    def steps(self) -> list[CommentedMap]:
+        """Every step, whatever job it is in."""
+        owners = [*self.jobs.values(), _mapping(self.content, "runs")]
+        return [step for owner in owners for step in _steps(owner)]
+
+    def finding(self, parent: CommentedMap, key: str | None, text: str) -> Finding:
+        """Return what was found at `key` of `parent`, or at `parent` itself where it lacks it."""
+        where = parent.lc.key(key)[0] if key is not None and key in parent else parent.lc.line
+        return Finding(self.file, where + 1, text)
+
+    def job_finding(self, name: str, key: str | None, text: str) -> Finding:
+        """Return what was found at `key` of a job, or at the job's name where it lacks the key."""
+        job = self.jobs[name]
+        line = job.lc.key(key)[0] if key is not None and key in job else self._line_of_job(name)
+        return Finding(self.file, line + 1, text)
+
+    def _line_of_job(self, name: str) -> int:
+        line: int = self.content["jobs"].lc.key(name)[0]
+        return line
+
+
+Rule = Callable[[Source], Iterator[Finding]]
+
+
+def calls_sessions_only(source: Source) -> Iterator[Finding]:
+    """A step runs one session of the catalogue, unconditionally, and no script."""
+    for step in source.steps:
+        if "run" in step:
+            problem = _problem_of_run(step, source.catalogue)
+            if problem:
+                yield source.finding(step, "run", problem)
+            if "if" in step:
+                text = "a session with a condition is green when it is skipped; let the plan decide"
+                yield source.finding(step, "if", text)
+        if "script" in _mapping(step, "with"):
+            text = "a script in YAML; make it a session and call uvx nox -s NAME"
+            yield source.finding(step["with"], "script", text)
+
+
+def _problem_of_run(step: CommentedMap, catalogue: Catalogue) -> str | None:
+    command = str(step["run"]).strip()
+    if "${{" in command:
+        return (
+            "an expression is pasted into the shell before it runs, whatever it holds; "
+            "hand it over in env:"
+        )
+    call = _CALL.fullmatch(command)
+    if call is None:
+        shown = command.splitlines()[0] if command else ""
+        return f"runs {shown!r}, which is not one session; make it one and call uvx nox -s NAME"
+    if call["session"] == ONE_OF_THE_MATRIX:
+        if _mapping(step, "env").get("SESSION") == "${{ matrix.session }}":
+            return None
+        return "SESSION is not the matrix's; add env: SESSION: ${{ matrix.session }}"
+    return _unknown_name(call, catalogue)
+
+
+def _unknown_name(call: re.Match[str], catalogue: Catalogue) -> str | None:
+    session, tier = call["session"], call["tier"]
+    if session == "plan":
+        tier = (call["arguments"] or "").removeprefix(" --").split(maxsplit=1)[:1]
+        tier = tier[0] if tier else ""
+    if session is not None and session not in catalogue.sessions:
+        return f"no session is named {session}; uvx nox --list shows them"
+    if tier is not None and tier not in catalogue.tiers:
+        return f"no tier is named {tier!r}; write one of {', '.join(sorted(catalogue.tiers))}"
+    return None
+
+
+def keeps_the_shell(source: Source) -> Iterator[Finding]:
+    """`shell:` can make any command of what a step runs."""
+    owners = [source.content, *source.jobs.values()]
+    defaults = [_mapping(_mapping(owner, "defaults"), "run") for owner in owners]
+    for each in [*source.steps, *defaults]:
+        if each.get("shell", "bash") != "bash":
+            yield source.finding(each, "shell", "a shell of its own; leave shell: out")
+
+
+def pins_what_it_uses(source: Source) -> Iterator[Finding]:
+    """Actions by full commit, images by digest: nobody can move those."""
+    for each in [*source.steps, *source.jobs.values()]:
+        problem = _problem_of_use(str(each["uses"]), source, each) if "uses" in each else None
+        if problem:
+            yield source.finding(each, "uses", problem)
+    for job in source.jobs.values():
+        for parent, key, image in _images(job):
+            if not _IMAGE.fullmatch(image):
+                text = f"image {image} is not pinned; write NAME:TAG@sha256:DIGEST"
+                yield source.finding(parent, key, text)
+
+
+def _problem_of_use(used: str, source: Source, parent: CommentedMap) -> str | None:
+    if used.startswith(("./", "$/")):
+        return None
+    if used.startswith("docker://"):
+        pinned = _IMAGE.fullmatch(used)
+        return None if pinned else f"{used} is not pinned; write docker://NAME:TAG@sha256:DIGEST"
+    action, _, revision = used.partition("@")
+    if not _PIN.fullmatch(used):
+        what = f"{used} is not pinned"
+        if _LOOKS_LIKE_PIN.fullmatch(revision):
+            what = f"{used}: {revision} only looks like a commit and can be a tag"
+        return f"{what}; write {action}@ all 40 digits of a commit # vVERSION"
+    line = source.lines[parent.lc.key("uses")[0]]
+    if not _VERSION_COMMENT.search(line):
+        return f"{action} does not say its version; add it behind the commit: # v1.2.3"
+    return None
+
+
+def _images(job: CommentedMap) -> Iterator[tuple[CommentedMap, str, str]]:
+    services = _mapping(job, "services")
+    for parent, key in [(job, "container"), *((services, key) for key in services)]:
+        container = parent.get(key)
+        if isinstance(container, str):
+            yield parent, key, container
+        elif isinstance(container, CommentedMap):
+            yield container, "image", str(container.get("image", ""))
+
+
+def holds_few_rights(source: Source) -> Iterator[Finding]:
+    """Nobody has a right that a job does not say it needs."""
+    if not source.is_workflow:
+        return
+    if source.content.get("permissions") != {}:
+        text = "the workflow's jobs share rights; write permissions: {} at the top"
+        yield source.finding(source.content, "permissions", text)
+    for name, job in source.jobs.items():
+        rights = job.get("permissions")
+        if not isinstance(rights, Mapping):
+            text = f"job {name} does not list its rights; add permissions: with contents: read"
+            yield source.job_finding(name, "permissions", text)
+        elif "pull_request" in source.triggers and "write" in rights.values():
+            text = f"job {name} may write, and pull requests run it; leave it at read"
+            yield source.job_finding(name, "permissions", text)
+
+
+def leaves_no_credentials(source: Source) -> Iterator[Finding]:
+    """What runs after the checkout must not find the token in .git/config."""
+    for step in source.steps:
+        if str(step.get("uses", "")).startswith("actions/checkout@"):
+            if _mapping(step, "with").get("persist-credentials") is not False:
+                text = "leaves the token behind; add with: persist-credentials: false"
+                yield source.finding(step, "uses", text)
+
+
+def cancels_what_is_outdated(source: Source) -> Iterator[Finding]:
+    """One run at a time for each pull request or ref; a new push ends a pull request's old run."""
+    if not source.is_workflow:
+        return
+    concurrency = source.content.get("concurrency")
+    if not isinstance(concurrency, Mapping) or "cancel-in-progress" not in concurrency:
+        text = "runs pile up; add concurrency: with group: and cancel-in-progress:"
+        yield source.finding(source.content, "concurrency", text)
+    elif "pull_request" in source.triggers:
+        cancels = concurrency["cancel-in-progress"]
+        if cancels is not True and "'pull_request'" not in str(cancels):
+            text = "a pull request's old run goes on; cancel-in-progress: it for pull_request"
+            yield source.finding(source.content["concurrency"], "cancel-in-progress", text)
+
+
+def ends_in_time(source: Source) -> Iterator[Finding]:
+    """GitHub gives a job six hours otherwise."""
+    for name, job in source.jobs.items():
+        if "timeout-minutes" not in job and "uses" not in job:
+            text = f"job {name} may hang for six hours; add timeout-minutes:"
+            yield source.job_finding(name, "timeout-minutes", text)
+
+
+def spares_forks(source: Source) -> Iterator[Finding]:
+    """A fork has neither the secrets nor the wish to pay for our nights."""
+    for name, job in source.jobs.items():
+        if not _is_guarded(source, job):
+            if "schedule" in source.triggers:
+                text = f"job {name} runs every night on each fork; {_ADD_GUARD}"
+                yield source.job_finding(name, "if", text)
+            for line in _lines_of_job(source, name):
+                if _SECRET.search(_code(source.lines[line])):
+                    text = f"job {name} reads a secret, which a fork does not have; {_ADD_GUARD}"
+                    yield Finding(source.file, line + 1, text)
+
+
+_ADD_GUARD = "add if: github.event.repository.fork == false"
+
+
+def gives_secrets_to_one_job(source: Source) -> Iterator[Finding]:
+    """Outside of a job, a secret is given to all of them."""
+    inside = {line for name in source.jobs for line in _lines_of_job(source, name)}
+    for number, line in enumerate(source.lines):
+        if number not in inside and _SECRET.search(_code(line)):
+            text = "every job gets this secret; give it to the step that needs it"
+            yield Finding(source.file, number + 1, text)
+
+
+def _is_guarded(source: Source, job: CommentedMap) -> bool:
+    """Whether `job` does not run on forks: by its own condition, or by that of one it needs."""
+    condition = str(job.get("if", ""))
+    if _FORK_GUARD.search(condition):
+        return True
+    needed = (source.jobs[name] for name in _names(job.get("needs")) if name in source.jobs)
+    return "always()" not in condition and any(_is_guarded(source, each) for each in needed)
+
+
+def _lines_of_job(source: Source, name: str) -> range:
+    jobs = source.content["jobs"]
+    starts = sorted(jobs.lc.key(job)[0] for job in jobs)
+    ends = dict(zip(starts, [*starts[1:], len(source.lines)], strict=True))
+    start = jobs.lc.key(name)[0]
+    return range(start, ends[start])
+
+
+def _code(line: str) -> str:
+    return re.sub(r"(^|\s)#.*", "", line)
+
+
+def is_started_safely(source: Source) -> Iterator[Finding]:
+    """A required check reports on every pull request and in the merge queue; outsiders own none."""
+    on = source.content.get("on")
+    where = on if isinstance(on, CommentedMap) else source.content
+    for trigger in _OUTSIDERS_RUN_AS_OWNER:
+        if trigger in source.triggers:
+            text = f"{trigger} runs an outsider's change with our rights; use pull_request"
+            yield source.finding(where, trigger, text)
+    if "pull_request" not in source.triggers:
+        return
+    if "merge_group" not in source.triggers:
+        text = "the merge queue waits for it for ever; add the trigger merge_group:"
+        yield source.finding(source.content, "on", text)
+    for key in ("paths", "paths-ignore", "branches-ignore"):
+        settings = source.triggers["pull_request"]
+        if isinstance(settings, CommentedMap) and key in settings:
+            text = f"{key} leaves the required check waiting for ever; the plan leaves sessions out"
+            yield source.finding(settings, key, text)
+
+
+def fails_when_it_fails(source: Source) -> Iterator[Finding]:
+    """`continue-on-error` makes a success of a failure, which `green` then believes."""
+    for each in [*source.steps, *source.jobs.values()]:
+        if each.get("continue-on-error", False) is not False:
+            text = "its failure counts as success; leave continue-on-error: out"
+            yield source.finding(each, "continue-on-error", text)
+
+
+def runs_the_whole_plan(source: Source) -> Iterator[Finding]:
+    """One job is fed by the plan, by the name that `green` knows, and all of it runs."""
+    for name, job in source.jobs.items():
+        strategy = job.get("strategy")
+        if not isinstance(strategy, CommentedMap):
+            continue
+        if strategy.get("fail-fast") is not False:
+            text = f"job {name}: one failure hides the others; add fail-fast: false"
+            yield source.finding(strategy, "fail-fast", text)
+        if name != FED or strategy.get("matrix") != "${{ fromJSON(needs.plan.outputs.matrix) }}":
+            text = f"job {name}: only {FED} has a matrix, and it is the plan's: nox -s plan"
+            yield source.finding(strategy, "matrix", text)
+
+
+def ends_in_green(source: Source) -> Iterator[Finding]:
+    """The last job reads the results of all the others, and only a pull request's is required."""
+    if not source.is_workflow:
+        return
+    job = source.jobs.get(REQUIRED)
+    if job is None:
+        text = f"no job {REQUIRED}, so nothing sees a skipped job; add one as the other workflows do"
+        yield source.finding(source.content, "jobs", text)
+        return
+    missing = sorted({*source.jobs} - {REQUIRED, *_names(job.get("needs"))})
+    if missing:
+        text = f"{REQUIRED} does not see {', '.join(missing)}; add to its needs:"
+        yield source.job_finding(REQUIRED, "needs", text)
+    if not re.match(r"always\(\)(\s*&&|$)", str(job.get("if", "")).strip()):
+        text = f"{REQUIRED} is skipped when a job fails; add if: always()"
+        yield source.job_finding(REQUIRED, "if", text)
+    yield from _is_asked(source, job)
+
+
+def _is_asked(source: Source, job: CommentedMap) -> Iterator[Finding]:
+    asks = [step for step in _steps(job) if step.get("run") == f"uvx nox -s {REQUIRED}"]
+    if not any(_mapping(step, "env").get("NEEDS") == "${{ toJSON(needs) }}" for step in asks):
+        text = f"run: uvx nox -s {REQUIRED} with env: NEEDS: ${{{{ toJSON(needs) }}}} is missing"
+        yield source.job_finding(REQUIRED, "steps", text)
+    is_required = "pull_request" in source.triggers
+    if is_required and job.get("name", REQUIRED) != REQUIRED:
+        text = f"pull requests wait for a check named {REQUIRED}; write name: {REQUIRED}"
+        yield source.job_finding(REQUIRED, "name", text)
+    if not is_required and job.get("name", REQUIRED) == REQUIRED:
+        text = (
+            f"started by hand on a branch, it would stand for a pull request's check {REQUIRED}; "
+            "give it another name:"
+        )
+        yield source.job_finding(REQUIRED, "name", text)
+
+
+RULES: tuple[Rule, ...] = (
+    calls_sessions_only,
+    keeps_the_shell,
+    pins_what_it_uses,
+    holds_few_rights,
+    leaves_no_credentials,
+    cancels_what_is_outdated,
+    ends_in_time,
+    spares_forks,
+    gives_secrets_to_one_job,
+    is_started_safely,
+    fails_when_it_fails,
+    runs_the_whole_plan,
+    ends_in_green,
+)
+
+
+def check(root: Path, catalogue: Catalogue) -> list[Finding]:
+    """Return everything that the rules find in the workflows and actions of `root`."""
+    files = sorted(file for pattern in PATTERNS for file in root.glob(pattern))
+    found = [finding for file in files for finding in _check_file(file, root, catalogue)]
+    if not any("workflows" in file.parts for file in files):
+        found.append(Finding(".github/workflows", 1, "no workflow; git checkout .github"))
+    return sorted(found)
+
+
+def _check_file(file: Path, root: Path, catalogue: Catalogue) -> list[Finding]:
+    name = str(file.relative_to(root))
+    text = file.read_text(encoding="utf-8")
+    try:
+        content = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        return [Finding(name, line, f"is no YAML ({error.problem}); mend it")]
+    if not isinstance(content, CommentedMap):
+        return [Finding(name, 1, "is no workflow and no action; see the other files beside it")]
+    source = Source(name, text.splitlines(), content, catalogue)
+    return [finding for rule in RULES for finding in rule(source)]
+
+
+def sessions_called(root: Path) -> dict[str, set[str]]:
+    """Return the names of the sessions that each workflow calls itself, by its file."""
+    called: dict[str, set[str]] = {}
+    for file in sorted(root.glob(PATTERNS[0])):
+        matches = re.findall(r"run: uvx nox -s ([\w-]+)", file.read_text(encoding="utf-8"))
+        called[file.name] = set(matches)
+    return called
+
+
+def _steps(owner: Mapping[str, Any]) -> list[CommentedMap]:
+    steps = owner.get("steps")
+    return [step for step in steps if isinstance(step, CommentedMap)] if steps else []
+
+
+def _mapping(parent: Mapping[str, Any], key: str) -> CommentedMap:
+    """Return what is at `key`, or an empty mapping where that is none: an expression, say."""
+    value = parent.get(key)
+    return value if isinstance(value, CommentedMap) else CommentedMap()
+
+
+def _names(needs: object) -> list[str]:
+    return [needs] if isinstance(needs, str) else [*needs] if isinstance(needs, list) else []
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a line for each finding; return 1 if there is one."""
+    parser = argparse.ArgumentParser(prog="python -m tasks.workflow_rules")
+    parser.add_argument("--sessions", required=True, help="the catalogue's, with commas between")
+    parser.add_argument("--tiers", required=True, help="the catalogue's, with commas between")
+    given = parser.parse_args(arguments)
+    catalogue = Catalogue(frozenset(given.sessions.split(",")), frozenset(given.tiers.split(",")))
+    found = check(Path.cwd(), catalogue)
+    print(*found, sep="\n", end="\n" if found else "")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

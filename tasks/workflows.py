@@ -1,0 +1,56 @@
+"""Sessions about CI itself: whether the workflows only call sessions, and whether all are green."""
+
+import os
+
+import nox
+
+from tasks import environment, green as results, uv
+from tasks.catalogue import CATALOGUE, TIERS, session
+from tasks.project import ROOT
+
+
+_SCHEMAS = (
+    ("github-workflows", ".github/workflows/*.y*ml"),
+    ("github-actions", ".github/actions/*/action.y*ml"),
+    ("dependabot", ".github/dependabot.yml"),
+)
+
+
+@session(tiers=["pr"], timeout_minutes=5, inputs=[".github"], parallel=True)
+def workflows(session: nox.Session) -> None:
+    """Check that the workflows only call sessions, pin their actions and hold few rights.
+
+    The project's own rules are in tasks/workflow_rules.py; then the schemas of GitHub's files,
+    actionlint and zizmor. Nothing asks the network.
+    """
+    tools = environment.prepare(environment.of_tools(environment.default_python()))
+    known = [f"--sessions={','.join(CATALOGUE)}", f"--tiers={','.join(TIERS)}"]
+    # First what GitHub itself would refuse: the rules take the files' shape for granted.
+    for schema, pattern in _SCHEMAS:
+        files = sorted(str(file.relative_to(ROOT)) for file in ROOT.glob(pattern))
+        vendored = f"--builtin-schema=vendor.{schema}"
+        environment.run(session, tools, "check-jsonschema", vendored, *files)
+    environment.run(session, tools, "python", "-m", "tasks.workflow_rules", *known)
+    # No shellcheck: what it would read is `uvx nox`, and not every machine has one.
+    environment.run(session, tools, "actionlint", "-no-color", "-shellcheck=", "-pyflakes=")
+    thorough = ["--offline", "--pedantic", "--no-progress", "--strict-collection"]
+    environment.run(session, tools, "zizmor", *thorough, ".github")
+
+
+@session(timeout_minutes=5)
+def green(session: nox.Session) -> None:
+    """Pass if every other job of the workflow did: the one required check, run by CI only.
+
+    Reads the results from the variable NEEDS, which the workflow fills with toJSON(needs). A job
+    may be skipped only if the plan was empty.
+    """
+    needs = os.environ.get("NEEDS")
+    if needs is None:
+        uv.stop("green: judges a workflow's jobs, from NEEDS: ${{ toJSON(needs) }}; none is set")
+    try:
+        problems = results.problems(needs)
+    except results.NeedsError as error:
+        uv.stop(f"green: {error}")
+    if problems:
+        session.error("; ".join(problems))
+    session.log("Every job passed")
