@@ -228,10 +228,10 @@ def holds_few_rights(source: Source) -> Iterator[Finding]:
 def leaves_no_credentials(source: Source) -> Iterator[Finding]:
     """What runs after the checkout must not find the token in .git/config."""
     for step in source.steps:
-        if str(step.get("uses", "")).startswith("actions/checkout@"):
-            if _mapping(step, "with").get("persist-credentials") is not False:
-                text = "leaves the token behind; add with: persist-credentials: false"
-                yield source.finding(step, "uses", text)
+        is_checkout = str(step.get("uses", "")).startswith("actions/checkout@")
+        if is_checkout and _mapping(step, "with").get("persist-credentials") is not False:
+            text = "leaves the token behind; add with: persist-credentials: false"
+            yield source.finding(step, "uses", text)
 
 
 def cancels_what_is_outdated(source: Source) -> Iterator[Finding]:
@@ -351,7 +351,7 @@ def ends_in_green(source: Source) -> Iterator[Finding]:
         return
     job = source.jobs.get(REQUIRED)
     if job is None:
-        text = f"no job {REQUIRED}, so nothing sees a skipped job; add one as the other workflows do"
+        text = f"no job {REQUIRED}, so nothing sees a skipped job; add one, as in pr.yml"
         yield source.finding(source.content, "jobs", text)
         return
     missing = sorted({*source.jobs} - {REQUIRED, *_names(job.get("needs"))})
@@ -368,7 +368,7 @@ def _is_asked(source: Source, job: CommentedMap) -> Iterator[Finding]:
     asks = [step for step in _steps(job) if step.get("run") == f"uvx nox -s {REQUIRED}"]
     if not any(_mapping(step, "env").get("NEEDS") == "${{ toJSON(needs) }}" for step in asks):
         text = f"run: uvx nox -s {REQUIRED} with env: NEEDS: ${{{{ toJSON(needs) }}}} is missing"
-        yield source.job_finding(REQUIRED, "steps", text)
+        yield source.finding(asks[0] if asks else job, "run" if asks else "steps", text)
     is_required = "pull_request" in source.triggers
     if is_required and job.get("name", REQUIRED) != REQUIRED:
         text = f"pull requests wait for a check named {REQUIRED}; write name: {REQUIRED}"
@@ -416,7 +416,7 @@ def _check_file(file: Path, root: Path, catalogue: Catalogue) -> list[Finding]:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         return [Finding(name, line, f"is no YAML ({error.problem}); mend it")]
     if not isinstance(content, CommentedMap):
-        return [Finding(name, 1, "is no workflow and no action; see the other files beside it")]
+        return [Finding(name, 1, "is no workflow and no action; see the files beside it")]
     source = Source(name, text.splitlines(), content, catalogue)
     return [finding for rule in RULES for finding in rule(source)]
 

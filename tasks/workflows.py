@@ -4,10 +4,10 @@ import os
 
 import nox
 
-from tasks import environment, green as results, uv
+from tasks import environment, uv
+from tasks import green as results
 from tasks.catalogue import CATALOGUE, TIERS, session
 from tasks.project import ROOT
-
 
 _SCHEMAS = (
     ("github-workflows", ".github/workflows/*.y*ml"),

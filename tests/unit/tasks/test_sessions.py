@@ -42,9 +42,7 @@ def test_plan_prints_nothing_but_json_to_stdout() -> None:
 def test_plan_leaves_out_what_a_workflow_runs_itself() -> None:
     ran = nox("-s", "plan", "--", "release", "--without", "train", "--without", "evaluate")
     assert [job["session"] for job in json.loads(ran.stdout)["include"]] == [
-        job.session
-        for job in catalogue.plan("release")
-        if job.session not in {"train", "evaluate"}
+        job.session for job in catalogue.plan("release") if job.session not in {"train", "evaluate"}
     ]
 
 

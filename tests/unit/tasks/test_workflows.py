@@ -1,0 +1,529 @@
+"""The rules for .github: green on this repository's own files, and one finding for each defect."""
+
+import json
+import re
+import runpy
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import catalogue, green, workflow_rules
+from tasks.catalogue import CATALOGUE, TIERS
+from tasks.project import ROOT
+from tasks.workflow_rules import Catalogue
+from tests.unit.tasks.test_sessions import nox
+
+runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
+
+KNOWN = Catalogue(frozenset(CATALOGUE), frozenset(TIERS))
+WORKFLOWS = sorted(file.name for file in (ROOT / ".github" / "workflows").iterdir())
+CHECKOUT = "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"
+PR, NIGHTLY, RELEASE = "workflows/pr.yml", "workflows/nightly.yml", "workflows/release.yml"
+ACTION = "actions/setup/action.yml"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository with a copy of our own .github, and nothing else."""
+    shutil.copytree(ROOT / ".github", tmp_path / ".github")
+    return tmp_path
+
+
+Plant = Callable[[str, str, str], int]
+
+
+@pytest.fixture
+def plant(root: Path) -> Plant:
+    """Replace `old`, once, by `new` in a file; return the number of the line where it begins."""
+
+    def put(name: str, old: str, new: str) -> int:
+        file = root / ".github" / name
+        before, found, after = file.read_text().partition(old)
+        assert found, f"{name} lacks {old!r}"
+        file.write_text(before + new + after)
+        return before.count("\n") + 1
+
+    return put
+
+
+def found_in(root: Path) -> list[str]:
+    return [str(finding) for finding in workflow_rules.check(root, KNOWN)]
+
+
+def test_our_own_workflows_are_clean() -> None:
+    assert found_in(ROOT) == []
+
+
+# (file, what is replaced, by what, the line of the finding counted from there, the finding)
+DEFECTS = [
+    pytest.param(
+        PR,
+        "uvx nox -s plan -- pr",
+        "pytest",
+        0,
+        "runs 'pytest', which is not one session; make it one and call uvx nox -s NAME",
+        id="a stray run",
+    ),
+    pytest.param(
+        PR,
+        "uvx nox -s plan -- pr",
+        "uvx nox -s plan -- pr; curl example.invalid",
+        0,
+        "runs 'uvx nox -s plan -- pr; curl example.invalid', which is not one session;",
+        id="a run after a session",
+    ),
+    pytest.param(
+        PR,
+        "uvx nox -s plan -- pr",
+        "|\n          uvx nox -s plan -- pr\n          pytest",
+        0,
+        "runs 'uvx nox -s plan -- pr', which is not one session;",
+        id="two lines",
+    ),
+    pytest.param(
+        PR,
+        "uvx nox -s plan -- pr",
+        "echo ${{ github.event.pull_request.title }}",
+        0,
+        "an expression is pasted into the shell before it runs, whatever it holds; hand it over",
+        id="untrusted text",
+    ),
+    pytest.param(
+        RELEASE,
+        "uvx nox -s evaluate",
+        "uvx nox -s eval",
+        0,
+        "no session is named eval; uvx nox --list shows them",
+        id="a session that does not exist",
+    ),
+    pytest.param(
+        PR, "plan -- pr", "plan -- weekly", 0, "no tier is named 'weekly';", id="a plan of no tier"
+    ),
+    pytest.param(PR, "-s plan -- pr", "-s plan", 0, "no tier is named '';", id="a plan of nothing"),
+    pytest.param(
+        PR, "-s plan -- pr", "-t weekly", 0, "no tier is named 'weekly';", id="an unknown tag"
+    ),
+    pytest.param(
+        PR,
+        "${{ matrix.session }}\n      - uses",
+        "${{ github.head_ref }}\n      - uses",
+        -2,
+        "SESSION is not the matrix's; add env: SESSION: ${{ matrix.session }}",
+        id="a session from elsewhere",
+    ),
+    pytest.param(
+        PR,
+        '- run: uvx nox -s "$SESSION"',
+        '- if: github.actor != 0\n        run: uvx nox -s "$SESSION"',
+        0,
+        "a session with a condition is green when it is skipped; let the plan decide",
+        id="a session with a condition",
+    ),
+    pytest.param(
+        PR,
+        "          persist-credentials: false\n",
+        "          persist-credentials: false\n          script: x\n",
+        1,
+        "a script in YAML; make it a session",
+        id="a script for an action",
+    ),
+    pytest.param(
+        PR,
+        "run: uvx nox -s green",
+        "run: uvx nox -s green\n        shell: pytest {0}",
+        1,
+        "a shell of its own; leave shell: out",
+        id="a shell that is another command",
+    ),
+    pytest.param(
+        PR,
+        "permissions: {}",
+        "permissions: {}\ndefaults:\n  run:\n    shell: pytest {0}",
+        3,
+        "a shell of its own;",
+        id="such a shell by default",
+    ),
+    pytest.param(
+        ACTION,
+        "  steps:\n",
+        "  steps:\n    - run: pip install uv\n      shell: bash\n",
+        1,
+        "runs 'pip install uv', which is not one session;",
+        id="a stray run in our action",
+    ),
+    pytest.param(
+        ACTION,
+        re.search(r"astral-sh/setup-uv@.*", (ROOT / ".github" / ACTION).read_text())[0],  # type: ignore[index]
+        "astral-sh/setup-uv@v10",
+        0,
+        "astral-sh/setup-uv@v10 is not pinned; write astral-sh/setup-uv@ all 40 digits of a commit",
+        id="an unpinned action in our action",
+    ),
+    pytest.param(
+        PR,
+        f"{CHECKOUT} # v7.0.1",
+        "actions/checkout@v7",
+        0,
+        "actions/checkout@v7 is not pinned; write actions/checkout@ all 40 digits",
+        id="an unpinned action",
+    ),
+    pytest.param(
+        PR,
+        CHECKOUT,
+        "actions/checkout@3d3c42e",
+        0,
+        "actions/checkout@3d3c42e: 3d3c42e only looks like a commit and can be a tag; write",
+        id="a tag that looks like a commit",
+    ),
+    pytest.param(
+        PR,
+        CHECKOUT,
+        CHECKOUT[:-1],
+        0,
+        f"{CHECKOUT[:-1]}: {CHECKOUT.split('@')[1][:-1]} only looks like a commit",
+        id="a tag of 39 digits",
+    ),
+    pytest.param(
+        PR, CHECKOUT, "actions/checkout", 0, "actions/checkout is not pinned;", id="no revision"
+    ),
+    pytest.param(
+        PR,
+        f"{CHECKOUT} # v7.0.1",
+        CHECKOUT,
+        0,
+        "actions/checkout does not say its version; add it behind the commit: # v1.2.3",
+        id="a commit without its version",
+    ),
+    pytest.param(
+        PR,
+        f"{CHECKOUT} # v7.0.1",
+        f"{CHECKOUT} # newest",
+        0,
+        "actions/checkout does not say its version;",
+        id="a comment that is no version",
+    ),
+    pytest.param(
+        PR,
+        "$/.github/actions/setup",
+        "docker://alpine:3",
+        0,
+        "docker://alpine:3 is not pinned; write docker://NAME:TAG@sha256:DIGEST",
+        id="an image by tag as a step",
+    ),
+    pytest.param(
+        PR,
+        "    steps:",
+        "    container: python:3.12\n    steps:",
+        0,
+        "image python:3.12 is not pinned; write NAME:TAG@sha256:DIGEST",
+        id="a container by tag",
+    ),
+    pytest.param(
+        PR,
+        "    steps:",
+        "    services:\n      db:\n        image: postgres:18\n    steps:",
+        2,
+        "image postgres:18 is not pinned;",
+        id="a service by tag",
+    ),
+    pytest.param(
+        PR,
+        "permissions: {}",
+        "permissions: read-all",
+        0,
+        "the workflow's jobs share rights; write permissions: {} at the top",
+        id="rights for all jobs",
+    ),
+    pytest.param(
+        PR,
+        "    permissions:\n      contents: read # to check out\n",
+        "",
+        -4,
+        "job plan does not list its rights; add permissions: with contents: read",
+        id="a job that does not say its rights",
+    ),
+    pytest.param(
+        PR,
+        "    permissions:\n      contents: read # to check out\n",
+        "    permissions: write-all\n",
+        0,
+        "job plan does not list its rights;",
+        id="a job with all rights",
+    ),
+    pytest.param(
+        PR,
+        "    permissions:\n      contents: read",
+        "    permissions:\n      contents: write",
+        0,
+        "job plan may write, and pull requests run it; leave it at read",
+        id="a pull request that may write",
+    ),
+    pytest.param(
+        PR,
+        "        with:\n          persist-credentials: false\n",
+        "",
+        -1,
+        "leaves the token behind; add with: persist-credentials: false",
+        id="credentials that stay",
+    ),
+    pytest.param(
+        PR,
+        "persist-credentials: false",
+        'persist-credentials: "true"',
+        -2,
+        "leaves the token behind;",
+        id="credentials that are told to stay",
+    ),
+    pytest.param(
+        PR,
+        "  cancel-in-progress: ${{ github.event_name == 'pull_request' }}\n",
+        "",
+        -2,
+        "runs pile up; add concurrency: with group: and cancel-in-progress:",
+        id="no word on outdated runs",
+    ),
+    pytest.param(
+        PR,
+        "${{ github.event_name == 'pull_request' }}",
+        "false",
+        0,
+        "a pull request's old run goes on; cancel-in-progress: it for pull_request",
+        id="outdated runs go on",
+    ),
+    pytest.param(
+        PR,
+        "    timeout-minutes: 5\n",
+        "",
+        -3,
+        "job plan may hang for six hours; add timeout-minutes:",
+        id="no time-out",
+    ),
+    pytest.param(
+        NIGHTLY,
+        "    if: always() && github.event.repository.fork == false",
+        "    if: always()",
+        0,
+        "job green runs every night on each fork;",
+        id="the last job on forks",
+    ),
+    pytest.param(
+        PR,
+        "          SESSION:",
+        "          TOKEN: ${{ secrets.TOKEN }}\n          SESSION:",
+        0,
+        "job session reads a secret, which a fork does not have; add if:",
+        id="a secret on forks",
+    ),
+    pytest.param(
+        NIGHTLY,
+        "permissions: {}",
+        "permissions: {}\n\nenv:\n  TOKEN: ${{ secrets.TOKEN }}",
+        3,
+        "every job gets this secret; give it to the step that needs it",
+        id="a secret for all jobs",
+    ),
+    pytest.param(
+        PR,
+        "  merge_group:\n",
+        "",
+        -2,
+        "the merge queue waits for it for ever; add the trigger merge_group:",
+        id="no merge queue",
+    ),
+    pytest.param(
+        PR,
+        "  pull_request:\n",
+        "  pull_request:\n    paths: [src]\n",
+        1,
+        "paths leaves the required check waiting for ever; the plan leaves sessions out",
+        id="a filter of paths",
+    ),
+    pytest.param(
+        PR,
+        "  merge_group:\n",
+        "  merge_group:\n  pull_request_target:\n",
+        1,
+        "pull_request_target runs an outsider's change with our rights; use pull_request",
+        id="a change of an outsider with our rights",
+    ),
+    pytest.param(
+        PR,
+        "    timeout-minutes: 5\n",
+        "    timeout-minutes: 5\n    continue-on-error: true\n",
+        1,
+        "its failure counts as success; leave continue-on-error: out",
+        id="a job that cannot fail",
+    ),
+    pytest.param(
+        PR,
+        "        env:\n",
+        "        continue-on-error: true\n        env:\n",
+        0,
+        "its failure counts as success;",
+        id="a step that cannot fail",
+    ),
+    pytest.param(
+        PR,
+        "fail-fast: false",
+        "fail-fast: true",
+        0,
+        "job session: one failure hides the others; add fail-fast: false",
+        id="one failure ends the others",
+    ),
+    pytest.param(
+        PR,
+        "matrix: ${{ fromJSON(needs.plan.outputs.matrix) }}",
+        "matrix:\n        session: [lint]",
+        0,
+        "job session: only session has a matrix, and it is the plan's: nox -s plan",
+        id="a matrix that is typed",
+    ),
+    pytest.param(
+        PR,
+        "needs: [plan, session]",
+        "needs: [session]",
+        0,
+        "green does not see plan; add to its needs:",
+        id="a job that green does not see",
+    ),
+    pytest.param(
+        PR,
+        "needs: [plan, session]\n    if: always()\n",
+        "needs: [plan, session]\n",
+        -2,
+        "green is skipped when a job fails; add if: always()",
+        id="a last job that is skipped",
+    ),
+    pytest.param(
+        PR,
+        "    if: always()\n    runs",
+        "    if: always() || false\n    runs",
+        0,
+        "green is skipped when a job fails;",
+        id="a last job that nearly always runs",
+    ),
+    pytest.param(
+        PR,
+        "          NEEDS: ${{ toJSON(needs) }}",
+        "          NEEDS: '{}'",
+        -2,
+        "run: uvx nox -s green with env: NEEDS: ${{ toJSON(needs) }} is missing",
+        id="a last job that is told nothing",
+    ),
+    pytest.param(
+        PR,
+        "    name: green",
+        "    name: all",
+        0,
+        "pull requests wait for a check named green; write name: green",
+        id="a required check of another name",
+    ),
+    pytest.param(
+        NIGHTLY,
+        "    name: green (nightly)",
+        "    name: green",
+        0,
+        "started by hand on a branch, it would stand for a pull request's check green; give it",
+        id="a second check of the required one's name",
+    ),
+    pytest.param(PR, "jobs:", "jobs: [", 2, "is no YAML (", id="no YAML"),
+    pytest.param(PR, "name: pr\n", "name: pr\nname: pr\n", 1, "is no YAML (", id="a key twice"),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "offset", "finding"), DEFECTS)
+def test_a_planted_defect_is_one_finding_with_its_line(  # noqa: PLR0913, PLR0917 - a row of the table
+    root: Path, plant: Plant, file: str, old: str, new: str, offset: int, finding: str
+) -> None:
+    line = plant(file, old, new)
+    (found,) = found_in(root)
+    assert found.startswith(f".github/{file}:{line + offset}: {finding}")
+
+
+def test_cron_on_forks_is_found_in_each_job_that_then_runs(root: Path, plant: Plant) -> None:
+    plant(NIGHTLY, "    if: github.event.repository.fork == false\n    runs-on", "    runs-on")
+    advice = "runs every night on each fork; add if: github.event.repository.fork == false"
+    found = [finding.split(": ", 1)[1] for finding in found_in(root)]
+    assert found == [f"job plan {advice}", f"job session {advice}"]
+
+
+def test_a_last_job_that_does_not_ask_is_found(root: Path, plant: Plant) -> None:
+    plant(PR, "run: uvx nox -s green", "run: uvx nox -s lint")
+    (found,) = found_in(root)
+    assert "run: uvx nox -s green with env: NEEDS: ${{ toJSON(needs) }} is missing" in found
+
+
+def test_a_workflow_without_the_last_job_is_found(root: Path) -> None:
+    file = root / ".github" / PR
+    file.write_text(file.read_text().partition("  green:\n")[0])
+    (found,) = found_in(root)
+    assert "no job green, so nothing sees a skipped job" in found
+
+
+def test_no_workflow_at_all_is_found(tmp_path: Path) -> None:
+    assert found_in(tmp_path) == [".github/workflows:1: no workflow; git checkout .github"]
+
+
+def test_a_file_that_is_no_mapping_is_found(root: Path) -> None:
+    (root / ".github" / "workflows" / "list.yaml").write_text("- 1\n")
+    assert found_in(root) == [
+        ".github/workflows/list.yaml:1: is no workflow and no action; see the files beside it"
+    ]
+
+
+def test_the_rules_as_a_command_print_the_findings_and_exit_1(
+    root: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(root)
+    arguments = [f"--sessions={','.join(CATALOGUE)}", f"--tiers={','.join(TIERS)}"]
+    assert (workflow_rules.main(arguments), capsys.readouterr().out) == (0, "")
+    plant(PR, "uvx nox -s plan -- pr", "pytest")
+    assert workflow_rules.main(arguments) == 1
+    assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_the_sessions_that_workflows_call_are_in_the_catalogue() -> None:
+    called = workflow_rules.sessions_called(ROOT)
+    assert sorted(called) == WORKFLOWS == ["data.yml", "nightly.yml", "pr.yml", "release.yml"]
+    for names in called.values():
+        assert {"plan", "green"} <= names <= set(CATALOGUE)
+    assert {"train", "evaluate"} <= called["release.yml"]
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_the_lines_of_a_workflow_run_here(workflow: str, tmp_path: Path) -> None:
+    """Its plan, as the runner would run it, and then its last job on the plan's outcome."""
+    text = (ROOT / ".github" / "workflows" / workflow).read_text()
+    (plan,) = re.findall(r"run: uvx nox (-s plan .*)", text)
+    output = tmp_path / "output"
+    ran = nox(*plan.split(), GITHUB_OUTPUT=str(output), CI="true")
+    assert ran.returncode == 0, ran.stderr
+    matrix = output.read_text().removeprefix("matrix=").strip()
+    jobs = json.loads(matrix)["include"]
+    tier = plan.split()[3]
+    left_out = set(plan.split()[5::2])
+    assert [job["session"] for job in jobs] == [
+        job.session for job in catalogue.plan(tier) if job.session not in left_out
+    ]
+    result = "success" if jobs else "skipped"
+    needs = {
+        "plan": {"result": "success", "outputs": {"matrix": matrix}},
+        "session": {"result": result, "outputs": {}},
+    }
+    assert green.problems(json.dumps(needs)) == []
+
+
+def test_the_names_that_green_and_the_rules_agree_on() -> None:
+    assert green.FED == workflow_rules.FED
+    assert {green.PLAN, workflow_rules.REQUIRED} <= set(CATALOGUE)
+
+
+def test_the_schedule_is_every_morning() -> None:
+    assert 'cron: "0 6 * * *"' in (ROOT / ".github" / NIGHTLY).read_text()
+
+
+def test_a_release_takes_nothing_from_a_cache() -> None:
+    text = (ROOT / ".github" / RELEASE).read_text()
+    assert text.count('cache: "false"') == text.count("$/.github/actions/setup")
