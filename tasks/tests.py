@@ -9,7 +9,7 @@ from tasks import environment
 from tasks.catalogue import Tier, session
 from tasks.project import PROJECT, Cell
 
-INPUTS = ("src", "tests", "configs", "README.md", ".ci", ".pre-commit-config.yaml")
+INPUTS = ("src", "tests", "configs", "README.md", ".ci", ".github", ".pre-commit-config.yaml")
 
 
 def _matrix() -> dict[Cell, tuple[Tier, ...]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import catalogue, green, workflow_rules
+from tasks import catalogue, green, uv, workflow_rules
 from tasks.catalogue import CATALOGUE, TIERS
 from tasks.project import ROOT
 from tasks.workflow_rules import Catalogue
@@ -526,4 +526,11 @@ def test_the_schedule_is_every_morning() -> None:
 
 def test_a_release_takes_nothing_from_a_cache() -> None:
     text = (ROOT / ".github" / RELEASE).read_text()
-    assert text.count('cache: "false"') == text.count("$/.github/actions/setup")
+    assert "cache:" not in text
+
+
+def test_the_uv_of_ci_is_one_that_pyproject_admits() -> None:
+    action = (ROOT / ".github" / ACTION).read_text()
+    (version,) = re.findall(r"^\s*version: (\d+)\.(\d+)\.(\d+)$", action, re.MULTILINE)
+    oldest = uv.required_version().split(".")
+    assert [int(part) for part in version] >= [int(part) for part in oldest]
