@@ -421,15 +421,6 @@ def _check_file(file: Path, root: Path, catalogue: Catalogue) -> list[Finding]:
     return [finding for rule in RULES for finding in rule(source)]
 
 
-def sessions_called(root: Path) -> dict[str, set[str]]:
-    """Return the names of the sessions that each workflow calls itself, by its file."""
-    called: dict[str, set[str]] = {}
-    for file in sorted(root.glob(PATTERNS[0])):
-        matches = re.findall(r"run: uvx nox -s ([\w-]+)", file.read_text(encoding="utf-8"))
-        called[file.name] = set(matches)
-    return called
-
-
 def _steps(owner: Mapping[str, Any]) -> list[CommentedMap]:
     steps = owner.get("steps")
     return [step for step in steps if isinstance(step, CommentedMap)] if steps else []

@@ -48,6 +48,10 @@ def plant(root: Path) -> Plant:
     return put
 
 
+def text_of(name: str) -> str:
+    return (ROOT / ".github" / name).read_text(encoding="utf-8")
+
+
 def found_in(root: Path) -> list[str]:
     return [str(finding) for finding in workflow_rules.check(root, KNOWN)]
 
@@ -437,6 +441,9 @@ DEFECTS = [
 def test_a_planted_defect_is_one_finding_with_its_line(  # noqa: PLR0913, PLR0917 - a row of the table
     root: Path, plant: Plant, file: str, old: str, new: str, offset: int, finding: str
 ) -> None:
+    for other in (root / ".github").rglob("*.yml"):  # each takes a while to parse
+        if other not in {root / ".github" / file, root / ".github" / PR}:
+            other.unlink()
     line = plant(file, old, new)
     (found,) = found_in(root)
     assert found.startswith(f".github/{file}:{line + offset}: {finding}")
@@ -485,8 +492,11 @@ def test_the_rules_as_a_command_print_the_findings_and_exit_1(
 
 
 def test_the_sessions_that_workflows_call_are_in_the_catalogue() -> None:
-    called = workflow_rules.sessions_called(ROOT)
-    assert sorted(called) == WORKFLOWS == ["data.yml", "nightly.yml", "pr.yml", "release.yml"]
+    assert WORKFLOWS == ["data.yml", "nightly.yml", "pr.yml", "release.yml"]
+    called = {
+        name: set(re.findall(r"run: uvx nox -s ([\w-]+)", text_of(f"workflows/{name}")))
+        for name in WORKFLOWS
+    }
     for names in called.values():
         assert {"plan", "green"} <= names <= set(CATALOGUE)
     assert {"train", "evaluate"} <= called["release.yml"]
@@ -495,7 +505,7 @@ def test_the_sessions_that_workflows_call_are_in_the_catalogue() -> None:
 @pytest.mark.parametrize("workflow", WORKFLOWS)
 def test_the_lines_of_a_workflow_run_here(workflow: str, tmp_path: Path) -> None:
     """Its plan, as the runner would run it, and then its last job on the plan's outcome."""
-    text = (ROOT / ".github" / "workflows" / workflow).read_text()
+    text = text_of(f"workflows/{workflow}")
     (plan,) = re.findall(r"run: uvx nox (-s plan .*)", text)
     output = tmp_path / "output"
     ran = nox(*plan.split(), GITHUB_OUTPUT=str(output), CI="true")
@@ -521,16 +531,16 @@ def test_the_names_that_green_and_the_rules_agree_on() -> None:
 
 
 def test_the_schedule_is_every_morning() -> None:
-    assert 'cron: "0 6 * * *"' in (ROOT / ".github" / NIGHTLY).read_text()
+    assert 'cron: "0 6 * * *"' in text_of(NIGHTLY)
 
 
 def test_a_release_takes_nothing_from_a_cache() -> None:
-    text = (ROOT / ".github" / RELEASE).read_text()
+    text = text_of(RELEASE)
     assert "cache:" not in text
 
 
 def test_the_uv_of_ci_is_one_that_pyproject_admits() -> None:
-    action = (ROOT / ".github" / ACTION).read_text()
+    action = text_of(ACTION)
     (version,) = re.findall(r"^\s*version: (\d+)\.(\d+)\.(\d+)$", action, re.MULTILINE)
     oldest = uv.required_version().split(".")
     assert [int(part) for part in version] >= [int(part) for part in oldest]
