@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -403,7 +404,7 @@ def test_terminal_without_the_letters_gets_them_spelt_out() -> None:
         [sys.executable, "-c", program],
         check=True,
         capture_output=True,
-        env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
     )
     assert b"gr\\xf6\\xdfe=\\xfc" in done.stdout
 
