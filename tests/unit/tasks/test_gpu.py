@@ -189,7 +189,7 @@ def test_image_must_carry_what_training_imports_and_no_more() -> None:
     )
     imported = {
         module
-        for file in listed.stdout.split()
+        for file in listed.stdout.splitlines()
         for statement in ast.parse(Path(file).read_text(encoding="utf-8")).body
         for module in modules_of(statement)
         if module.split(".")[0] not in {"gates", "my_project", "torch", *sys.stdlib_module_names}
