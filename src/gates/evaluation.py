@@ -24,7 +24,7 @@ from gates.pairing import PairedArrays, Tally, arrays, tally
 from gates.policy import EvaluationPolicy, MetricRule, Policy
 from gates.predictions import PredictionsFile
 from gates.statistics import Interval, PairedCounts
-from gates.verdict import NOT_JUDGED, OVERALL, Finding, Outcome, Verdict
+from gates.verdict import ACCURACY_FLOOR, NOT_JUDGED, OVERALL, Finding, Outcome, Verdict
 
 Metric = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64]], float]
 
@@ -72,11 +72,11 @@ def compare(
     _check_comparable(candidate, baseline, allow_same_model=allow_same_model)
     rules = policy.evaluation
     counted = _tally(candidate, baseline, rules)
-    overall = counted.counts({})
+    overall, parts = counted.counts({}), _parts(counted, rules)
     findings = [
         _accuracy(overall, rules),
-        *_floors(counted, rules),
-        *_subgroups(counted, rules),
+        *_floors(overall, parts, rules),
+        *_subgroups(counted, parts, rules),
         *_metrics(candidate, baseline, counted, rules),
     ]
     return Verdict(
@@ -114,15 +114,21 @@ def accept_without_baseline(candidate: PredictionsFile, policy: Policy, *, why: 
         raise GateInputError(msg)
     rules = policy.evaluation
     counted = _tally(candidate, candidate, rules)
-    sizes = [(group, counted.counts(dict(group.values)).n) for group in groups_of(counted, rules)]
-    small = [(group, n) for group, n in sizes if n < rules.subgroups.minimum_examples]
-    findings = [*_floors(counted, rules), *(_too_small(group, n, rules) for group, n in small)]
+    overall, parts = counted.counts({}), _parts(counted, rules)
+    findings = [
+        *_floors(overall, parts, rules),
+        *(
+            _too_small(group, counts.n, rules)
+            for group, counts in parts.items()
+            if not _is_large(counts, rules)
+        ),
+    ]
     return Verdict(
         gate="evaluation",
         outcome=_outcome(findings),
         reason=f"{_conclusion(findings)}; compared with nothing",
         findings=tuple(findings),
-        metrics={"accuracy": _candidate_accuracy(counted.counts({}))},
+        metrics={"accuracy": _candidate_accuracy(overall)},
         evidence=_evidence(candidate, policy),
         policy=_limits(rules),
         notes={"no baseline": why},
@@ -236,32 +242,29 @@ class _Judged:
     def finding(
         self,
         group: str,
-        outcome: Outcome | str,
+        outcome: Outcome,
         reason: str,
         *,
-        p_value: float | None,
+        p_value: float,
         adjusted_p_value: float | None = None,
     ) -> Finding:
-        confidence = 1 - 2 * self._rules.alpha
+        confidence = self._rules.confidence
         interval = statistics.tango_interval(self.counts, confidence=confidence)
-        is_open = outcome == Outcome.INCONCLUSIVE
-        return Finding.model_validate(
-            {
-                "check": "accuracy",
-                "group": group,
-                "outcome": outcome,
-                "reason": reason,
-                "n": self.counts.n,
-                "value": _candidate_accuracy(self.counts),
-                "reference": _baseline_accuracy(self.counts),
-                "difference": self.counts.difference,
-                "interval": (interval.low, interval.high),
-                "confidence": confidence,
-                "limit": 0.0 - self._margin,
-                "p_value": p_value,
-                "adjusted_p_value": adjusted_p_value,
-                "n_needed": self.n_needed() if is_open else None,
-            }
+        return Finding(
+            check="accuracy",
+            group=group,
+            outcome=outcome,
+            reason=reason,
+            n=self.counts.n,
+            value=_candidate_accuracy(self.counts),
+            reference=_baseline_accuracy(self.counts),
+            difference=self.counts.difference,
+            interval=(interval.low, interval.high),
+            confidence=confidence,
+            limit=0.0 - self._margin,
+            p_value=p_value,
+            adjusted_p_value=adjusted_p_value,
+            n_needed=self.n_needed() if outcome == Outcome.INCONCLUSIVE else None,
         )
 
 
@@ -280,36 +283,45 @@ def groups_of(counted: Tally, rules: EvaluationPolicy) -> list[Group]:
     return single + crossed
 
 
-def _subgroups(counted: Tally, rules: EvaluationPolicy) -> list[Finding]:
+def _parts(counted: Tally, rules: EvaluationPolicy) -> dict[Group, PairedCounts]:
+    """Return the paired outcomes of each subgroup."""
+    return {group: counted.counts(dict(group.values)) for group in groups_of(counted, rules)}
+
+
+def _is_large(counts: PairedCounts, rules: EvaluationPolicy) -> bool:
+    return counts.n >= rules.subgroups.minimum_examples
+
+
+def _subgroups(
+    counted: Tally, parts: Mapping[Group, PairedCounts], rules: EvaluationPolicy
+) -> list[Finding]:
     """Judge the accuracy of each subgroup against its margin."""
-    policy = rules.subgroups
-    groups = groups_of(counted, rules)
     judged = {
-        group: _Judged(counted.counts(dict(group.values)), margin=policy.margin, rules=rules)
-        for group in groups
+        group: _Judged(counts, margin=rules.subgroups.margin, rules=rules)
+        for group, counts in parts.items()
+        if _is_large(counts, rules)
     }
-    large = [group for group in groups if judged[group].counts.n >= policy.minimum_examples]
-    adjusted = dict(zip(large, _adjusted_harm(counted, judged, large, rules), strict=True))
+    adjusted = dict(zip(judged, _adjusted_harm(counted, judged, rules), strict=True))
     return [
         _subgroup(group, judged[group], adjusted[group], rules)
-        if group in adjusted
-        else _too_small(group, judged[group].counts.n, rules)
-        for group in groups
+        if group in judged
+        else _too_small(group, counts.n, rules)
+        for group, counts in parts.items()
     ]
 
 
 def _adjusted_harm(
-    counted: Tally, judged: Mapping[Group, _Judged], groups: list[Group], rules: EvaluationPolicy
+    counted: Tally, judged: Mapping[Group, _Judged], rules: EvaluationPolicy
 ) -> list[float]:
     """Return the p-value of harm of each group, corrected for their number."""
-    if not groups:
+    if not judged:
         return []
     if rules.subgroups.correction == "holm":
-        raw = np.array([judged[group].harm_p_value for group in groups])
+        raw = np.array([each.harm_p_value for each in judged.values()])
         return [float(p) for p in statistics.holm(raw)]
     margin = rules.subgroups.margin
-    z_values = np.array([statistics.tango_z(judged[group].counts, -margin) for group in groups])
-    members = np.stack([counted.members(dict(group.values)) for group in groups], axis=1)
+    z_values = np.array([statistics.tango_z(each.counts, -margin) for each in judged.values()])
+    members = np.stack([counted.members(dict(group.values)) for group in judged], axis=1)
     correlation = statistics.cell_correlation(members, counted.outcomes())
     adjusted = statistics.max_t(z_values, correlation, resamples=rules.resamples, seed=rules.seed)
     return [float(p) for p in adjusted]
@@ -342,39 +354,35 @@ def _subgroup(
 def _too_small(group: Group, n: int, rules: EvaluationPolicy) -> Finding:
     """Report a subgroup of `n` examples, which say too little, with what the policy makes of it."""
     minimum = rules.subgroups.minimum_examples
-    outcomes = {"report": NOT_JUDGED, "inconclusive": Outcome.INCONCLUSIVE, "fail": Outcome.FAIL}
-    return Finding.model_validate(
-        {
-            "check": "accuracy",
-            "group": str(group),
-            "outcome": outcomes[rules.subgroups.too_small],
-            "reason": f"has {n:,} examples, fewer than {minimum:,}",
-            "n": n,
-            "n_needed": minimum,
-        }
+    does = rules.subgroups.too_small
+    return Finding(
+        check="accuracy",
+        group=str(group),
+        outcome=NOT_JUDGED if does == "report" else Outcome(does),
+        reason=f"has {n:,} examples, fewer than {minimum:,}",
+        n=n,
+        n_needed=minimum,
     )
 
 
-def _floors(counted: Tally, rules: EvaluationPolicy) -> list[Finding]:
+def _floors(
+    overall: PairedCounts, parts: Mapping[Group, PairedCounts], rules: EvaluationPolicy
+) -> list[Finding]:
     """Judge the candidate's accuracy against the floors, of all examples and of each subgroup."""
-    overall = counted.counts({})
-    minimum = rules.subgroups.minimum_examples
-    parts = [(group, counted.counts(dict(group.values))) for group in groups_of(counted, rules)]
-    large = [(group, counts) for group, counts in parts if counts.n >= minimum]
+    large = {group: counts for group, counts in parts.items() if _is_large(counts, rules)}
     floor = rules.subgroups.floor
-    p_values = [_below(counts, floor) for _, counts in large]
+    p_values = [_below(counts, floor) for counts in large.values()]
     adjusted = statistics.holm(np.array(p_values)).tolist() if p_values else []
     subgroups = [
         _floor(group, counts, floor, p_value, rules, tests=len(large))
-        for (group, counts), p_value in zip(large, adjusted, strict=True)
+        for (group, counts), p_value in zip(large.items(), adjusted, strict=True)
     ]
     whole = rules.accuracy.floor
     return [_floor(_EVERYTHING, overall, whole, _below(overall, whole), rules), *subgroups]
 
 
 def _below(counts: PairedCounts, floor: float) -> float:
-    right = counts.both_right + counts.candidate_only
-    return statistics.binomial_p_value(right, counts.n, at_least=floor)
+    return statistics.binomial_p_value(counts.candidate_right, counts.n, at_least=floor)
 
 
 def _floor(
@@ -397,11 +405,11 @@ def _floor(
     if outcome == Outcome.INCONCLUSIVE:
         needed = _n_to_show_below(accuracy, counts.n, floor, rules, tests=tests)
         reason += f"; {_more(needed, counts.n)}"
-    right = counts.both_right + counts.candidate_only
-    confidence = 1 - 2 * rules.alpha
-    interval = statistics.wilson_interval(right, counts.n, confidence=confidence)
+    interval = statistics.wilson_interval(
+        counts.candidate_right, counts.n, confidence=rules.confidence
+    )
     return Finding(
-        check="accuracy floor",
+        check=ACCURACY_FLOOR,
         group=str(group),
         outcome=outcome,
         reason=reason,
@@ -410,7 +418,7 @@ def _floor(
         reference=floor,
         difference=accuracy - floor,
         interval=(interval.low - floor, interval.high - floor),
-        confidence=confidence,
+        confidence=rules.confidence,
         limit=0.0,
         adjusted_p_value=p_value,
         n_needed=needed,
@@ -458,7 +466,7 @@ def _negative_log_likelihood(counted: Tally, rule: MetricRule, rules: Evaluation
         msg = "one example has no spread, so that its log loss cannot be judged; score more"
         raise GateInputError(msg)
     interval = statistics.mean_interval(
-        sums.gain, sums.gain_squared, n, confidence=1 - 2 * rules.alpha
+        sums.gain, sums.gain_squared, n, confidence=rules.confidence
     )
     measured = _Measured(
         name="nll",
@@ -488,7 +496,7 @@ def _bootstrapped(
 
     n = len(paired.labels)
     interval = statistics.bca_interval(
-        gain, n, confidence=1 - 2 * rules.alpha, resamples=rules.resamples, seed=rules.seed
+        gain, n, confidence=rules.confidence, resamples=rules.resamples, seed=rules.seed
     )
     ours, theirs = values(slice(None))
     measured = _Measured(
@@ -566,7 +574,7 @@ def _metric(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> F
         reference=measured.baseline,
         difference=measured.gain,
         interval=(measured.interval.low, measured.interval.high),
-        confidence=1 - 2 * rules.alpha,
+        confidence=rules.confidence,
         limit=0.0 - rule.margin,
         n_needed=needed,
     )
@@ -608,7 +616,7 @@ def _figures(findings: list[Finding]) -> dict[str, float]:
     return {
         each.check: each.value
         for each in findings
-        if each.group == OVERALL and each.value is not None and each.check != "accuracy floor"
+        if each.group == OVERALL and each.value is not None and each.check != ACCURACY_FLOOR
     }
 
 
@@ -626,8 +634,8 @@ def _limits(rules: EvaluationPolicy) -> dict[str, str | int | float | bool]:
 
 
 def _candidate_accuracy(counts: PairedCounts) -> float:
-    return (counts.both_right + counts.candidate_only) / counts.n
+    return counts.candidate_right / counts.n
 
 
 def _baseline_accuracy(counts: PairedCounts) -> float:
-    return (counts.both_right + counts.baseline_only) / counts.n
+    return counts.baseline_right / counts.n

@@ -16,7 +16,7 @@ from pydantic import Field
 from gates import provenance
 from gates.configuration import Section, read_yaml, validate
 from gates.errors import GateInputError
-from gates.verdict import NOT_JUDGED, Finding, Outcome, Verdict
+from gates.verdict import ACCURACY_FLOOR, NOT_JUDGED, Finding, Outcome, Verdict
 
 
 class CardSettings(Section):
@@ -105,8 +105,7 @@ def _metadata(settings: CardSettings, verdict: Verdict) -> str:
             metric_type=name,
             metric_value=round(value, 6),
         )
-        for name, value in verdict.metrics.items()
-        if not name.startswith("baseline_") and name != "difference"
+        for name, value in _figures(verdict).items()
     ]
     data = ModelCardData(
         model_name=settings.name,
@@ -120,9 +119,18 @@ def _metadata(settings: CardSettings, verdict: Verdict) -> str:
     return metadata
 
 
+def _figures(verdict: Verdict) -> dict[str, float]:
+    """Return the figures of the model itself, by name: not those of what it was compared with."""
+    return {
+        name: value
+        for name, value in verdict.metrics.items()
+        if not name.startswith("baseline_") and name != "difference"
+    }
+
+
 def _accuracies(verdict: Verdict) -> str:
     """Return the accuracy of each group with its interval, as a table."""
-    floors = [finding for finding in verdict.findings if finding.check == "accuracy floor"]
+    floors = [finding for finding in verdict.findings if finding.check == ACCURACY_FLOOR]
     rows = [
         [
             finding.group,
@@ -135,11 +143,7 @@ def _accuracies(verdict: Verdict) -> str:
     confidence = next((each.confidence for each in floors if each.confidence), None)
     interval = f"{confidence:.0%} interval" if confidence else "interval"
     table = _table(["group", "examples", "accuracy", interval], rows)
-    others = {
-        name: value
-        for name, value in verdict.metrics.items()
-        if name not in {"accuracy", "difference"} and not name.startswith("baseline_")
-    }
+    others = {name: value for name, value in _figures(verdict).items() if name != "accuracy"}
     figures = ", ".join(f"{name} {value:.4f}" for name, value in others.items())
     return f"{table}\n\nOverall: {figures}." if figures else table
 
@@ -162,7 +166,7 @@ def _differences(verdict: Verdict) -> str:
             str(finding.outcome),
         ]
         for finding in verdict.findings
-        if finding.check != "accuracy floor" and finding.interval and finding.difference is not None
+        if finding.check != ACCURACY_FLOOR and finding.interval and finding.difference is not None
     ]
     if not rows:
         return ""

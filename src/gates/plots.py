@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from gates.errors import in_one_line
 from gates.files import atomic_write
-from gates.verdict import NOT_JUDGED, OVERALL, Finding, Outcome, Verdict, is_kept_floor
+from gates.verdict import Finding, Outcome, Verdict
 
 # Text stays text, so that it can be found, and no formula, even with a $ in it; ids are not those
 # of this moment.
@@ -54,7 +54,7 @@ def draw_verdict(verdict: Verdict, file: Path) -> None:
     Raises:
         GateInputError: the file cannot be written.
     """
-    shown = [finding for finding in verdict.findings if _is_shown(finding)]
+    shown = [finding for finding in verdict.shown if _has_interval(finding)]
     # Metrics have units of their own: each kind of check gets axes of its own.
     checks = list(dict.fromkeys(finding.check for finding in shown))
     rows = [[finding for finding in shown if finding.check == check] for check in checks]
@@ -69,13 +69,8 @@ def draw_verdict(verdict: Verdict, file: Path) -> None:
             axes[0].text(0.5, 0.5, "nothing has an interval to draw", ha="center")
 
 
-def _is_shown(finding: Finding) -> bool:
-    has_interval = finding.interval is not None and finding.difference is not None
-    return (
-        has_interval
-        and finding.outcome != NOT_JUDGED
-        and (finding.group == OVERALL or not is_kept_floor(finding))
-    )
+def _has_interval(finding: Finding) -> bool:
+    return finding.interval is not None and finding.difference is not None
 
 
 def _draw_check(axis: Axes, check: str, findings: list[Finding]) -> None:

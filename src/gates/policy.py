@@ -109,6 +109,11 @@ class EvaluationPolicy(Section):
     resamples: int = Field(ge=99, le=1_000_000)
     seed: int = Field(ge=0)
 
+    @property
+    def confidence(self) -> float:
+        """Of a two-sided interval that agrees with one-sided tests at `alpha`."""
+        return 1 - 2 * self.alpha
+
     @model_validator(mode="after")
     def _can_show_harm(self) -> Self:
         # No p-value of a bootstrap is smaller: with fewer resamples nothing could ever fail.

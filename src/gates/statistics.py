@@ -75,6 +75,16 @@ class PairedCounts:
         return self.both_right + self.candidate_only + self.baseline_only + self.neither
 
     @property
+    def candidate_right(self) -> int:
+        """How many the candidate got right."""
+        return self.both_right + self.candidate_only
+
+    @property
+    def baseline_right(self) -> int:
+        """How many the baseline got right."""
+        return self.both_right + self.baseline_only
+
+    @property
     def difference(self) -> float:
         """The candidate's accuracy minus the baseline's."""
         return (self.candidate_only - self.baseline_only) / _examples(self)
@@ -231,17 +241,12 @@ def newcombe_interval(counts: PairedCounts, *, confidence: float) -> Interval:
     Source: Newcombe (1998), Statistics in Medicine 17:2635-2650, method 10.
     """
     n = _examples(counts)
-    candidate_right = counts.both_right + counts.candidate_only
-    baseline_right = counts.both_right + counts.baseline_only
-    candidate = wilson_interval(candidate_right, n, confidence=confidence)
-    baseline = wilson_interval(baseline_right, n, confidence=confidence)
+    candidate = wilson_interval(counts.candidate_right, n, confidence=confidence)
+    baseline = wilson_interval(counts.baseline_right, n, confidence=confidence)
+    ours, theirs = counts.candidate_right / n, counts.baseline_right / n
     phi = _corrected_phi(counts)
-    fall = _root_of_squares(
-        candidate_right / n - candidate.low, baseline.high - baseline_right / n, phi
-    )
-    rise = _root_of_squares(
-        candidate.high - candidate_right / n, baseline_right / n - baseline.low, phi
-    )
+    fall = _root_of_squares(ours - candidate.low, baseline.high - theirs, phi)
+    rise = _root_of_squares(candidate.high - ours, theirs - baseline.low, phi)
     return Interval(counts.difference - fall, counts.difference + rise)
 
 

@@ -26,6 +26,9 @@ SCHEMA: Literal["verdict/1"] = "verdict/1"
 # The group that is all examples.
 OVERALL = "overall"
 
+# The check that compares the candidate with a bar of the policy's, and with no other model.
+ACCURACY_FLOOR = "accuracy floor"
+
 # What a finding says of a subgroup that the policy wants reported, and not judged.
 NOT_JUDGED: Literal["not judged"] = "not judged"
 
@@ -151,10 +154,14 @@ class Verdict(_Part):
         lines += [f"  {line}" for line in self._not_judged()]
         return "\n".join(lines)
 
+    @property
+    def shown(self) -> list[Finding]:
+        """What a reader needs: what was judged, less the floors that subgroups keep."""
+        judged = [each for each in self.findings if each.outcome != NOT_JUDGED]
+        return [each for each in judged if each.group == OVERALL or not _is_kept_floor(each)]
+
     def _rows(self) -> list[list[str]]:
-        """Return what a reader needs: not the floors that each subgroup keeps."""
-        shown = [each for each in self.findings if each.outcome != NOT_JUDGED]
-        return [_row(each) for each in shown if each.group == OVERALL or not is_kept_floor(each)]
+        return [_row(each) for each in self.shown]
 
     def _not_judged(self) -> list[str]:
         """Return a line that names what was not judged, if there is any."""
@@ -257,9 +264,9 @@ _MARKDOWN = {character: f"\\{character}" for character in "\\|`*_[]~"} | {
 _HEADER = ["check", "group", "n", "candidate", "baseline", "difference", "interval", "outcome"]
 
 
-def is_kept_floor(finding: Finding) -> bool:
+def _is_kept_floor(finding: Finding) -> bool:
     """Whether it says no more than that a floor holds."""
-    return finding.check.endswith("floor") and finding.outcome == Outcome.PASS
+    return finding.check == ACCURACY_FLOOR and finding.outcome == Outcome.PASS
 
 
 def _row(finding: Finding) -> list[str]:
