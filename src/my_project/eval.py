@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gates.commands.evaluate import add_judging_arguments
 from gates.errors import CommandParser, ExitCode, run_command
 from gates.files import refuse_to_overwrite
 from gates.locations import local_copy, shown
@@ -33,23 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--checkpoint", type=Path, required=True, metavar="FILE", help="such as outputs/latest.pt"
     )
-    against = parser.add_mutually_exclusive_group(required=True)
-    against.add_argument(
-        "--baseline",
-        metavar="URI",
-        help="checkpoint or predictions.parquet of the model in production: a path, "
-        "an address that fsspec opens, or models:/NAME@production",
-    )
-    against.add_argument(
-        "--no-baseline", metavar="WHY", help="judge a first release, and say why it is one"
-    )
-    parser.add_argument(
-        "--fail-if-worse-than",
-        type=float,
-        metavar="MARGIN",
-        help="accuracy that may be lost, a fraction: 0.02 is two percentage points "
-        "(default: the policy's)",
-    )
+    add_judging_arguments(parser, baseline="checkpoint or predictions.parquet")
     parser.add_argument(
         "--policy",
         type=Path,
@@ -58,18 +43,10 @@ def _parser() -> argparse.ArgumentParser:
         help="every other limit (default: %(default)s)",
     )
     parser.add_argument(
-        "--allow-same-model",
-        action="store_true",
-        help="let a model be compared with itself, to try the gate",
-    )
-    parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
         help="where the data is (default: the checkpoint's own configuration)",
-    )
-    parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="write the verdict here, as JSON"
     )
     parser.add_argument(
         "--predictions",

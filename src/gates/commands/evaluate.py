@@ -13,18 +13,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--candidate", required=True, metavar="URI", help="predictions.parquet of the new model"
     )
+    parser.add_argument(
+        "--policy", type=Path, required=True, metavar="FILE", help="such as configs/gates.yaml"
+    )
+    add_judging_arguments(parser, baseline="predictions.parquet")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the verdict as SVG")
+
+
+def add_judging_arguments(parser: argparse.ArgumentParser, *, baseline: str) -> None:
+    """Declare how a model is judged: the options that a project's own command has as well.
+
+    Args:
+        parser: gets `--baseline`, `--no-baseline`, `--fail-if-worse-than`, `--allow-same-model`
+            and `--report`.
+        baseline: which file of the model in production the command takes.
+    """
     against = parser.add_mutually_exclusive_group(required=True)
     against.add_argument(
         "--baseline",
         metavar="URI",
-        help="predictions.parquet of the model in production: a path, an address that fsspec "
-        "opens, or models:/NAME@production",
+        help=f"{baseline} of the model in production: a path, an address that fsspec opens, or "
+        "models:/NAME@production",
     )
     against.add_argument(
         "--no-baseline", metavar="WHY", help="judge a first release, and say why it is one"
-    )
-    parser.add_argument(
-        "--policy", type=Path, required=True, metavar="FILE", help="such as configs/gates.yaml"
     )
     parser.add_argument(
         "--fail-if-worse-than",
@@ -38,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let a model be compared with itself, to try the gate",
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the verdict as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the verdict as SVG")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write the verdict here, as JSON"
+    )
 
 
 def run(options: argparse.Namespace) -> ExitCode:
