@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from gates.errors import GateInputError
-from gates.files import atomic_write, sha256
+from gates.files import sha256, write_text
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -139,8 +139,7 @@ def statement(checkpoint: Path, run: TrainingRun, source: SourceState) -> dict[s
 
 def write(document: Mapping[str, Any], file: Path) -> None:
     """Write a statement to `file` as JSON."""
-    with atomic_write(file) as stream:
-        stream.write((json.dumps(document, indent=2) + "\n").encode())
+    write_text(file, json.dumps(document, indent=2) + "\n")
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 
 from gates.errors import GateInputError
-from gates.files import atomic_write, sha256
+from gates.files import atomic_write, sha256, write_text
 from my_project.config import DataConfig, ModelConfig, RunConfig
 
 Split = Literal["train", "validation", "test"]
@@ -325,5 +325,4 @@ def _write(table: pa.Table, file: Path) -> None:
         "shares": dict(_SHARES),
         "counts": {split: counts[split] for split in get_args(Split)},
     }
-    with atomic_write(manifest_of(file)) as stream:
-        stream.write(json.dumps(manifest, indent=2).encode())
+    write_text(manifest_of(file), json.dumps(manifest, indent=2))

@@ -481,10 +481,9 @@ def _source() -> dict[str, Any]:
 
 
 def _write(report: dict[str, Any], file: Path) -> None:
-    from gates.files import atomic_write  # noqa: PLC0415
+    from gates.files import write_text  # noqa: PLC0415
 
-    with atomic_write(file) as stream:
-        stream.write((json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
+    write_text(file, json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 def _ceilings_line(ceilings: Ceilings) -> str:

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from gates import provenance
 from gates.configuration import flat
 from gates.errors import ConfigError, GateInputError
-from gates.files import atomic_write
+from gates.files import atomic_write, write_text
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
 from my_project import data, determinism, evaluation, progress, snapshots, tracking, training
@@ -281,8 +281,7 @@ class _Metrics:
         kept = []
         if step and file.exists():
             kept = file.read_text(encoding="utf-8").splitlines()[:step]
-        with atomic_write(file) as stream:
-            stream.write("".join(f"{line}\n" for line in kept).encode())
+        write_text(file, "".join(f"{line}\n" for line in kept))
         self._file = file
         self._lines: list[dict[str, Any]] = [json.loads(line) for line in kept]
 

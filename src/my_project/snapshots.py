@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from gates.errors import CheckpointError
-from gates.files import atomic_write, sha256
+from gates.files import sha256, write_text
 from my_project.config import RunConfig
 from my_project.processes import Processes
 from my_project.training import Trainer
@@ -206,8 +206,7 @@ def _finish(unfinished: Path, target: Path, step: int, config: RunConfig, data_d
         "files": files,
     }
     manifest = {**contents, "digest": _digest_of(contents)}
-    with atomic_write(unfinished / _MANIFEST) as stream:
-        stream.write(json.dumps(manifest, indent=2).encode())
+    write_text(unfinished / _MANIFEST, json.dumps(manifest, indent=2))
     shutil.rmtree(target, ignore_errors=True)  # a damaged one that was passed over
     unfinished.rename(target)
     for name in names(target.parent)[:-_KEPT]:

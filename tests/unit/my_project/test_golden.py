@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 
-from gates.files import atomic_write
+from gates.files import write_text
 from my_project import config as configs
 from my_project import data, training
 from my_project.config import RunConfig
@@ -91,8 +91,7 @@ def test_losses_are_those_of_before(
     cell = f"py{sys.version_info.major}.{sys.version_info.minor}-torch{version}"
     command = f'nox -s "matrix({cell})" -- tests/unit/my_project/test_golden.py --renew-golden'
     if request.config.getoption("--renew-golden"):
-        with atomic_write(file) as stream:
-            stream.write((json.dumps(curve, indent=2) + "\n").encode())
+        write_text(file, json.dumps(curve, indent=2) + "\n")
     if not file.exists():
         pytest.fail(f"golden/{file.name} is missing; make it: {command}", pytrace=False)
     found = differences(json.loads(file.read_text()), curve)
