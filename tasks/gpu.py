@@ -16,6 +16,9 @@ from tasks.project import PROJECT, ROOT
 
 INPUTS = ("src/gates", "src/my_project", "configs")
 
+# Nothing is installed into an image: the project is imported from its source.
+_SOURCE = str(ROOT / "src")
+
 # What an image must carry beside torch, as nothing is installed into it: what my_project imports
 # to train. The modules are named as pip names them.
 IMAGE_MODULES = ("fsspec", "numpy", "pyarrow", "pydantic", "rich", "ruamel.yaml")
@@ -169,7 +172,7 @@ def _ask(python: Path, modules: Iterable[str]) -> Found:
     """Return what `python` says of itself; one that does not run has nothing."""
     asked = subprocess.run(
         [str(python), "-c", PROBE, *modules],
-        env=_variables(str(python.parent.parent)),
+        env={**environment.isolated(python.parent.parent), "PYTHONPATH": _SOURCE},
         capture_output=True,
         text=True,
         check=False,
@@ -189,18 +192,9 @@ def _ask(python: Path, modules: Iterable[str]) -> Found:
 
 
 def _run(session: nox.Session, python: Found, *arguments: str) -> None:
-    session.run(
-        python.executable,
-        *arguments,
-        env=_variables(python.prefix),
-        include_outer_env=False,
-        external=True,
-    )
-
-
-def _variables(prefix: str) -> dict[str, str]:
-    """Return the variables under which the environment in `prefix` runs the project's source."""
-    return {**environment.isolated(Path(prefix)), "PYTHONPATH": str(ROOT / "src")}
+    # The interpreter by its whole path: an image's need not be in the folder bin of its prefix.
+    folder = Path(python.prefix)
+    environment.run(session, folder, python.executable, *arguments, PYTHONPATH=_SOURCE)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -55,10 +55,6 @@ def evaluate(session: nox.Session) -> None:
         session.error(f"{verdict['outcome']}: {verdict['reason']}")
 
 
-def _train(session: nox.Session, folder: Path, *arguments: str) -> None:
-    environment.run(session, folder, "python", "-m", "my_project.train", *arguments)
-
-
 @session(tiers=["nightly", "release"], timeout_minutes=30, inputs=["src", "configs"])
 def reproduce(session: nox.Session) -> None:
     """Train twice in separate processes and compare the checkpoints bit for bit.
@@ -67,14 +63,15 @@ def reproduce(session: nox.Session) -> None:
     my_project.train; without any, --config configs/base.yaml.
     """
     folder = environment.prepare_default_cell()
-    arguments = session.posargs or ["--config", str(ROOT / "configs" / "base.yaml")]
-    digests = [
-        _train_somewhere(session, folder, hash_seed, [_absolute(word) for word in arguments])
-        for hash_seed in ("1", "2")
-    ]
+    arguments = [_absolute(word) for word in session.posargs or _BASE]
+    digests = [_train_somewhere(session, folder, hash_seed, arguments) for hash_seed in ("1", "2")]
     if digests[0] != digests[1]:
         session.error(f"not reproducible: sha256 {digests[0]} and {digests[1]}")
     session.log(f"Reproduced: both checkpoints have sha256 {digests[0]}")
+
+
+def _train(session: nox.Session, folder: Path, *arguments: str) -> None:
+    environment.run(session, folder, "python", "-m", "my_project.train", *arguments)
 
 
 def _train_somewhere(
