@@ -9,7 +9,6 @@ took. The files are made up, in a temporary folder: 20 overlapping subgroups, in
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tasks import environment  # noqa: E402 - the path is set above
+from benchmarks.report import print_measured  # noqa: E402 - the path is set above
+from tasks import environment  # noqa: E402
 
 # Runs in the locked environment, which has NumPy and pyarrow; this script's Python need not.
 MAKE = """\
@@ -96,13 +96,7 @@ def main() -> None:
         rows.append(_evaluate(python, options.rows, options.runs, Path(folder), "2 s and 1 GB"))
         if options.most_rows:
             rows.append(_evaluate(python, options.most_rows, 1, Path(folder), "2 GB"))
-    print(
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}; "
-        f"median of {options.runs} runs\n"
-    )
-    print("| what | measured | target |\n|---|---|---|")
-    for what, measured, target in rows:
-        print(f"| {what} | {measured} | {target} |")
+    print_measured(rows, runs=options.runs)
 
 
 def _parser() -> argparse.ArgumentParser:

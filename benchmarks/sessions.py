@@ -8,7 +8,6 @@ figure alone says little on a shared machine.
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tasks import environment  # noqa: E402 - the path is set above
+from benchmarks.report import print_measured  # noqa: E402 - the path is set above
+from tasks import environment  # noqa: E402
 
 
 def main() -> None:
@@ -35,13 +35,7 @@ def main() -> None:
     if not options.skip_tier:
         tier = _seconds(["uvx", "nox", "-t", "pr"])
         rows.append(("`uvx nox -t pr`, once, warm", f"{tier:.0f} s", "at most 120 s"))
-    print(
-        f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}; "
-        f"median of {options.runs} runs\n"
-    )
-    print("| what | measured | target |\n|---|---|---|")
-    for what, measured, target in rows:
-        print(f"| {what} | {measured} | {target} |")
+    print_measured(rows, runs=options.runs)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -36,7 +36,7 @@ BASE = ROOT / "configs" / "base.yaml"
 # The steps that are timed come after this many: the first allocate memory and fill caches.
 WARM_UP = 20
 # The losses of a contender that skips work, or does it in another order, are far off: a learning
-# rate that is 1 % off moves them by 7e-4 (tests/smoke/test_golden.py).
+# rate that is 1 % off moves them by 7e-4 (tests/unit/my_project/test_golden.py).
 LARGEST_LOSS_DIFFERENCE = 1e-4
 LARGEST_SECONDS = 20
 
