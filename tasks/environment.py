@@ -171,6 +171,7 @@ def prepare(environment: Environment, root: Path = ROOT) -> Path:
             interpreter = _find_or_install(environment.python)
             _make_empty(folder, interpreter, root, lock)
         _fill(folder, requirements, root, lock)
+        _round_times(folder)
         stamp = Stamp(
             interpreter=str(interpreter),
             base=_base(folder, environment, interpreter),
@@ -294,6 +295,13 @@ def _fill(folder: Path, requirements: str, root: Path, lock: int) -> None:
     # The build backend is among the locked packages: nothing is fetched to build the project.
     own = ("pip", "install", "--no-deps", "--no-build-isolation", python, "--editable=.")
     uv.install(*own, cwd=root, lock=lock)
+
+
+def _round_times(folder: Path) -> None:
+    """Cut the times that the stamp holds to seconds: the layers of an image keep no finer ones."""
+    for packages in folder.glob("lib/*/site-packages"):
+        seconds = int(packages.stat().st_mtime)
+        os.utime(packages, (seconds, seconds))
 
 
 def _find_or_install(version: str) -> Path:

@@ -1,0 +1,60 @@
+# The environment of uv.lock and the project in it, as a user without privileges.
+#
+#   uvx nox -s image                    cpu: a slim Python and everything from the lock
+#   uvx nox -s image -- --target gpu    gpu: NVIDIA's image, which brings its own torch
+#
+# docs/image.md says what is in it. A base is a stage of its own, named by tag and digest, because
+# Dependabot does not renew a FROM that names an argument; CPU_BASE and GPU_BASE put another in its
+# place, such as a mirror's.
+ARG CPU_BASE=cpu-base
+ARG GPU_BASE=gpu-base
+
+FROM python:3.12-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254 AS cpu-base
+
+FROM nvcr.io/nvidia/pytorch:26.05-py3@sha256:222d8b18e671be5c3ef91cb41727a2572a0b23f59ded6c39f373a96946f6f2ba AS gpu-base
+
+# uv is one file that runs on either base. A secret is the machine's own settings, such as a
+# mirror's address and password: it is there for one command, and in no layer.
+FROM ${CPU_BASE} AS uv
+COPY docker/uv.txt .
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    python3 -m pip install --no-cache-dir --require-hashes --only-binary=:all: --target=/uv -r uv.txt
+
+FROM ${CPU_BASE} AS cpu
+COPY --from=uv /uv/bin/uv /usr/local/bin/uv
+RUN useradd --uid 10001 --create-home app && install -d -o app -g app /app /opt/uv-cache
+# The cache stays in the image as further names of the same files: a job that runs in it makes the
+# environment of another checkout without a download.
+ENV PATH=/app/.nox/bin:$PATH UV_CACHE_DIR=/opt/uv-cache UV_PYTHON_DOWNLOADS=never
+WORKDIR /app
+USER 10001
+# Only what the environment is made from: other changes leave this layer, by far the largest, alone.
+COPY --chown=10001:10001 pyproject.toml uv.lock LICENSE ./
+COPY --chown=10001:10001 tasks/__init__.py tasks/environment.py tasks/interpreters.py tasks/project.py tasks/uv.py tasks/
+RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
+    touch README.md && mkdir -p src/gates src/my_project && \
+    python3 -c "import os; from tasks import environment; \
+    os.symlink(environment.prepare_default_cell() / 'bin', '.nox/bin')"
+COPY --chown=10001:10001 . .
+HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["python", "-c", "import torch, my_project.train"]
+CMD ["nox", "-s", "smoke"]
+
+FROM ${GPU_BASE} AS gpu
+COPY --from=uv /uv/bin/uv /usr/local/bin/uv
+RUN useradd --uid 10001 --create-home app && install -d -o app -g app /app /opt/environment
+ENV PATH=/opt/environment/bin:$PATH UV_PYTHON_DOWNLOADS=never
+WORKDIR /app
+USER 10001
+COPY --chown=10001:10001 pyproject.toml uv.lock ./
+# torch, and what only torch needs, is the base's; everything else is the lock's. pip's settings in
+# that base do not bind uv.
+RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
+    uv export --frozen --quiet --no-emit-project --no-default-groups --group build --group test \
+    --extra mlflow --extra torch-2-15 --prune torch --output-file /tmp/requirements.txt && \
+    uv venv --quiet --system-site-packages --python "$(command -v python3)" --clear /opt/environment && \
+    uv pip sync --no-cache --require-hashes --no-build --compile-bytecode \
+    --python /opt/environment/bin/python /tmp/requirements.txt
+COPY --chown=10001:10001 . .
+ENV PYTHONPATH=/app/src
+HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["python", "-c", "import torch, my_project.train"]
+CMD ["nox", "--no-venv", "-s", "gpu-test"]
