@@ -1,0 +1,173 @@
+"""Branch protection as code: the rulesets of .github/rulesets against those that are in force."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import nox
+
+from tasks import environment, rulesets, uv
+from tasks.catalogue import session
+from tasks.options import Options
+from tasks.project import ROOT
+
+# What gh documents for "not logged in".
+_NOT_LOGGED_IN = 4
+
+
+class _CannotAskError(Exception):
+    """This machine has no gh, or one that is not logged in: whoever runs it cannot ask GitHub."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A ruleset of the repository beside the one of its name on GitHub.
+
+    Args:
+        ruleset: the file's.
+        id: GitHub's number for it; None if it is not there.
+        differences: each a line; one that is not there has one.
+    """
+
+    ruleset: rulesets.Ruleset
+    id: int | None
+    differences: list[str]
+
+
+@session(timeout_minutes=5, inputs=[".github"])
+def protect(session: nox.Session) -> None:
+    """Compare the branch and tag rules in .github/rulesets with GitHub's; -- --apply sets them.
+
+    Asks through gh, GitHub's command line; where that is missing or not logged in, the files alone
+    are checked and the rest is skipped (with CI=true that is an error). After --: --apply makes
+    GitHub's equal to the files, --repo OWNER/NAME names another repository than this clone's.
+    Rulesets that no file names are reported and left alone.
+    """
+    parser = Options("protect")
+    parser.add_argument("--apply", action="store_true")
+    parser.add_argument("--repo")
+    options = parser.parse_args(session.posargs)
+    if found := rulesets.findings(ROOT):
+        print(*found, sep="\n")
+        session.error(f"{len(found)} findings in {rulesets.FOLDER}; GitHub was not asked")
+    try:
+        repository = options.repo or _this_repository()
+        differing = compare(repository)
+        if options.apply:
+            differing = apply(repository, differing)
+    except _CannotAskError as error:
+        if environment.in_ci():
+            uv.stop(f"protect: {error}; CI=true allows no skipped protect")
+        session.skip(str(error))
+    if differing:
+        session.error(f"{repository} is not protected as the files say: nox -s protect -- --apply")
+    session.log(f"{repository} is protected as the files say")
+
+
+def compare(repository: str) -> list[Comparison]:
+    """Print how GitHub's rulesets differ from the files; return the files that differ."""
+    live = _live(repository)
+    read, _ = rulesets.read(ROOT)
+    names = [ruleset.body["name"] for ruleset in read]
+    compared = [_compare(ruleset, repository, live) for ruleset in read]
+    for one in compared:
+        for difference in one.differences:
+            print(f"{one.ruleset.file}: {difference}")
+    for extra in live:
+        if extra["name"] not in names:
+            print(f"{repository}: has a ruleset {extra['name']!r} that no file names; left alone")
+    return [one for one in compared if one.differences]
+
+
+def apply(repository: str, differing: Sequence[Comparison]) -> list[Comparison]:
+    """Make GitHub's rulesets equal to the files; return those that differ even then."""
+    for one in differing:
+        where = f"repos/{repository}/rulesets"
+        if one.id is None:
+            _api("POST", where, one.ruleset.body)
+        else:
+            _api("PUT", f"{where}/{one.id}", one.ruleset.body)
+        print(f"{one.ruleset.file}: {'made' if one.id is None else 'changed'}")
+    # What GitHub made of it counts, not that it took it.
+    return compare(repository) if differing else []
+
+
+def _compare(
+    ruleset: rulesets.Ruleset, repository: str, live: Sequence[dict[str, Any]]
+) -> Comparison:
+    name = ruleset.body["name"]
+    numbers = [each["id"] for each in live if each["name"] == name]
+    if not numbers:
+        return Comparison(ruleset=ruleset, id=None, differences=["is not on GitHub"])
+    if len(numbers) > 1:
+        uv.stop(f"protect: {repository} has {len(numbers)} rulesets named {name!r}; delete all but one")
+    body = _api("GET", f"repos/{repository}/rulesets/{numbers[0]}")
+    if "bypass_actors" not in body:
+        uv.stop(
+            f"protect: {repository} does not show who may bypass {name!r}, so it can't be judged; "
+            "log in as one who may administer it: gh auth login"
+        )
+    return Comparison(
+        ruleset=ruleset, id=numbers[0], differences=rulesets.differences(ruleset.body, body)
+    )
+
+
+def _live(repository: str) -> list[dict[str, Any]]:
+    """Return the rulesets of the repository's own, without their rules."""
+    # One page holds all: GitHub allows 75. An organisation's rulesets are not the repository's.
+    listed: list[dict[str, Any]] = _api(
+        "GET", f"repos/{repository}/rulesets?includes_parents=false&per_page=100"
+    )
+    return listed
+
+
+def _this_repository() -> str:
+    arguments = ["repo", "view", "--json", "nameWithOwner", "--jq", ".nameWithOwner"]
+    return _gh(arguments).strip()
+
+
+def _api(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    arguments = ["api", "--method", method, path]
+    if body is None:
+        answer = _gh(arguments)
+    else:
+        answer = _gh([*arguments, "--input", "-"], json.dumps(body))
+    try:
+        return json.loads(answer)
+    except json.JSONDecodeError:
+        uv.stop(f"protect: gh api {method} {path}: the answer is no JSON; is this GitHub's API?")
+
+
+def _gh(arguments: Sequence[str], body: str | None = None) -> str:
+    program = shutil.which("gh")
+    if program is None:
+        msg = "gh, GitHub's command line, is not installed: https://cli.github.com"
+        raise _CannotAskError(msg)
+    done = subprocess.run(
+        [program, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "GH_PROMPT_DISABLED": "1"},
+        input=body,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == _NOT_LOGGED_IN:
+        msg = "gh is not logged in: run gh auth login, or set GH_TOKEN"
+        raise _CannotAskError(msg)
+    if done.returncode:
+        _explain(arguments, done)
+    return done.stdout
+
+
+def _explain(arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> NoReturn:
+    """End with what gh said in one line."""
+    call = " ".join(word for word in arguments if not word.startswith("-"))
+    said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+    hint = "; name the repository: -- --repo OWNER/NAME" if arguments[0] == "repo" else ""
+    uv.stop(f"protect: gh {call}: {said}{hint}")
