@@ -23,11 +23,13 @@ nox.options.tags = ["pr"]
 
 from tasks import (  # noqa: E402 - the path is set above
     gpu,
+    image,
     model,
+    protect,
     quality,
     repository,
     tests,
     workflows,
 )
 
-__all__ = ["gpu", "model", "quality", "repository", "tests", "workflows"]
+__all__ = ["gpu", "image", "model", "protect", "quality", "repository", "tests", "workflows"]

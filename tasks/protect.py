@@ -6,7 +6,6 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 import nox
@@ -105,7 +104,9 @@ def _compare(
     if not numbers:
         return Comparison(ruleset=ruleset, id=None, differences=["is not on GitHub"])
     if len(numbers) > 1:
-        uv.stop(f"protect: {repository} has {len(numbers)} rulesets named {name!r}; delete all but one")
+        uv.stop(
+            f"protect: {repository} has {len(numbers)} rulesets named {name!r}; delete all but one"
+        )
     body = _api("GET", f"repos/{repository}/rulesets/{numbers[0]}")
     if "bypass_actors" not in body:
         uv.stop(
@@ -133,10 +134,9 @@ def _this_repository() -> str:
 
 def _api(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
     arguments = ["api", "--method", method, path]
-    if body is None:
-        answer = _gh(arguments)
-    else:
-        answer = _gh([*arguments, "--input", "-"], json.dumps(body))
+    if body is not None:
+        arguments += ["--input", "-"]
+    answer = _gh(arguments, None if body is None else json.dumps(body))
     try:
         return json.loads(answer)
     except json.JSONDecodeError:

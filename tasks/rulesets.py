@@ -163,7 +163,9 @@ def _shape_findings(ruleset: Ruleset) -> Iterator[str]:
         kind = rule.get("type") if isinstance(rule, dict) else None
         if not isinstance(kind, str) or kind not in PARAMETERS:
             known = ", ".join(PARAMETERS)
-            yield ruleset.finding((*place, "type"), f"rule type {kind!r} is unknown; known: {known}")
+            yield ruleset.finding(
+                (*place, "type"), f"rule type {kind!r} is unknown; known: {known}"
+            )
             continue
         if kind in seen:
             yield ruleset.finding((*place, "type"), f"a second rule of type {kind!r}")
