@@ -28,11 +28,13 @@ RUN useradd --uid 10001 --create-home app && install -d -o app -g app /app /opt/
 ENV PATH=/app/.nox/bin:$PATH UV_CACHE_DIR=/opt/uv-cache UV_PYTHON_DOWNLOADS=never
 WORKDIR /app
 USER 10001
-# Only what the environment is made from: other changes leave this layer, by far the largest, alone.
+# Only what the environment is made from: other changes leave its layer, by far the largest, alone.
+# The empty files stand for the project, which is installed as a link to its source.
 COPY --chown=10001:10001 pyproject.toml uv.lock LICENSE ./
 COPY --chown=10001:10001 tasks/__init__.py tasks/environment.py tasks/interpreters.py tasks/project.py tasks/uv.py tasks/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
-    touch README.md && mkdir -p src/gates src/my_project && \
+    mkdir -p src/gates src/my_project && \
+    touch README.md src/gates/__init__.py src/my_project/__init__.py && \
     python3 -c "import os; from tasks import environment; \
     os.symlink(environment.prepare_default_cell() / 'bin', '.nox/bin')"
 COPY --chown=10001:10001 . .

@@ -106,7 +106,8 @@ def _smoke(session: nox.Session, engine: str, name: str) -> None:
         return
     container = _run(session, engine, "from", name, silent=True).strip().splitlines()[-1]
     try:
-        _run(session, engine, "run", container, "--", "nox", "-s", "smoke")
+        # Through a shell: isolated by chroot only, buildah looks on its own PATH for a program.
+        _run(session, engine, "run", container, "--", "sh", "-c", "exec nox -s smoke")
     finally:
         _run(session, engine, "rm", container)
 
