@@ -1,0 +1,118 @@
+"""A stand-in for GitHub's rulesets: a real server, and a `gh` that forwards to it."""
+
+import http.server
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+# Takes the arguments that tasks/protect.py gives; gh's own exit codes and messages.
+GH = f"""\
+#!{sys.executable} -IS
+import os, sys, urllib.error, urllib.request
+arguments = sys.argv[1:]
+if os.environ.get("GH_TOKEN") is None:
+    print("To get started with GitHub CLI, please run:  gh auth login", file=sys.stderr)
+    sys.exit(4)
+if arguments[:2] == ["repo", "view"]:
+    print("team/project")
+    sys.exit()
+assert arguments[:2] == ["api", "--method"], arguments
+method, path, *rest = arguments[2:]
+assert rest in ([], ["--input", "-"]), rest
+body = sys.stdin.buffer.read() if rest else None
+request = urllib.request.Request(os.environ["STAND_IN"] + "/" + path, body, method=method)
+try:
+    print(urllib.request.urlopen(request).read().decode())
+except urllib.error.HTTPError as error:
+    sys.exit(f"gh: {{error.reason}} (HTTP {{error.code}})")
+"""
+
+
+class GitHub(http.server.ThreadingHTTPServer):
+    """The rulesets of team/project, and the writes that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.rulesets: dict[int, dict[str, Any]] = {}
+        self.writes: list[str] = []
+        self.shows_bypass = True
+
+    def add(self, body: dict[str, Any]) -> int:
+        number = 100 + len(self.rulesets)
+        self.put(number, body)
+        return number
+
+    def put(self, number: int, body: dict[str, Any]) -> None:
+        """Keep `body` as GitHub does: with fields and parameters of its own, in its own order."""
+        body = json.loads(json.dumps(body))
+        body["rules"].reverse()
+        for rule in body["rules"]:
+            if rule["type"] == "pull_request":
+                rule["parameters"]["required_reviewers"] = []
+        self.rulesets[number] = {
+            **body,
+            "id": number,
+            "node_id": f"RRS_{number}",
+            "source": "team/project",
+            "source_type": "Repository",
+            "created_at": "2026-11-01T00:00:00.000Z",
+            "updated_at": "2026-11-01T00:00:00.000Z",
+            "current_user_can_bypass": "never",
+            "_links": {"self": {"href": f"https://api.github.example/rulesets/{number}"}},
+        }
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: GitHub
+
+    def do_GET(self) -> None:
+        number = self._number()
+        if number is not None:
+            body = dict(self.server.rulesets[number])
+            if not self.server.shows_bypass:
+                del body["bypass_actors"]
+            return self._answer(200, body)
+        if self.path == "/repos/team/project/rulesets?includes_parents=false&per_page=100":
+            kept = ("id", "name", "target", "enforcement", "source", "node_id")
+            summaries = [{key: each[key] for key in kept} for each in self.server.rulesets.values()]
+            return self._answer(200, summaries)
+        return self._answer(404, {"message": "Not Found"})
+
+    def do_POST(self) -> None:
+        self.server.writes.append(f"POST {self.path}")
+        self._answer(201, self.server.rulesets[self.server.add(self._body())])
+
+    def do_PUT(self) -> None:
+        number = self._number()
+        assert number is not None
+        self.server.writes.append(f"PUT {self.path}")
+        self.server.put(number, self._body())
+        self._answer(200, self.server.rulesets[number])
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        pass
+
+    def _number(self) -> int | None:
+        found = re.fullmatch(r"/repos/team/project/rulesets/(\d+)", self.path)
+        return int(found[1]) if found and int(found[1]) in self.server.rulesets else None
+
+    def _body(self) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        return body
+
+    def _answer(self, code: int, body: object) -> None:
+        answer = json.dumps(body).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+
+def install_gh(folder: Path) -> None:
+    """Put the stand-in gh into `folder`."""
+    folder.mkdir(exist_ok=True)
+    program = folder / "gh"
+    program.write_text(GH)
+    program.chmod(0o755)

@@ -1,0 +1,370 @@
+"""The rulesets of files, and the session that compares them with a stand-in for GitHub."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NoReturn, cast
+
+import nox
+import pytest
+
+from tasks import protect, rulesets
+from tasks.project import ROOT
+from tests import stand_in_github
+from tests.stand_in_github import GitHub
+
+WORKFLOW = """\
+name: pr
+on:
+  pull_request:
+  merge_group:
+jobs:
+  plan:
+    name: plan  # what runs
+    runs-on: ubuntu-latest
+    steps:
+      - name: not a job
+        run: uvx nox -s plan -- pr
+  last:
+    if: always()
+    name: "green"
+    needs: [plan]
+"""
+MAIN = ".github/rulesets/main.json"
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with this one's rulesets and a workflow that provides their check."""
+    root = tmp_path / "repository"
+    shutil.copytree(ROOT / rulesets.FOLDER, root / rulesets.FOLDER)
+    (root / rulesets.WORKFLOWS).mkdir()
+    (root / rulesets.WORKFLOWS / "pr.yml").write_text(WORKFLOW)
+    monkeypatch.setattr(protect, "ROOT", root)
+    return root
+
+
+@pytest.fixture
+def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHub]:
+    """The stand-in, and a gh on PATH that is logged in to it."""
+    stand_in_github.install_gh(tmp_path / "programs")
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"))
+    monkeypatch.setenv("GH_TOKEN", "any")
+    monkeypatch.delenv("CI", raising=False)
+    with GitHub() as server:
+        monkeypatch.setenv("STAND_IN", f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+class SkippedError(Exception):
+    pass
+
+
+class FailedError(Exception):
+    pass
+
+
+def run(*arguments: str) -> list[str]:
+    """Run the session as Nox does; return what it logged."""
+    logged: list[str] = []
+
+    def skip(reason: str) -> NoReturn:
+        raise SkippedError(reason)
+
+    def error(reason: str) -> NoReturn:
+        raise FailedError(reason)
+
+    session = SimpleNamespace(posargs=arguments, log=logged.append, skip=skip, error=error)
+    protect.protect(cast("nox.Session", session))
+    return logged
+
+
+def edit(root: Path, old: str, new: str, file: str = MAIN) -> None:
+    text = (root / file).read_text()
+    assert text.count(old) == 1
+    (root / file).write_text(text.replace(old, new))
+
+
+def body(root: Path, name: str = "main") -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((root / rulesets.FOLDER / f"{name}.json").read_text())
+    return read
+
+
+def test_the_files_hold_beside_a_workflow_with_their_check(root: Path) -> None:
+    assert rulesets.findings(root) == []
+
+
+def test_main_and_release_tags_are_protected_as_agreed() -> None:
+    main, tags = body(ROOT), body(ROOT, "tags")
+    rules = {rule["type"]: rule.get("parameters", {}) for rule in main["rules"]}
+    assert {"deletion", "non_fast_forward", "required_linear_history"} <= rules.keys()
+    assert rules["pull_request"]["required_approving_review_count"] == 1
+    assert rules["pull_request"]["dismiss_stale_reviews_on_push"] is True
+    # 15368 is GitHub Actions: no other app can say that a pull request is green.
+    required = [{"context": "green", "integration_id": 15368}]
+    assert rules["required_status_checks"]["required_status_checks"] == required
+    assert {rule["type"] for rule in tags["rules"]} == {
+        "deletion",
+        "non_fast_forward",
+        "required_signatures",
+    }
+    assert tags["conditions"]["ref_name"]["include"] == ["refs/tags/v*"]
+    for ruleset in (main, tags):
+        assert ruleset["enforcement"] == "active"
+        assert ruleset["bypass_actors"] == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        pytest.param('"target"', '"targets"', 3, "targets is unknown; known: name, ", id="key"),
+        pytest.param(
+            '"dismiss_stale_reviews_on_push"', '"dismiss_stale"', 18, "is unknown", id="parameter"
+        ),
+        pytest.param('"include"', '"includes"', 7, "includes is unknown", id="condition"),
+        pytest.param('"integration_id"', '"app"', 30, "[0].app is unknown", id="check"),
+        pytest.param('"deletion"', '"deletions"', 10, "rule type 'deletions'", id="rule"),
+        pytest.param('"deletion"', "[]", 10, "rule type [] is unknown", id="no_type"),
+        pytest.param('{ "type": "deletion" }', "7", 10, "rule type None", id="no_rule"),
+        pytest.param('"active"', '"on"', 4, "enforcement is 'on'; expected active or", id="value"),
+        pytest.param('"deletion"', '"non_fast_forward"', 11, "a second rule of", id="twice"),
+        pytest.param('"green"', '"gren"', 30, "requires the check 'gren', and no", id="no_job"),
+        pytest.param('"green"', "3", 30, "requires the check 3", id="no_name"),
+        pytest.param('"branch",', '"branch"', 4, "no JSON: Expecting ','", id="no_json"),
+        pytest.param('"name": "main"', '"name": "release tags"', 2, "already", id="name_twice"),
+    ],
+)
+def test_each_defect_is_a_finding_with_its_line(
+    old: str, new: str, line: int, said: str, root: Path
+) -> None:
+    edit(root, old, new)
+    found = rulesets.findings(root)
+    if said == "already":  # told of the later of the two files
+        assert found[0].startswith(f".github/rulesets/tags.json:{line}: {MAIN} has the name")
+        return
+    assert any(each.startswith(f"{MAIN}:{line}: ") and said in each for each in found), found
+
+
+def test_what_a_file_leaves_to_githubs_default_is_a_finding(root: Path) -> None:
+    edit(root, '"require_last_push_approval": false,', "")
+    assert rulesets.findings(root) == [
+        f"{MAIN}:15: rules[3].parameters.require_last_push_approval is missing; say it"
+    ]
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '"main"', "null"])
+def test_a_file_that_is_no_ruleset_is_a_finding(text: str, root: Path) -> None:
+    (root / MAIN).write_text(text)
+    assert rulesets.findings(root) == [f"{MAIN}:1: must be one ruleset, an object in braces"]
+
+
+def test_no_ruleset_at_all_is_a_finding(tmp_path: Path) -> None:
+    assert rulesets.findings(tmp_path) == [
+        ".github/rulesets:1: holds no ruleset, so nothing is protected"
+    ]
+
+
+def test_a_check_that_runs_on_no_pull_request_does_not_count(root: Path) -> None:
+    file = ".github/workflows/pr.yml"
+    edit(root, "  pull_request:\n", "  schedule:\n", file)
+    (found,) = rulesets.findings(root)
+    assert found.startswith(f"{MAIN}:30: requires the check 'green'")
+    assert "(they have: no job)" in found
+
+
+@pytest.mark.parametrize(
+    ("workflow", "names"),
+    [
+        pytest.param(WORKFLOW, ["plan", "green"], id="as_usual"),
+        pytest.param(
+            "on: [push, pull_request]\njobs:\n    green:\n        x: 1\n", ["green"], id="key"
+        ),
+        pytest.param("jobs:\n  a:\n    steps:\n      - name: green\n", ["a"], id="name_of_a_step"),
+        pytest.param(
+            "jobs:\n  'a':\n  # no\n\n    name: 'b c' # d\non: push\n", ["b c"], id="quoted"
+        ),
+        pytest.param("name: green\non: push\n", [], id="no_jobs"),
+    ],
+)
+def test_a_check_has_the_name_of_its_job_or_else_its_key(workflow: str, names: list[str]) -> None:
+    assert rulesets.job_names(workflow) == names
+
+
+def test_every_place_of_a_file_has_its_line() -> None:
+    text = '{\n "a": [1,\n  {"b,": "]"}, []\n ],\n "c": {\n }\n}'
+    assert rulesets.lines_of(text) == {
+        (): 1,
+        ("a",): 2,
+        ("a", 0): 2,
+        ("a", 1): 3,
+        ("a", 1, "b,"): 3,
+        ("a", 2): 3,
+        ("c",): 5,
+    }
+
+
+@pytest.mark.usefixtures("root")
+def test_without_apply_nothing_is_written_and_a_difference_fails(
+    github: GitHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(FailedError, match="team/project is not protected as the files say"):
+        run()
+    assert github.writes == []
+    assert capsys.readouterr().out.splitlines() == [
+        f"{MAIN}: is not on GitHub",
+        ".github/rulesets/tags.json: is not on GitHub",
+    ]
+
+
+@pytest.mark.usefixtures("root")
+def test_a_second_apply_changes_nothing(github: GitHub) -> None:
+    assert run("--apply") == ["team/project is protected as the files say"]
+    assert github.writes == ["POST /repos/team/project/rulesets"] * 2
+    before = json.dumps(github.rulesets)
+
+    assert run("--apply") == ["team/project is protected as the files say"]
+    assert run() == ["team/project is protected as the files say"]
+
+    assert len(github.writes) == 2
+    assert json.dumps(github.rulesets) == before
+
+
+def test_a_ruleset_that_is_there_is_put_not_made_again(
+    root: Path, github: GitHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    github.add(body(root, "tags"))
+    number = github.add(body(root))
+    live = github.rulesets[number]
+    live["enforcement"] = "disabled"
+    live["bypass_actors"] = [
+        {"actor_id": 5, "actor_type": "RepositoryRole", "bypass_mode": "always"}
+    ]
+    live["rules"] = [rule for rule in live["rules"] if rule["type"] != "deletion"]
+    live["rules"].append({"type": "creation"})
+    for rule in live["rules"]:
+        if rule["type"] == "pull_request":
+            rule["parameters"]["required_approving_review_count"] = 0
+
+    assert run("--apply") == ["team/project is protected as the files say"]
+
+    assert github.writes == [f"PUT /repos/team/project/rulesets/{number}"]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{MAIN}: bypass_actors: live "
+        '[{"actor_id": 5, "actor_type": "RepositoryRole", "bypass_mode": "always"}], file []',
+        f"{MAIN}: creation: live true, file has none",
+        f"{MAIN}: deletion: live has none, file true",
+        f'{MAIN}: enforcement: live "disabled", file "active"',
+        f"{MAIN}: pull_request.required_approving_review_count: live 0, file 1",
+        f"{MAIN}: changed",
+    ]
+
+
+def test_a_ruleset_that_no_file_names_is_reported_and_left_alone(
+    root: Path, github: GitHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = github.add({**body(root), "name": "by hand"})
+    before = json.dumps(github.rulesets[number])
+    run("--apply")
+    assert json.dumps(github.rulesets[number]) == before
+    assert capsys.readouterr().out.count("has a ruleset 'by hand' that no file names") == 2
+
+
+def test_an_apply_that_github_does_not_take_in_full_fails(
+    github: GitHub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = github.put
+
+    def lenient(number: int, body: dict[str, Any]) -> None:
+        put(number, {**body, "enforcement": "evaluate"})
+
+    monkeypatch.setattr(github, "put", lenient)
+    assert root.exists()
+    with pytest.raises(FailedError, match="not protected"):
+        run("--apply")
+
+
+@pytest.mark.usefixtures("root")
+def test_findings_come_before_github_is_asked(root: Path, github: GitHub) -> None:
+    edit(root, '"green"', '"gren"')
+    with pytest.raises(FailedError, match="1 findings in .github/rulesets; GitHub was not asked"):
+        run("--apply")
+    assert github.writes == []
+
+
+@pytest.mark.usefixtures("root", "github")
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        pytest.param(
+            "GH_TOKEN", None, "gh is not logged in: run gh auth login", id="not_logged_in"
+        ),
+        pytest.param("PATH", "", "gh, GitHub's command line, is not installed", id="no_gh"),
+    ],
+)
+def test_without_a_gh_it_skips_but_not_in_ci(
+    variable: str,
+    value: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if value is None:
+        monkeypatch.delenv(variable)
+    else:
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SkippedError, match=said):
+        run()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"protect: {said}")
+
+
+def one_line_and_exit_2(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.usefixtures("root", "github")
+def test_a_repository_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    line = one_line_and_exit_2(capsys, "--repo", "team/other")
+    assert line.startswith("protect: gh api GET repos/team/other/rulesets")
+    assert line.endswith("gh: Not Found (HTTP 404)")
+
+
+def test_two_of_one_name_on_github_are_for_a_person_to_settle(
+    root: Path, github: GitHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    github.add(body(root))
+    github.add(body(root))
+    line = one_line_and_exit_2(capsys, "--apply")
+    assert line == "protect: team/project has 2 rulesets named 'main'; delete all but one"
+    assert github.writes == []
+
+
+def test_bypasses_that_github_hides_cannot_be_judged(
+    root: Path, github: GitHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    github.add(body(root))
+    github.shows_bypass = False
+    assert "does not show who may bypass 'main'" in one_line_and_exit_2(capsys)
+
+
+@pytest.mark.usefixtures("root", "github")
+@pytest.mark.parametrize("arguments", [("--aply",), ("--repo",), ("main",)])
+def test_an_option_that_is_none_is_one_line(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert one_line_and_exit_2(capsys, *arguments).startswith("protect: ")
