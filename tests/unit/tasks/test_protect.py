@@ -55,7 +55,7 @@ def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHub]:
     monkeypatch.setenv("GH_TOKEN", "any")
     monkeypatch.delenv("CI", raising=False)
     with GitHub() as server:
-        monkeypatch.setenv("STAND_IN", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("STAND_IN", str(server.server_port))
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -126,17 +126,17 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
     [
         pytest.param('"target"', '"targets"', 3, "targets is unknown; known: name, ", id="key"),
         pytest.param(
-            '"dismiss_stale_reviews_on_push"', '"dismiss_stale"', 18, "is unknown", id="parameter"
+            '"dismiss_stale_reviews_on_push"', '"dismiss_stale"', 17, "is unknown", id="parameter"
         ),
         pytest.param('"include"', '"includes"', 7, "includes is unknown", id="condition"),
-        pytest.param('"integration_id"', '"app"', 30, "[0].app is unknown", id="check"),
+        pytest.param('"integration_id"', '"app"', 29, "[0].app is unknown", id="check"),
         pytest.param('"deletion"', '"deletions"', 10, "rule type 'deletions'", id="rule"),
         pytest.param('"deletion"', "[]", 10, "rule type [] is unknown", id="no_type"),
         pytest.param('{ "type": "deletion" }', "7", 10, "rule type None", id="no_rule"),
         pytest.param('"active"', '"on"', 4, "enforcement is 'on'; expected active or", id="value"),
         pytest.param('"deletion"', '"non_fast_forward"', 11, "a second rule of", id="twice"),
-        pytest.param('"green"', '"gren"', 30, "requires the check 'gren', and no", id="no_job"),
-        pytest.param('"green"', "3", 30, "requires the check 3", id="no_name"),
+        pytest.param('"green"', '"gren"', 29, "requires the check 'gren', and no", id="no_job"),
+        pytest.param('"green"', "3", 29, "requires the check 3", id="no_name"),
         pytest.param('"branch",', '"branch"', 4, "no JSON: Expecting ','", id="no_json"),
         pytest.param('"name": "main"', '"name": "release tags"', 2, "already", id="name_twice"),
     ],
@@ -175,7 +175,7 @@ def test_a_check_that_runs_on_no_pull_request_does_not_count(root: Path) -> None
     file = ".github/workflows/pr.yml"
     edit(root, "  pull_request:\n", "  schedule:\n", file)
     (found,) = rulesets.findings(root)
-    assert found.startswith(f"{MAIN}:30: requires the check 'green'")
+    assert found.startswith(f"{MAIN}:29: requires the check 'green'")
     assert "(they have: no job)" in found
 
 
@@ -242,10 +242,9 @@ def test_a_ruleset_that_is_there_is_put_not_made_again(
     github.add(body(root, "tags"))
     number = github.add(body(root))
     live = github.rulesets[number]
+    actor = '{"actor_id": 5, "actor_type": "RepositoryRole", "bypass_mode": "always"}'
     live["enforcement"] = "disabled"
-    live["bypass_actors"] = [
-        {"actor_id": 5, "actor_type": "RepositoryRole", "bypass_mode": "always"}
-    ]
+    live["bypass_actors"] = [json.loads(actor)]
     live["rules"] = [rule for rule in live["rules"] if rule["type"] != "deletion"]
     live["rules"].append({"type": "creation"})
     for rule in live["rules"]:
@@ -256,8 +255,7 @@ def test_a_ruleset_that_is_there_is_put_not_made_again(
 
     assert github.writes == [f"PUT /repos/team/project/rulesets/{number}"]
     assert capsys.readouterr().out.splitlines() == [
-        f"{MAIN}: bypass_actors: live "
-        '[{"actor_id": 5, "actor_type": "RepositoryRole", "bypass_mode": "always"}], file []',
+        f"{MAIN}: bypass_actors: live [{actor}], file []",
         f"{MAIN}: creation: live true, file has none",
         f"{MAIN}: deletion: live has none, file true",
         f'{MAIN}: enforcement: live "disabled", file "active"',
@@ -293,7 +291,7 @@ def test_an_apply_that_github_does_not_take_in_full_fails(
 @pytest.mark.usefixtures("root")
 def test_findings_come_before_github_is_asked(root: Path, github: GitHub) -> None:
     edit(root, '"green"', '"gren"')
-    with pytest.raises(FailedError, match="1 findings in .github/rulesets; GitHub was not asked"):
+    with pytest.raises(FailedError, match="1 findings in"):
         run("--apply")
     assert github.writes == []
 
