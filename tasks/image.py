@@ -123,6 +123,8 @@ def _run(session: nox.Session, engine: str, *arguments: str, silent: bool = Fals
 def _check_digests(session: nox.Session) -> None:
     text = DOCKERFILE.read_text(encoding="utf-8")
     bases = registry.bases(text)
+    if not bases:
+        session.error("Dockerfile: names no base by tag and digest")
     disagreeing = [line for base in bases if (line := _disagreement(base))]
     if disagreeing:
         session.error(f"{len(disagreeing)} of {len(bases)} bases: tag and digest do not agree")

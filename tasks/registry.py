@@ -7,6 +7,8 @@ import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
+from typing import NamedTuple
 
 # Of an image for several machines the digest is that of the list; not naming these gets another.
 _MANIFESTS = (
@@ -16,7 +18,7 @@ _MANIFESTS = (
     "application/vnd.docker.distribution.manifest.v2+json"
 )
 _SECONDS = 30
-_UNAUTHORIZED, _NOT_FOUND = 401, 404
+_OK, _UNAUTHORIZED, _NOT_FOUND = 200, 401, 404
 
 _FROM = re.compile(
     r"FROM\s+(?P<name>[^\s@$:]+(?::\d+/[^\s@$:]+)?):(?P<tag>[\w.-]+)@(?P<digest>sha256:[0-9a-f]{64})",
@@ -55,6 +57,11 @@ class Base:
         return f"{scheme}://{host}/v2/{path}/manifests"
 
 
+class _Answer(NamedTuple):
+    status: int
+    headers: Message
+
+
 def bases(dockerfile: str) -> list[Base]:
     """Return the images that `dockerfile` names by tag and digest."""
     return [
@@ -86,31 +93,30 @@ def _digest(base: Base, reference: str) -> str | None:
     address = f"{base.manifests}/{reference}"
     headers = {"Accept": _MANIFESTS}
     try:
-        try:
-            return _head(address, headers)
-        except urllib.error.HTTPError as error:
-            if error.code != _UNAUTHORIZED:
-                raise
-            token = _token(error.headers.get("WWW-Authenticate", ""))
-        return _head(address, {**headers, "Authorization": f"Bearer {token}"})
-    except urllib.error.HTTPError as error:
-        if error.code == _NOT_FOUND:
-            return None
-        msg = f"{base.name}: the registry answers {error.code} {error.reason}"
-        raise CannotAskError(msg) from error
+        answer = _head(address, headers)
+        if answer.status == _UNAUTHORIZED:
+            token = _token(answer.headers.get("WWW-Authenticate", ""))
+            answer = _head(address, {**headers, "Authorization": f"Bearer {token}"})
     except (OSError, ValueError, KeyError) as error:
         msg = f"{base.name}: the registry does not answer: {getattr(error, 'reason', error)}"
         raise CannotAskError(msg) from error
-
-
-def _head(address: str, headers: Mapping[str, str]) -> str:
-    request = urllib.request.Request(address, headers=dict(headers), method="HEAD")  # noqa: S310 - see Base
-    with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310 - see Base
-        digest: str = answer.headers["Docker-Content-Digest"]
-    if not digest:
-        msg = "it does not say the digest"
-        raise ValueError(msg)
+    if answer.status == _NOT_FOUND:
+        return None
+    digest: str | None = answer.headers.get("Docker-Content-Digest")
+    if answer.status != _OK or not digest:
+        msg = f"{base.name}: the registry answers {answer.status} and no digest"
+        raise CannotAskError(msg)
     return digest
+
+
+def _head(address: str, headers: Mapping[str, str]) -> _Answer:
+    request = urllib.request.Request(address, headers=dict(headers), method="HEAD")  # noqa: S310 - see Base
+    try:
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310 - see Base
+            return _Answer(answer.status, answer.headers)
+    except urllib.error.HTTPError as error:
+        with error:
+            return _Answer(error.code, error.headers)
 
 
 def _token(challenge: str) -> str:

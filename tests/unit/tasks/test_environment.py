@@ -57,6 +57,17 @@ def test_nothing_is_done_when_nothing_changed(
     assert capsys.readouterr().err == ""
 
 
+def test_the_layers_of_an_image_which_keep_whole_seconds_leave_an_environment_whole(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = environment.prepare(TINY, project)
+    for path in folder.rglob("*"):
+        os.utime(path, (int(path.stat().st_mtime),) * 2, follow_symlinks=False)
+    capsys.readouterr()
+    environment.prepare(TINY, project)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_change_of_the_lock_is_installed(project: Path, index: Index) -> None:
     environment.prepare(TINY, project)
     index.publish("tiny", "2.0.0")
