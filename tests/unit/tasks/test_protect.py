@@ -1,6 +1,8 @@
 """The rulesets of files, and the session that compares them with a stand-in for GitHub."""
 
 import json
+import re
+import runpy
 import shutil
 import threading
 from collections.abc import Iterator
@@ -11,10 +13,13 @@ from typing import Any, NoReturn, cast
 import nox
 import pytest
 
-from tasks import protect, rulesets
+from tasks import catalogue, protect, rulesets
+from tasks.catalogue import CATALOGUE
 from tasks.project import ROOT
 from tests import stand_in_github
 from tests.stand_in_github import GitHub
+
+runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
 
 WORKFLOW = """\
 name: pr
@@ -366,3 +371,18 @@ def test_an_option_that_is_none_is_one_line(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert one_line_and_exit_2(capsys, *arguments).startswith("protect: ")
+
+
+def test_this_repositorys_rulesets_workflows_and_catalogue_agree() -> None:
+    assert rulesets.findings(ROOT) == []
+    workflow = (ROOT / rulesets.WORKFLOWS / "pr.yml").read_text(encoding="utf-8")
+    # What is required is the last word: it needs every other job, and the catalogue's plan feeds
+    # them; so a session that joins the tier is behind the required check.
+    assert rulesets.job_names(workflow)[-1] == "green"
+    keys = re.findall(r"^  ([\w-]+):$", workflow.split("\njobs:\n")[1], re.MULTILINE)
+    assert f"    needs: [{', '.join(keys[:-1])}]\n" in workflow.split(f"\n  {keys[-1]}:\n")[1]
+    called = re.findall(r"uvx nox -s ([\w-]+)(?: -- (\w+))?", workflow)
+    assert ("plan", "pr") in called
+    assert ("green", "") in called
+    assert {name for name, _ in called} <= CATALOGUE.keys()
+    assert catalogue.plan("pr")
