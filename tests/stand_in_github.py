@@ -1,11 +1,16 @@
 """A stand-in for GitHub's rulesets: a real server, and a `gh` that forwards to it."""
 
+import contextlib
 import http.server
 import json
 import re
+import socket
+import socketserver
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 # Takes the arguments that tasks/protect.py gives; gh's own exit codes and messages.
 GH = f"""\
@@ -37,11 +42,21 @@ print(answer.decode())
 class GitHub(http.server.ThreadingHTTPServer):
     """The rulesets of team/project, and the writes that were asked for."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        super().__init__(address, _Handler)
         self.rulesets: dict[int, dict[str, Any]] = {}
         self.writes: list[str] = []
         self.shows_bypass = True
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[Self]:
+        """Answer in a thread of its own."""
+        with self:
+            thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            yield self
+            self.shutdown()
+            thread.join()
 
     def add(self, body: dict[str, Any]) -> int:
         number = 100 + len(self.rulesets)
@@ -66,6 +81,22 @@ class GitHub(http.server.ThreadingHTTPServer):
             "current_user_can_bypass": "never",
             "_links": {"self": {"href": f"https://api.github.example/rulesets/{number}"}},
         }
+
+
+class GitHubAtSocket(GitHub):
+    """The same at a Unix socket, which gh can be told to use in the place of the network."""
+
+    address_family = socket.AF_UNIX
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(cast("tuple[str, int]", str(path)))
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)  # an HTTP server's would look up the host's name
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        connection, _ = super().get_request()
+        return connection, ("gh", 0)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -103,8 +134,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return int(found[1]) if found and int(found[1]) in self.server.rulesets else None
 
     def _body(self) -> dict[str, Any]:
-        body: dict[str, Any] = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body: dict[str, Any] = json.loads(b"".join(self._parts()))
         return body
+
+    def _parts(self) -> Iterator[bytes]:
+        """Yield the request's body; the real gh sends it in chunks, as it reads it from a pipe."""
+        if self.headers["Transfer-Encoding"] != "chunked":
+            yield self.rfile.read(int(self.headers["Content-Length"]))
+            return
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
 
     def _answer(self, code: int, body: object) -> None:
         answer = json.dumps(body).encode()

@@ -49,8 +49,8 @@ def last(stage: str, word: str) -> str:
 
 def test_every_from_is_pinned_by_tag_and_digest_or_is_a_stage() -> None:
     arguments = dict(rest.split("=", 1) for word, rest in instructions(DOCKERFILE) if word == "ARG")
-    froms = [rest.split(" AS ")[0] for word, rest in instructions(DOCKERFILE) if word == "FROM"]
-    resolved = {re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], each) for each in froms}
+    images = [rest.split(" AS ")[0] for word, rest in instructions(DOCKERFILE) if word == "FROM"]
+    resolved = {re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], each) for each in images}
     pinned = {f"{base.name}:{base.tag}@{base.digest}" for base in registry.bases(DOCKERFILE)}
     assert resolved == pinned | {"cpu-base", "gpu-base"}
     assert {"cpu-base", "gpu-base"} <= stages(DOCKERFILE).keys()
@@ -317,8 +317,8 @@ def host() -> Iterator[str]:
         thread.join()
 
 
-def check_digests(monkeypatch: pytest.MonkeyPatch, path: Path, *froms: str) -> list[str]:
-    path.write_text("".join(f"# a base\nFROM {each} AS base\n" for each in froms))
+def check_digests(monkeypatch: pytest.MonkeyPatch, path: Path, *images: str) -> list[str]:
+    path.write_text("".join(f"# a base\nFROM {each} AS base\n" for each in images))
     monkeypatch.setattr(image, "DOCKERFILE", path)
     return run("--check-digests")
 

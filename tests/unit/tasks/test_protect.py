@@ -4,7 +4,6 @@ import json
 import re
 import runpy
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,13 +58,9 @@ def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHub]:
     monkeypatch.setenv("PATH", str(tmp_path / "programs"))
     monkeypatch.setenv("GH_TOKEN", "any")
     monkeypatch.delenv("CI", raising=False)
-    with GitHub() as server:
+    with GitHub().serving() as server:
         monkeypatch.setenv("STAND_IN", str(server.server_port))
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 class SkippedError(Exception):
@@ -366,14 +361,14 @@ def test_bypasses_that_github_hides_cannot_be_judged(
 
 
 @pytest.mark.usefixtures("root", "github")
-@pytest.mark.parametrize("arguments", [("--aply",), ("--repo",), ("main",)])
+@pytest.mark.parametrize("arguments", [("--all",), ("--repo",), ("main",)])
 def test_an_option_that_is_none_is_one_line(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert one_line_and_exit_2(capsys, *arguments).startswith("protect: ")
 
 
-def test_this_repositorys_rulesets_workflows_and_catalogue_agree() -> None:
+def test_rulesets_workflows_and_catalogue_of_this_repository_agree() -> None:
     assert rulesets.findings(ROOT) == []
     workflow = (ROOT / rulesets.WORKFLOWS / "pr.yml").read_text(encoding="utf-8")
     # What is required is the last word: it needs every other job, and the catalogue's plan feeds
