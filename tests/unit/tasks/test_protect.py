@@ -190,6 +190,7 @@ def test_a_check_that_runs_on_no_pull_request_does_not_count(root: Path) -> None
         pytest.param(
             "jobs:\n  'a':\n  # no\n\n    name: 'b c' # d\non: push\n", ["b c"], id="quoted"
         ),
+        pytest.param("jobs:\n  a:\n    with:\n      name: b\n", ["a"], id="name_of_an_artifact"),
         pytest.param("name: green\non: push\n", [], id="no_jobs"),
     ],
 )
