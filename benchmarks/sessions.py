@@ -33,8 +33,7 @@ def main() -> None:
         _import_torch(folder, options.runs),
     ]
     if not options.skip_tier:
-        tier = _seconds(["uvx", "nox", "-t", "pr"])
-        rows.append(("`uvx nox -t pr`, once, warm", f"{tier:.0f} s", "at most 120 s"))
+        rows += _tier("pr")
     print_measured(rows, runs=options.runs)
 
 
@@ -77,6 +76,16 @@ def _pair(session: str, bare: Sequence[str], folder: Path, runs: int) -> list[tu
     return [
         (f"`uvx nox -s {session}`, warm", f"{session_seconds:.1f} s", "at most 15 s"),
         (f"… over `{' '.join(bare)}`", f"{ratio:.2f}x (+{added:.2f} s)", "at most 1.2x"),
+    ]
+
+
+def _tier(tier: str) -> list[tuple[str, str, str]]:
+    """Time a whole tier once, one session after the other and then side by side."""
+    serial = _seconds(["uvx", "nox", "-t", tier])
+    parallel = _seconds(["uvx", "nox", "-t", tier, "-j", "auto"])
+    return [
+        (f"`uvx nox -t {tier}`, once, warm", f"{serial:.0f} s", "at most 120 s"),
+        (f"… with `-j auto`, {os.cpu_count()} at once", f"{parallel:.0f} s", "-"),
     ]
 
 

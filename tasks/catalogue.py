@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import nox
 
-from tasks import uv
+from tasks import recording, uv
 from tasks.project import ROOT, Cell
 
 Tier = Literal["pr", "nightly", "release", "data"]
@@ -113,6 +113,7 @@ def session(
             parallel=parallel,
             cells=cells or {},
         )
+        function = recording.recorded(function, sorted({*all_tiers}), CATALOGUE[name].inputs)
         if cells:
             function = _parametrize(function, cells)
         # `python` would be Nox's own word for the interpreter that it looks for itself.
@@ -156,23 +157,29 @@ def _parametrize(
 
 def plan(tier: Tier) -> list[PlannedJob]:
     """Return the jobs of `tier` in the catalogue's order, matrix cells one by one."""
-    return [
-        PlannedJob(session=job, runner=declared.runner, timeout_minutes=declared.timeout_minutes)
-        for declared in CATALOGUE.values()
-        for job in _jobs(declared, tier)
-    ]
+    return [job for declared in CATALOGUE.values() for job in jobs_of(declared, tier)]
 
 
-def _jobs(declared: Declaration, tier: Tier) -> list[str]:
+def jobs_of(declared: Declaration, tier: Tier | None = None) -> list[PlannedJob]:
+    """Return the jobs of a session that `tier` runs; without one, those of any tier."""
+
+    def has_job(tiers: Sequence[Tier]) -> bool:
+        return bool(tiers) if tier is None else tier in tiers
+
     if declared.cells:
-        chosen = (cell for cell, tiers in declared.cells.items() if tier in tiers)
-        return [f"{declared.name}({cell})" for cell in chosen]
-    return [declared.name] if tier in declared.tiers else []
+        chosen = (cell for cell, tiers in declared.cells.items() if has_job(tiers))
+        names = [f"{declared.name}({cell})" for cell in chosen]
+    else:
+        names = [declared.name] if has_job(declared.tiers) else []
+    return [
+        PlannedJob(session=name, runner=declared.runner, timeout_minutes=declared.timeout_minutes)
+        for name in names
+    ]
 
 
 def tiers_of(declared: Declaration) -> list[Tier]:
     """Return the tiers that run at least one job of `declared`."""
-    return [tier for tier in TIERS if _jobs(declared, tier)]
+    return [tier for tier in TIERS if jobs_of(declared, tier)]
 
 
 def markdown_table() -> str:

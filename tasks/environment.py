@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import interpreters, uv
+from tasks import inputs, interpreters, manifest, uv
 from tasks.project import PROJECT, ROOT, Cell
 
 if TYPE_CHECKING:
@@ -162,11 +162,17 @@ def prepare(environment: Environment, root: Path = ROOT) -> Path:
     """
     folder = root / environment.folder
     requirements = _export(environment, root)
+    _make_whole(folder, environment, requirements, root)
+    manifest.note_environment(environment.folder, folder, requirements)
+    return folder
+
+
+def _make_whole(folder: Path, environment: Environment, requirements: str, root: Path) -> None:
     with _exclusive(root / ".nox" / f"{folder.name}.lock") as lock:
         stamp = _read_stamp(folder)
         interpreter = _interpreter_in_use(folder, environment, stamp)
         if stamp and interpreter and stamp.contents == _contents(folder, requirements, root):
-            return folder
+            return
         if interpreter is None:
             interpreter = _find_or_install(environment.python)
             _make_empty(folder, interpreter, root, lock)
@@ -178,7 +184,6 @@ def prepare(environment: Environment, root: Path = ROOT) -> Path:
             contents=_contents(folder, requirements, root),
         )
         (folder / _STAMP).write_text(json.dumps(asdict(stamp)), encoding="utf-8")
-    return folder
 
 
 def run(
@@ -190,10 +195,14 @@ def run(
     **variables: str,
 ) -> None:
     """Run a program of the environment in `folder`, isolated from the user's Python settings."""
+    command = [str(folder / "bin" / program), *arguments]
+    manifest.note_command(command, variables)
+    isolation = isolated(folder)
+    if "PYTHONPATH" in variables and "PYTHONPATH" in isolation:  # where the run is watched
+        isolation["PYTHONPATH"] += os.pathsep + variables.pop("PYTHONPATH")
     session.run(
-        str(folder / "bin" / program),
-        *arguments,
-        env={**isolated(folder), **variables},
+        *command,
+        env={**isolation, **variables},
         include_outer_env=False,
         external=True,
         success_codes=success_codes,
@@ -219,6 +228,7 @@ def isolated(folder: Path, outer: Mapping[str, str] = os.environ) -> dict[str, s
         "UV_FROZEN": "1",
         "UV_NO_SYNC": "1",
         "PYTHONNOUSERSITE": "1",
+        **inputs.variables_of_observed(outer),
     }
 
 

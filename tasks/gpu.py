@@ -10,7 +10,7 @@ from pathlib import Path
 
 import nox
 
-from tasks import environment, uv
+from tasks import environment, manifest, uv
 from tasks.catalogue import session
 from tasks.project import PROJECT, ROOT
 
@@ -108,6 +108,8 @@ def _python(session: nox.Session, name: str, *, needs: Iterable[str]) -> Found:
         if environment.in_ci():
             session.error(f"{reason}; CI=true allows no skipped {name}")
         session.skip(reason)
+    if _without_environment(session):
+        manifest.note_image(python.prefix, python.python, python.torch)
     return python
 
 

@@ -2,16 +2,16 @@
 
 import json
 import os
-from collections.abc import Sequence
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import nox
 
-from tasks import environment, lockfile, uv
-from tasks.catalogue import PlannedJob, Tier, session
-from tasks.catalogue import plan as plan_of
+from tasks import affected, environment, estimate, lockfile
+from tasks import parity as comparison
+from tasks.catalogue import PlannedJob, session
 from tasks.project import PROJECT, ROOT
 
 
@@ -38,28 +38,33 @@ def plan(session: nox.Session) -> None:
 
     On GitHub the same JSON becomes the step's output `matrix`. A workflow that runs some sessions
     itself, one after the other, leaves them out: -- release --without train --without evaluate.
+    With -- pr --since origin/main only what the change affects; --label gpu and --label
+    full-matrix (or PLAN_LABELS=gpu,…) add to it. What is left out, and why, goes to stderr.
     """
-    tier, *options = session.posargs or [""]
-    if tier not in get_args(Tier) or options[::2] != ["--without"] * (len(options) // 2):
-        uv.stop(f"plan: name one tier, as in: nox -s plan -- pr (of {', '.join(get_args(Tier))})")
-    jobs = plan_of(cast("Tier", tier))
-    for name in options[1::2]:
-        jobs = _without(jobs, name, tier)
-    matrix = json.dumps({"include": [_as_matrix(job) for job in jobs]})
+    chosen = affected.plan(session.posargs)
+    matrix = json.dumps({"include": [_as_matrix(job) for job in chosen.jobs]})
     print(matrix)
+    for line in (*chosen.notes, *estimate.of(chosen.jobs)):
+        print(line, file=sys.stderr)
     github_output = os.environ.get("GITHUB_OUTPUT")
     if github_output:
         with Path(github_output).open("a", encoding="utf-8") as file:
             file.write(f"matrix={matrix}\n")
 
 
-def _without(jobs: Sequence[PlannedJob], name: str, tier: str) -> list[PlannedJob]:
-    kept = [job for job in jobs if job.session != name]
-    if len(kept) == len(jobs):
-        uv.stop(f"plan: --without {name}: the tier {tier} has no such job")
-    return kept
-
-
 def _as_matrix(job: PlannedJob) -> dict[str, Any]:
     """Return what a workflow's matrix says of `job`; the labels are those of pyproject.toml."""
     return {**asdict(job), "labels": PROJECT.runners[job.runner]}
+
+
+@session(timeout_minutes=5, inputs=[])
+def parity(session: nox.Session) -> None:
+    """Compare two sets of manifests and name each difference: nox -s parity -- local/ ci/.
+
+    The first folder is called "you", the second "CI"; artifacts/manifests holds this checkout's.
+    """
+    found = comparison.of_folders(session.posargs)
+    print(*found.differences, sep="\n", end="\n" if found.differences else "")
+    if found.differences:
+        session.error(f"differences between you and CI: {len(found.differences)}")
+    session.log(f"The same in both: {', '.join(found.sessions)}")

@@ -1,6 +1,5 @@
 """Sessions that run the tests, in the default cell and over the matrix."""
 
-import os
 from pathlib import Path
 
 import nox
@@ -9,7 +8,15 @@ from tasks import environment
 from tasks.catalogue import Tier, session
 from tasks.project import PROJECT, Cell
 
-INPUTS = ("src", "tests", "configs", "README.md", ".ci", ".github", ".pre-commit-config.yaml")
+# What the tests of the model read, wherever they run.
+_SMOKE = ("src", "configs", "tests/conftest.py", "tests/smoke")
+_PACKAGES = (
+    "tests/agreement.py",
+    "tests/judged.py",
+    "tests/repository.py",
+    "tests/unit/conftest.py",
+)
+_SUITES = ("tests/unit/gates", "tests/unit/my_project", "tests/smoke")
 
 
 def _matrix() -> dict[Cell, tuple[Tier, ...]]:
@@ -18,7 +25,8 @@ def _matrix() -> dict[Cell, tuple[Tier, ...]]:
     return {cell: ("pr", "nightly") if cell in ends else ("nightly",) for cell in PROJECT.cells}
 
 
-@session(tiers=["pr"], timeout_minutes=15, inputs=INPUTS)
+# Every file: among the tests are those that hold for the repository as a whole.
+@session(tiers=["pr"], timeout_minutes=15, inputs=["."])
 def unit(session: nox.Session) -> None:
     """Run the unit tests and demand 90 % branch coverage.
 
@@ -29,7 +37,7 @@ def unit(session: nox.Session) -> None:
     _pytest(session, folder, *_workers(session), *coverage, *(session.posargs or ["tests/unit"]))
 
 
-@session(tiers=["pr"], timeout_minutes=10, inputs=INPUTS)
+@session(tiers=["pr"], timeout_minutes=10, inputs=_SMOKE)
 def smoke(session: nox.Session) -> None:
     """Train on real data for seconds: one-batch overfit, its negative controls, schema, round trip.
 
@@ -40,7 +48,7 @@ def smoke(session: nox.Session) -> None:
     _pytest(session, folder, *(session.posargs or ["tests/smoke"]))
 
 
-@session(timeout_minutes=20, inputs=INPUTS, cells=_matrix())
+@session(timeout_minutes=20, inputs=[*_SMOKE, *_PACKAGES, *_SUITES], cells=_matrix())
 def matrix(session: nox.Session, python_version: str, torch_version: str) -> None:
     """Run the unit and smoke tests of the packages on one cell of python x torch.
 
@@ -54,8 +62,7 @@ def matrix(session: nox.Session, python_version: str, torch_version: str) -> Non
             session.error(f"{reason}; CI=true allows no skipped cell")
         session.skip(reason)
     folder = environment.prepare(environment.of_cell(Cell(python_version, torch_version)))
-    suites = ["tests/unit/gates", "tests/unit/my_project", "tests/smoke"]
-    _pytest(session, folder, *_workers(session), *(session.posargs or suites))
+    _pytest(session, folder, *_workers(session), *(session.posargs or _SUITES))
 
 
 @session(tiers=["nightly"], timeout_minutes=45, inputs=["src", "configs", "tests"])
@@ -74,4 +81,5 @@ def _pytest(session: nox.Session, folder: Path, *arguments: str) -> None:
 
 def _workers(session: nox.Session) -> list[str]:
     """Spread a whole suite over the cores; a choice of tests runs in one process, for debuggers."""
-    return [] if session.posargs else [f"--numprocesses={os.cpu_count()}", "--dist=worksteal"]
+    # Not their number, which differs between machines where the command should not.
+    return [] if session.posargs else ["--numprocesses=logical", "--dist=worksteal"]

@@ -26,7 +26,9 @@ _MACHINE_SETTINGS = re.compile(
 def stop(message: str) -> NoReturn:
     """End everything with `message`: nothing could be judged, so the exit code is 2."""
     print(message, file=sys.stderr, flush=True)
-    raise SystemExit(2)
+    ended = SystemExit(2)
+    ended.add_note(message)  # for the session's manifest
+    raise ended
 
 
 def without_user_choices(variables: Mapping[str, str]) -> dict[str, str]:
@@ -122,24 +124,38 @@ def _is_network_failure(stderr: str) -> bool:
     return any(sign in stderr for sign in signs)
 
 
-@functools.cache
 def executable() -> str:
     """Return the uv to call: the one that runs `uvx nox`, else the one on PATH.
 
     Raises:
         SystemExit: with exit code 2 and one line, when there is none or it is too old.
     """
+    return _found()[0]
+
+
+def version() -> str:
+    """Return the version of the uv to call."""
+    return _found()[1]
+
+
+def forget() -> None:
+    """Look for uv anew at the next call."""
+    _found.cache_clear()
+
+
+@functools.cache
+def _found() -> tuple[str, str]:
     found = os.environ.get("UV") or shutil.which("uv")
     if found is None:
         stop("uv is not on PATH; run: pip install uv")
     asked = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
-    version = re.search(r"\d+(\.\d+)+", asked.stdout)
-    if version is None:
+    said = re.search(r"\d+(\.\d+)+", asked.stdout)
+    if said is None:
         stop(f"uv does not run ({found}); run: pip install --upgrade uv")
     minimum = required_version()
-    if _numbers(version[0]) < _numbers(minimum):
-        stop(f"uv {version[0]} is older than {minimum}; run: pip install --upgrade uv")
-    return found
+    if _numbers(said[0]) < _numbers(minimum):
+        stop(f"uv {said[0]} is older than {minimum}; run: pip install --upgrade uv")
+    return found, said[0]
 
 
 def required_version(pyproject: Path = ROOT / "pyproject.toml") -> str:

@@ -1,5 +1,6 @@
 """This repository as tests see it: its files, and git in it or in a copy."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,31 @@ def git(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def commit(*paths: str, cwd: Path) -> None:
+    """Commit `paths`, or everything."""
+    git("add", "--all", *paths, cwd=cwd)
+    committed = git("commit", "--quiet", "--message", "change", cwd=cwd)
+    assert committed.returncode == 0, committed.stderr
+
+
+def nox(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Nox in a copy of the repository, as if it were not called in a session."""
+    return subprocess.run(
+        [sys.executable, "-m", "nox", *arguments],
+        cwd=cwd,
+        env={**outside_of_sessions(), **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def outside_of_sessions() -> dict[str, str]:
+    """The variables of this process less those by which a session knows that it is in another."""
+    inside = ("CHECK_INPUTS", "NOX_CURRENT_SESSION", "OPENED_FILES_LOG", "PYTHONPATH")
+    return {name: value for name, value in os.environ.items() if name not in inside}
 
 
 def files() -> list[str]:

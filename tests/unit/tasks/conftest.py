@@ -10,6 +10,7 @@ import pytest
 
 from tasks import lockfile, uv
 from tests.local_index import Index
+from tests.repository import commit
 
 PYPROJECT = """\
 [build-system]
@@ -52,6 +53,90 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
 """  # noqa: E501
 
 
+# Sessions that end in every way there is. `locked` has the smallest environment of the real lock.
+NOXFILE = """\
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import nox
+
+from tasks import environment, repository, uv
+from tasks.catalogue import session
+from tasks.project import ROOT, Cell
+
+nox.options.default_venv_backend = "none"
+SRC = {"timeout_minutes": 1, "tiers": ["pr"], "inputs": ["src"]}
+
+
+def python(session, code, *arguments):
+    environment.run(session, ROOT / "none", sys.executable, "-c", code, *arguments, ANSWER="42")
+
+
+@session(**SRC)
+def passes(session):
+    'Pass.'
+    python(session, "pass", str(ROOT / "src"), f"--home={Path.home()}/x")
+
+
+@session(**SRC)
+def fails(session):
+    'Fail.'
+    python(session, "raise SystemExit(7)")
+
+
+@session(**SRC)
+def skips(session):
+    'Skip.'
+    session.skip("nothing to do\\nhere")
+
+
+@session(**SRC)
+def errs(session):
+    'Abort.'
+    session.error(f"no verdict in {ROOT}/artifacts")
+
+
+@session(**SRC)
+def breaks(session):
+    'Raise.'
+    raise KeyError("a mistake")
+
+
+@session(**SRC)
+def stops(session):
+    'Stop.'
+    uv.stop("uv.lock: nothing to judge")
+
+
+@session(**SRC)
+def python_of(session):
+    'Run what is asked for, as a session that reads the sources does.'
+    python(session, *session.posargs)
+
+
+@session(**SRC)
+def reads_itself(session):
+    'Read a file in the process of Nox.'
+    (ROOT / session.posargs[0]).read_text()
+
+
+@session(timeout_minutes=1, inputs=["src"], cells={Cell("3.12", "2.15"): ("pr",)})
+def cells(session, python_version, torch_version):
+    'Pass.'
+
+
+@session(**SRC)
+def locked(session):
+    'Run in an environment of the lock.'
+    made = environment.Environment(
+        folder=".nox/locked", python=environment.default_python(), groups=("build",)
+    )
+    environment.run(session, environment.prepare(made), "python", "-c", "import hatchling")
+"""
+
+
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         pass
@@ -90,9 +175,23 @@ def project(tmp_path: Path, index: Index) -> Path:
     return root
 
 
+@pytest.fixture
+def own_sessions(checkout: Path) -> Path:
+    """A copy of this repository with the sessions of NOXFILE, which end in every way."""
+    (checkout / "noxfile.py").write_text(NOXFILE)
+    commit(cwd=checkout)
+    return checkout
+
+
+@pytest.fixture(autouse=True)
+def _inside_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no session that a test runs in this repository write a manifest there."""
+    monkeypatch.setenv("NOX_CURRENT_SESSION", "unit")
+
+
 @pytest.fixture(autouse=True)
 def _forget_uv() -> Iterator[None]:
     """Let each test find uv anew, as each `nox` does."""
-    uv.executable.cache_clear()
+    uv.forget()
     yield
-    uv.executable.cache_clear()
+    uv.forget()
