@@ -4,10 +4,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gates.commands import card, evaluate
+from gates.commands import card, evaluate, history, promote, register, rollback, status
 from gates.errors import CommandParser, run_command
 
-_COMMANDS = {"card": card, "evaluate": evaluate}
+_COMMANDS = {
+    "evaluate": evaluate,
+    "register": register,
+    "promote": promote,
+    "rollback": rollback,
+    "status": status,
+    "history": history,
+    "card": card,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

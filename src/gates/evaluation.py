@@ -6,7 +6,6 @@ What is judged, and by which limits, is the policy's: `gates.policy`.
 """
 
 import functools
-import importlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from gates import statistics
-from gates.configuration import flat
-from gates.errors import ConfigError, GateInputError
+from gates.errors import GateInputError
 from gates.files import sha256
+from gates.functions import named_function
 from gates.metrics import expected_calibration_error
 from gates.pairing import PairedArrays, Tally, arrays, tally
 from gates.policy import EvaluationPolicy, MetricRule, Policy
@@ -94,7 +93,7 @@ def compare(
             "baseline": baseline.digests["checkpoint"],
             "baseline_predictions": sha256(baseline.path),
         },
-        policy=_limits(rules),
+        policy=rules.limits,
     )
 
 
@@ -130,7 +129,7 @@ def accept_without_baseline(candidate: PredictionsFile, policy: Policy, *, why: 
         findings=tuple(findings),
         metrics={"accuracy": _candidate_accuracy(overall)},
         evidence=_evidence(candidate, policy),
-        policy=_limits(rules),
+        policy=rules.limits,
         notes={"no baseline": why},
     )
 
@@ -513,13 +512,8 @@ def _bootstrapped(
 def _metric_of(name: str, rule: MetricRule) -> Metric:
     if rule.function is None:
         return expected_calibration_error
-    module, _, function = rule.function.partition(":")
-    try:
-        metric: Metric = getattr(importlib.import_module(module), function)
-    except Exception as error:  # the project's own module may raise anything
-        msg = f"evaluation.metrics.{name}.function: {rule.function} cannot be imported "
-        msg += f"({type(error).__name__}: {error})"
-        raise ConfigError(msg) from error
+    where = f"evaluation.metrics.{name}.function"
+    metric: Metric = named_function(rule.function, where=where)
     return metric
 
 
@@ -626,11 +620,6 @@ def _evidence(candidate: PredictionsFile, policy: Policy) -> dict[str, str]:
         "policy": policy.digest,
         "predictions": sha256(candidate.path),
     }
-
-
-def _limits(rules: EvaluationPolicy) -> dict[str, str | int | float | bool]:
-    leaves = flat(rules.model_dump()).items()
-    return {key: value for key, value in leaves if isinstance(value, str | int | float | bool)}
 
 
 def _candidate_accuracy(counts: PairedCounts) -> float:

@@ -1,7 +1,6 @@
 """Files by their address: a path, whatever fsspec opens, or a model of MLflow's registry."""
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,13 +11,6 @@ from gates.errors import GateError, GateInputError
 # What a version in the registry holds, and which of it is looked for first.
 _OF_A_MODEL = ("checkpoint.pt", "predictions.parquet")
 
-# MLflow calls a host of its own, and writes where an error has its one line, unless told not to.
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-}
-
 
 @contextlib.contextmanager
 def local_copy(uri: str, *, prefer: str = "checkpoint.pt") -> Iterator[Path]:
@@ -27,7 +19,7 @@ def local_copy(uri: str, *, prefer: str = "checkpoint.pt") -> Iterator[Path]:
     Args:
         uri: a path, an address that fsspec opens (`s3://`, `gs://`, `https://`, `memory://`), or
             `models:/NAME@ALIAS` or `models:/NAME/VERSION` in the registry that
-            MLFLOW_TRACKING_URI names.
+            MLFLOW_TRACKING_URI names, where it was put by `gates register`.
         prefer: which file of a model to take, where it has several.
 
     Raises:
@@ -72,37 +64,9 @@ def _fetch(uri: str, folder: Path, _: str) -> Path:
 
 
 def _fetch_model(uri: str, folder: Path, prefer: str) -> Path:
-    where = _registry(uri)
-    for name, setting in _QUIET.items():
-        os.environ.setdefault(name, setting)
-    try:
-        from mlflow import artifacts  # noqa: PLC0415 - takes seconds to import
-    except ImportError as error:
-        msg = f"{uri}: needs MLflow; install the extra: my-project[mlflow]"
-        raise GateInputError(msg) from error
-    try:
-        model = Path(artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder)))
-    except Exception as error:  # MLflow, its stores and their clients have errors of their own
-        msg = f"{uri}: cannot be read from the registry {where} ({_told(error)})"
-        raise GateInputError(msg) from error
-    for name in (prefer, *_OF_A_MODEL):
-        if (model / name).is_file():
-            return model / name
-    msg = f"{uri}: this version holds none of {', '.join(_OF_A_MODEL)}; register a run's folder"
-    raise GateInputError(msg)
+    from gates.registry.loading import fetch_model  # noqa: PLC0415 - a path needs none of it
 
-
-def _registry(uri: str) -> str:
-    """Return the address of the registry; MLflow makes an empty one where there is none."""
-    where = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
-    if not where:
-        msg = f"{uri}: set MLFLOW_TRACKING_URI to the address of the registry"
-        raise GateInputError(msg)
-    _, is_sqlite, path = where.partition("sqlite:///")
-    if is_sqlite and not Path(path).is_file():
-        msg = f"{uri}: MLFLOW_TRACKING_URI is {where}, and there is no such file"
-        raise GateInputError(msg)
-    return where
+    return fetch_model(uri, (prefer, *_OF_A_MODEL), folder)
 
 
 def _told(error: Exception) -> str:

@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from gates.configuration import Section, parse_yaml, read_bytes, validate
+from gates.configuration import Section, flat, parse_yaml, read_bytes, validate
 from gates.errors import ConfigError
+from gates.functions import PATTERN
 
 # Metrics that are there without a function of the project's own.
 BUILT_IN_METRICS = ("nll", "ece")
@@ -84,7 +85,7 @@ class MetricRule(Section):
     """
 
     margin: float = Field(ge=0)
-    function: str | None = Field(default=None, pattern=r"^[\w.]+:\w+$")
+    function: str | None = Field(default=None, pattern=PATTERN)
     higher_is_better: bool | None = None
 
 
@@ -114,6 +115,12 @@ class EvaluationPolicy(Section):
         """Of a two-sided interval that agrees with one-sided tests at `alpha`."""
         return 1 - 2 * self.alpha
 
+    @property
+    def limits(self) -> dict[str, str | int | float | bool]:
+        """The limits, by dotted names, as a verdict notes them."""
+        leaves = flat(self.model_dump()).items()
+        return {key: value for key, value in leaves if isinstance(value, str | int | float | bool)}
+
     @model_validator(mode="after")
     def _can_show_harm(self) -> Self:
         # No p-value of a bootstrap is smaller: with fewer resamples nothing could ever fail.
@@ -137,8 +144,50 @@ class EvaluationPolicy(Section):
         return self
 
 
+class StageRule(Section):
+    """What a version must show before it moves to one stage, besides a verdict that is a pass.
+
+    Args:
+        data_gates: gates whose verdict on the data of the run must be a pass, by name.
+        sbom: whether the list of its software must be there.
+        clean_source: whether a commit must say all of what it was made from.
+        hours_in_staging: how long it must have been in staging.
+        approver: whether somebody must agree, and whether that must be another person than the
+            one who promotes.
+    """
+
+    data_gates: list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]]
+    sbom: bool
+    clean_source: bool
+    hours_in_staging: float = Field(ge=0)
+    approver: Literal["none", "anybody", "somebody else"]
+
+
+class PromotionPolicy(Section):
+    """How a model gets from the registry to production.
+
+    Args:
+        smoke: `module:name` of a function that loads the model from a folder with the files of a
+            version, lets it answer, and raises if the answers are not what they must be.
+        staging: what a version must show before it goes there.
+        production: what it must show besides being in staging.
+    """
+
+    smoke: str = Field(pattern=PATTERN)
+    staging: StageRule
+    production: StageRule
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if self.staging.hours_in_staging:
+            msg = "staging.hours_in_staging must be 0: nothing is in staging before it gets there"
+            raise ValueError(msg)
+        return self
+
+
 class _File(Section):
     evaluation: EvaluationPolicy
+    promotion: PromotionPolicy | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,10 +197,12 @@ class Policy:
     Args:
         evaluation: how two models are compared.
         digest: SHA-256 of the file.
+        promotion: how a model gets to production; None where the file does not say.
     """
 
     evaluation: EvaluationPolicy
     digest: str
+    promotion: PromotionPolicy | None = None
 
     def with_margin(self, margin: float | None) -> "Policy":
         """Return the policy with another margin of accuracy, if one is given.
@@ -179,4 +230,5 @@ def load_policy(file: Path) -> Policy:
     # Read once: the digest is of what was parsed, even where the file is a pipe.
     content = read_bytes(file)
     parsed = validate(_File, parse_yaml(content, where=str(file)), where=str(file))
-    return Policy(evaluation=parsed.evaluation, digest=hashlib.sha256(content).hexdigest())
+    digest = hashlib.sha256(content).hexdigest()
+    return Policy(evaluation=parsed.evaluation, promotion=parsed.promotion, digest=digest)

@@ -150,7 +150,7 @@ class Verdict(_Part):
         lines = [in_one_line(f"{self.gate}: {self.outcome.upper()} - {self.reason}")]
         lines += [f"  {in_one_line(f'{name}: {note}')}" for name, note in self.notes.items()]
         if self.findings:
-            lines += ["", *_text_table(_HEADER, self._rows())]
+            lines += ["", *_text_table(self._table())]
         lines += [f"  {line}" for line in self._not_judged()]
         return "\n".join(lines)
 
@@ -160,8 +160,11 @@ class Verdict(_Part):
         judged = [each for each in self.findings if each.outcome != NOT_JUDGED]
         return [each for each in judged if each.group == OVERALL or not _is_kept_floor(each)]
 
-    def _rows(self) -> list[list[str]]:
-        return [_row(each) for each in self.shown]
+    def _table(self) -> list[list[str]]:
+        """Return the header and a row for each finding, less the columns that say nothing."""
+        rows = [_HEADER, *(_row(each) for each in self.shown)]
+        used = [i for i in range(len(_HEADER)) if any(row[i] != "-" for row in rows[1:])]
+        return [[row[i] for i in used] for row in rows]
 
     def _not_judged(self) -> list[str]:
         """Return a line that names what was not judged, if there is any."""
@@ -176,7 +179,8 @@ class Verdict(_Part):
         """Return the verdict for a page, such as a job's summary on GitHub."""
         title = f"### {self.gate}: {self.outcome.upper()}"
         notes = [f"- {_escape(f'{name}: {note}')}" for name, note in self.notes.items()]
-        table = [_HEADER, ["---"] * len(_HEADER), *self._rows()]
+        header, *rows_of_table = self._table()
+        table = [header, ["---"] * len(header), *rows_of_table]
         rows = [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in table]
         digests = [f"- {name}: `{digest}`" for name, digest in sorted(self.evidence.items())]
         left = [_escape(line) for line in self._not_judged()]
@@ -277,7 +281,7 @@ def _row(finding: Finding) -> list[str]:
     cells = [
         finding.check,
         finding.group,
-        f"{finding.n:,}",
+        f"{finding.n:,}" if finding.n else "-",
         _figure(finding.value),
         _figure(finding.reference),
         _figure(finding.difference, sign="+"),
@@ -291,13 +295,13 @@ def _figure(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.4f}"
 
 
-def _text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _text_table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return lines in which the columns stand under each other; the last is as long as it is."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  "
         + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in [header, *rows]
+        for row in rows
     ]
 
 

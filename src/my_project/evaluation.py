@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gates import evaluation as gate
+from gates.errors import GateInputError
 from gates.files import sha256
 from gates.policy import Policy
 from gates.predictions import Predictions, open_predictions, write_predictions
@@ -21,6 +22,8 @@ from my_project.model import VisionTransformer
 from my_project.processes import Processes
 
 _BATCH = 1024  # examples in one forward pass
+_SMOKE_EXAMPLES = 64
+_SMOKE_TOLERANCE = 1e-3  # of probabilities: another processor rounds otherwise
 
 
 def accuracy(model: nn.Module, examples: Examples, processes: Processes | None = None) -> float:
@@ -49,10 +52,10 @@ def accuracy(model: nn.Module, examples: Examples, processes: Processes | None =
 
 
 @torch.inference_mode()
-def probabilities(model: VisionTransformer, examples: Examples) -> torch.Tensor:
+def probabilities(model: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
     """Return class probabilities (n_examples, classes), float64, on the CPU."""
     device = next(model.parameters()).device
-    logits = [model(images.to(device)).double().cpu() for images in examples.images.split(_BATCH)]
+    logits = [model(batch.to(device)).double().cpu() for batch in images.split(_BATCH)]
     return torch.cat(logits).softmax(dim=1)
 
 
@@ -65,7 +68,7 @@ def predict(file: Path, examples: Examples) -> Predictions:
     checkpoint = checkpoints.load(file)
     if checkpoint.config.data.source != "synthetic":
         data.check_fits(checkpoint.config.model, where=str(file))
-    scores = probabilities(checkpoint.model(), examples).numpy()
+    scores = probabilities(checkpoint.model(), examples.images).numpy()
     labels = examples.labels.numpy()
     return Predictions(
         ids=examples.ids,
@@ -77,6 +80,33 @@ def predict(file: Path, examples: Examples) -> Predictions:
         checkpoint_digest=sha256(file),
         config_digest=hashlib.sha256(configs.dump(checkpoint.config)).hexdigest(),
     )
+
+
+def smoke(folder: Path) -> None:
+    """Load a registered model and let it answer: it must predict what it predicted when judged.
+
+    Args:
+        folder: holds its `checkpoint.pt` and `predictions.parquet`.
+
+    Raises:
+        GateError: the model cannot be loaded, or answers otherwise, or its examples are gone.
+    """
+    checkpoint, recorded = folder / "checkpoint.pt", folder / "predictions.parquet"
+    table = next(open_predictions(recorded).batches()).slice(0, _SMOKE_EXAMPLES)
+    examples = held_out_examples(checkpoint)
+    wanted = table.column("id").to_pylist()
+    rows = np.flatnonzero(np.isin(examples.ids, wanted))
+    if len(rows) != len(wanted):
+        msg = f"{len(wanted) - len(rows)} of {len(wanted)} examples on which the model was judged "
+        msg += "are not in the data any more"
+        raise GateInputError(msg)
+    model = checkpoints.load(checkpoint).model()
+    scores = probabilities(model, examples.images[rows]).numpy()
+    expected = dict(zip(wanted, table.column("probabilities").to_pylist(), strict=True))
+    for example, score in zip(examples.ids[rows].tolist(), scores, strict=True):
+        if not np.allclose(score, expected[example], atol=_SMOKE_TOLERANCE):
+            msg = f"the model answers {example} otherwise than when it was judged"
+            raise GateInputError(msg)
 
 
 def held_out_examples(checkpoint: Path, config: Path | None = None) -> Examples:

@@ -32,7 +32,7 @@ def test_accuracy_of_a_worked_example(config: RunConfig, held_out_examples: Exam
 def test_probabilities_of_a_worked_example(config: RunConfig, held_out_examples: Examples) -> None:
     model = training.new_model(config)
     torch.nn.init.constant_(model.head.bias[3:4], np.log(11))
-    scores = evaluation.probabilities(model, held_out_examples)
+    scores = evaluation.probabilities(model, held_out_examples.images)
     assert scores.dtype == torch.float64
     torch.testing.assert_close(scores[:, 3], torch.full((20,), 11 / 20, dtype=torch.float64))
     torch.testing.assert_close(scores.sum(dim=1), torch.ones(20, dtype=torch.float64))
@@ -46,9 +46,11 @@ def test_more_examples_than_fit_one_batch_are_all_scored(
     many = dataclasses.replace(
         held_out_examples, images=held_out_examples.images.repeat(60, 1, 1, 1)
     )
-    scores = evaluation.probabilities(model, many)
+    scores = evaluation.probabilities(model, many.images)
     assert scores.shape == (1200, 10)
-    torch.testing.assert_close(scores[-20:], evaluation.probabilities(model, held_out_examples))
+    torch.testing.assert_close(
+        scores[-20:], evaluation.probabilities(model, held_out_examples.images)
+    )
 
 
 @pytest.mark.parametrize("is_training", [True, False])
@@ -56,7 +58,7 @@ def test_scoring_leaves_the_mode_of_the_model(
     config: RunConfig, held_out_examples: Examples, *, is_training: bool
 ) -> None:
     model = training.new_model(config).train(is_training)
-    evaluation.probabilities(model, held_out_examples)
+    evaluation.probabilities(model, held_out_examples.images)
     assert model.training == is_training
 
 

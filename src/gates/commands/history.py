@@ -1,0 +1,53 @@
+"""Show who was in production, when and why; verify that nobody has changed the record."""
+
+import argparse
+from pathlib import Path
+
+from gates.errors import ExitCode
+
+HELP = "who was where, when and why"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--name", required=True, metavar="MODEL", help="the model's name")
+    parser.add_argument(
+        "--verify", action="store_true", help="fail if an entry was edited or is missing"
+    )
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FILE",
+        help="verify too that all of an earlier export is still there",
+    )
+    parser.add_argument(
+        "--export", type=Path, metavar="FILE", help="write the entries as JSON lines"
+    )
+    parser.add_argument(
+        "--acknowledge", metavar="WHY", help="let a damaged history go on, and say why on record"
+    )
+
+
+def run(options: argparse.Namespace) -> ExitCode:
+    """Show, verify, export or acknowledge."""
+    from gates.files import refuse_to_overwrite, write_text  # noqa: PLC0415 - --help is quick
+    from gates.registry import history, report  # noqa: PLC0415
+    from gates.registry.pipeline import Registry  # noqa: PLC0415
+    from gates.registry.store import check_name, open_store  # noqa: PLC0415
+
+    refuse_to_overwrite([options.against], written=[options.export])
+    registry = Registry(open_store(), check_name(options.name), say=print)
+    if options.acknowledge is not None:
+        registry.acknowledge(options.acknowledge)
+    found = registry.read_history()
+    if options.export is not None:
+        write_text(options.export, history.export(found))
+    if not (options.verify or options.against):
+        print(*report.listing(registry.model, found), sep="\n")
+        return ExitCode.PASSED
+    problems = list(found.problems)
+    if options.against is not None:
+        problems += report.compared(found, options.against)
+    print(*report.verification(registry.model, found, problems), sep="\n")
+    is_open = set(problems) - (set(found.problems) - set(found.open_problems))
+    return ExitCode.FAILED if is_open else ExitCode.PASSED

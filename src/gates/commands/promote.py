@@ -1,0 +1,59 @@
+"""Move a version to staging or production, if it meets every criterion of the policy."""
+
+import argparse
+from pathlib import Path
+
+from gates.errors import ExitCode
+
+HELP = "move a version to staging or production, if it meets every criterion"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--name", required=True, metavar="MODEL", help="the model's name")
+    parser.add_argument("--to", required=True, choices=["staging", "production"], help="where to")
+    parser.add_argument(
+        "--version",
+        type=int,
+        metavar="N",
+        help="which (default: the newest; for production, the one in staging)",
+    )
+    parser.add_argument(
+        "--verdict",
+        type=Path,
+        metavar="FILE",
+        help="of the evaluation gate, newer than the registered one, as against what is in "
+        "production by now",
+    )
+    parser.add_argument("--approver", metavar="NAME", help="who else agrees")
+    parser.add_argument("--why", default="", metavar="TEXT", help="for the history")
+    parser.add_argument(
+        "--policy",
+        type=Path,
+        default=Path("configs/gates.yaml"),
+        metavar="FILE",
+        help="with the criteria (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="write the verdict here, as JSON"
+    )
+
+
+def run(options: argparse.Namespace) -> ExitCode:
+    """Promote, and show the criteria."""
+    from gates.policy import load_policy  # noqa: PLC0415 - after the options: --help is quick
+    from gates.registry.pipeline import Promotion, Registry  # noqa: PLC0415
+    from gates.registry.store import check_name, open_store  # noqa: PLC0415
+    from gates.verdict import publish  # noqa: PLC0415
+
+    name = check_name(options.name)
+    policy = load_policy(options.policy)
+    promotion = Promotion(
+        stage=options.to,
+        number=options.version,
+        verdict=options.verdict,
+        approver=options.approver,
+        why=options.why,
+    )
+    verdict = Registry(open_store(), name, say=print).promote(promotion, policy)
+    return publish(verdict, report=options.report)

@@ -1,0 +1,51 @@
+"""Keep a run's outputs as a version in the registry."""
+
+import argparse
+from pathlib import Path
+
+from gates.errors import ExitCode
+
+HELP = "keep a run as a version in the registry"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument(
+        "--run", type=Path, required=True, metavar="FOLDER", help="such as outputs/RUN_ID"
+    )
+    parser.add_argument("--name", required=True, metavar="MODEL", help="the model's name")
+    parser.add_argument(
+        "--verdict",
+        type=Path,
+        default=Path("artifacts/verdicts/evaluation.json"),
+        metavar="FILE",
+        help="of the evaluation gate on this run (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data-verdict",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="of a gate on the data that the run learned from; may be repeated",
+    )
+    parser.add_argument(
+        "--sbom", type=Path, metavar="FILE", help="the software it was made with, as CycloneDX JSON"
+    )
+
+
+def run(options: argparse.Namespace) -> ExitCode:
+    """Register, and tell the version."""
+    from gates.registry.pipeline import Registry  # noqa: PLC0415 - after the options: --help is quick
+    from gates.registry.store import check_name, open_store  # noqa: PLC0415
+    from gates.registry.submission import read_submission  # noqa: PLC0415
+
+    name = check_name(options.name)
+    submission = read_submission(
+        options.run, options.verdict, data_verdicts=options.data_verdict, sbom=options.sbom
+    )
+    registry = Registry(open_store(make=True), name, say=print)
+    version, is_new = registry.register(submission)
+    what = "registered" if is_new else "is registered already, as this checkpoint; nothing to do"
+    print(f"{name}: version {version.number} ({version.fact('model_version')}) {what}")
+    return ExitCode.PASSED

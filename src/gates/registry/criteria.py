@@ -1,0 +1,197 @@
+"""What a version must show before it moves to a stage: each criterion, with its state."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from gates.errors import GateInputError
+from gates.policy import Policy, StageRule
+from gates.registry.files import SBOM, VERDICT, data_verdict
+from gates.registry.history import Stage
+from gates.registry.stages import Occupancy
+from gates.registry.store import Version
+from gates.verdict import Finding, Outcome, Verdict, read_verdict
+
+# Of findings that are about no examples.
+GROUP = "version"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What a promotion is judged by.
+
+    Args:
+        version: that is to be promoted.
+        stage: where to.
+        policy: with its limits.
+        rule: what the policy asks for at that stage.
+        stages: who is where now.
+        production: the version in production now, if there is one.
+        files: a folder with the version's verdicts, checked to be what was registered.
+        verdict: one of the evaluation gate that is newer than the registered one.
+        by: who promotes.
+        approver: who else agrees.
+        now: the time.
+    """
+
+    version: Version
+    stage: Stage
+    policy: Policy
+    rule: StageRule
+    stages: Mapping[Stage, Occupancy]
+    production: Version | None
+    files: Path
+    verdict: Path | None
+    by: str
+    approver: str | None
+    now: datetime
+
+    @property
+    def verdict_file(self) -> Path:
+        """The verdict that counts."""
+        return self.verdict or self.files / VERDICT
+
+
+def judge(case: Case) -> list[Finding]:
+    """Return every criterion of a promotion: what holds, and what does not and why."""
+    return [
+        *_place(case),
+        *_evaluation(case),
+        *_data(case),
+        *_origin(case),
+        *_patience(case),
+        *_consent(case),
+    ]
+
+
+def criterion(name: str, *, holds: bool, reason: str) -> Finding:
+    """Return a criterion with its state."""
+    outcome = Outcome.PASS if holds else Outcome.FAIL
+    return Finding(check=name, group=GROUP, outcome=outcome, reason=reason, n=0)
+
+
+def _place(case: Case) -> Iterator[Finding]:
+    if case.stage == "production":
+        there = case.stages["staging"].current
+        yield criterion(
+            "in staging",
+            holds=there == case.version.number,
+            reason=f"version {there or 'none'} is there, the only way to production",
+        )
+
+
+def _evaluation(case: Case) -> Iterator[Finding]:
+    try:
+        verdict = read_verdict(case.verdict_file)
+    except GateInputError as error:
+        yield criterion("verdict", holds=False, reason=str(error))
+        return
+    yield criterion(
+        "verdict",
+        holds=verdict.gate == "evaluation" and verdict.outcome is Outcome.PASS,
+        reason=f"{verdict.gate}: {verdict.outcome}: {verdict.reason}",
+    )
+    checkpoint = case.version.fact("checkpoint")
+    judged = verdict.evidence.get("checkpoint")
+    yield criterion(
+        "verdict on this checkpoint",
+        holds=judged == checkpoint,
+        reason=f"it judges {_short(judged)}; this version is {_short(checkpoint)}",
+    )
+    yield _against_production(case, verdict)
+    yield criterion(
+        "verdict by this policy",
+        holds=verdict.evidence.get("policy") == case.policy.digest
+        and verdict.policy == case.policy.evaluation.limits,
+        reason="the limits must be those of the policy that is in force, the margin included; "
+        "judge again without --fail-if-worse-than",
+    )
+
+
+def _against_production(case: Case, verdict: Verdict) -> Finding:
+    baseline = verdict.evidence.get("baseline")
+    name = "verdict against production"
+    if case.production is None:
+        return criterion(
+            name, holds=baseline is None, reason="nothing is in production to compare with"
+        )
+    there = case.production.fact("checkpoint")
+    if there == case.version.fact("checkpoint"):
+        return criterion(name, holds=True, reason="this version is in production already")
+    return criterion(
+        name,
+        holds=baseline == there,
+        reason=f"it compares with {_short(baseline)}, and version {case.production.number} "
+        f"({_short(there)}) is in production; judge again with --baseline "
+        f"models:/{case.version.model}@production and name that verdict",
+    )
+
+
+def _data(case: Case) -> Iterator[Finding]:
+    for gate in case.rule.data_gates:
+        name = f"data gate {gate}"
+        file = data_verdict(gate)
+        if file not in case.version.files:
+            reason = f"there is no verdict of the gate {gate}; register it with --data-verdict"
+            yield criterion(name, holds=False, reason=reason)
+            continue
+        verdict = read_verdict(case.files / file)
+        is_right = verdict.evidence.get("data") == case.version.fact("data")
+        yield criterion(
+            name,
+            holds=is_right and verdict.outcome is Outcome.PASS,
+            reason=f"{verdict.outcome}: {verdict.reason}",
+        )
+
+
+def _origin(case: Case) -> Iterator[Finding]:
+    if case.rule.sbom:
+        yield criterion(
+            "SBOM",
+            holds=SBOM in case.version.files,
+            reason=f"{SBOM} must be one of its files; nox -s sbom, then register with --sbom",
+        )
+    if case.rule.clean_source:
+        commit = case.version.fact("commit")
+        is_clean = bool(commit) and case.version.fact("dirty") == "false"
+        state = f"commit {commit[:8]}" if commit else "no commit"
+        yield criterion(
+            "clean source",
+            holds=is_clean,
+            reason=f"{state}{'' if is_clean else ', and the source was not what it says'}; "
+            "commit, then train",
+        )
+
+
+def _patience(case: Case) -> Iterator[Finding]:
+    needed = case.rule.hours_in_staging
+    if not needed:
+        return
+    since = case.stages["staging"].since
+    is_there = case.stages["staging"].current == case.version.number
+    hours = 0.0
+    if since is not None and is_there:
+        hours = (case.now - since.entry.when).total_seconds() / 3600
+    yield criterion(
+        "time in staging", holds=hours >= needed, reason=f"{hours:.1f} of {needed:g} hours"
+    )
+
+
+def _consent(case: Case) -> Iterator[Finding]:
+    if case.rule.approver == "none":
+        return
+    if not case.approver:
+        yield criterion("approver", holds=False, reason="nobody is named; say --approver NAME")
+        return
+    is_other = case.approver != case.by
+    yield criterion(
+        "approver",
+        holds=case.rule.approver == "anybody" or is_other,
+        reason=f"{case.approver} agrees; {case.by} promotes"
+        + ("" if is_other else ", and that must be somebody else"),
+    )
+
+
+def _short(digest: str | None) -> str:
+    return digest[:12] if digest else "nothing"

@@ -1,0 +1,318 @@
+"""The log of a model: an entry for each change of a stage, chained by digests.
+
+An entry is text that names the digest of the entry before it, so none can be edited, taken out or
+slipped in without a trace. Two writers who append at once both name the same entry before theirs:
+the registry numbers what it is given, the lower number holds, and the other is void. So an append
+decides who won, on any store that numbers its entries.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from gates.errors import GateInputError
+from gates.verdict import Digest
+
+FORMAT: Literal["history/1"] = "history/1"
+
+# What the first entry names as the one before it.
+NOTHING_BEFORE = "0" * 64
+
+Stage = Literal["staging", "production"]
+STAGES: tuple[Stage, ...] = ("staging", "production")
+LONGEST_REASON = 1000  # letters
+
+
+class Action(StrEnum):
+    """What an entry records.
+
+    A promotion holds at once, and is confirmed when the model has been loaded from the registry
+    and has answered. An acknowledgement lets the log go on after somebody has damaged it.
+    """
+
+    PROMOTE = "promote"
+    CONFIRM = "confirm"
+    ROLLBACK = "rollback"
+    ACKNOWLEDGE = "acknowledge"
+
+
+class Entry(BaseModel):
+    """One change of a stage.
+
+    Args:
+        format: the format's name and version.
+        model: the name of the registered model.
+        action: what was done.
+        stage: where.
+        before: the version that was there; None if there was none.
+        after: the version that is there now; None if there is none.
+        checkpoint: SHA-256 of the checkpoint of `after`.
+        files: SHA-256 of the list of files of `after`.
+        verdict: SHA-256 of the verdict that allowed a promotion.
+        commit: the git commit that `after` was made from.
+        by: who did it.
+        approver: who else agreed.
+        when: by the clock of the machine that did it.
+        why: in the words of who did it.
+        previous: SHA-256 of the entry before this one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    format: Literal["history/1"] = FORMAT
+    model: str
+    action: Action
+    stage: Stage
+    before: Annotated[int | None, Field(alias="from", gt=0)]
+    after: Annotated[int | None, Field(alias="to", gt=0)]
+    checkpoint: Digest | None = None
+    files: Digest | None = None
+    verdict: Digest | None = None
+    commit: str | None = None
+    by: str
+    approver: str | None = None
+    when: AwareDatetime
+    why: Annotated[str, Field(max_length=LONGEST_REASON)]
+    previous: Digest
+
+    def to_text(self) -> str:
+        """Return the entry as the registry keeps it: JSON, always the same for the same entry."""
+        document = self.model_dump(mode="json", by_alias=True)
+        document["when"] = self.when.astimezone(UTC).isoformat(timespec="milliseconds")
+        return json.dumps(document, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Return the entry that `text` is.
+
+        Raises:
+            ValueError: it is none.
+        """
+        return cls.model_validate_json(text)
+
+    def summary(self) -> str:
+        """Return what happened in a few words, such as `production: 3 -> 4`."""
+        if self.action is Action.CONFIRM:
+            return f"{self.stage}: {self.after} checked"
+        if self.action is Action.ACKNOWLEDGE:
+            return "damage acknowledged"
+        return f"{self.stage}: {self.before or 'none'} -> {self.after or 'none'}"
+
+
+def digest_of(text: str) -> str:
+    """Return the SHA-256 of an entry's text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """An entry as the registry holds it, not yet checked.
+
+    Args:
+        number: which it is, from 1.
+        text: the entry.
+        digest: SHA-256 that was written beside it.
+    """
+
+    number: int
+    text: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The newest entry that somebody saw: beside the log, so that a lost end is noticed too."""
+
+    number: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.digest}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return what `str` wrote, or None where it is something else."""
+        number, _, digest = text.partition(" ")
+        return cls(number=int(number), digest=digest) if number.isdecimal() and digest else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """An entry that is part of the chain."""
+
+    number: int
+    entry: Entry
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Void:
+    """An entry that came second: it has changed nothing."""
+
+    number: int
+    entry: Entry
+    lost_to: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Where the log is not what was written.
+
+    Args:
+        number: the entry.
+        text: what is wrong with it.
+    """
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """A log that has been read and checked.
+
+    Args:
+        held: the entries that hold, oldest first.
+        void: those that lost a race.
+        problems: where it was edited, or an entry is missing.
+    """
+
+    held: tuple[Held, ...]
+    void: tuple[Void, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def head(self) -> Head:
+        """The newest entry that holds."""
+        if not self.held:
+            return Head(number=0, digest=NOTHING_BEFORE)
+        return Head(number=self.held[-1].number, digest=self.held[-1].digest)
+
+    @property
+    def open_problems(self) -> tuple[Problem, ...]:
+        """The problems that nobody has acknowledged."""
+        acknowledged = max(
+            (each.number for each in self.held if each.entry.action is Action.ACKNOWLEDGE),
+            default=0,
+        )
+        return tuple(each for each in self.problems if each.number >= acknowledged)
+
+
+def read(stored: Sequence[Stored], head: Head | None = None) -> History:
+    """Check a log from its first entry to its last.
+
+    Args:
+        stored: the entries, in the order of their numbers.
+        head: the newest entry that the registry notes beside the log.
+    """
+    reader = _Reader()
+    for each in stored:
+        reader.take(each)
+    if head is not None:
+        reader.compare_with(head)
+    return History(
+        held=tuple(reader.held), void=tuple(reader.void), problems=tuple(reader.problems)
+    )
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.held: list[Held] = []
+        self.void: list[Void] = []
+        self.problems: list[Problem] = []
+        self._last = 0
+        self._digest = NOTHING_BEFORE
+        # The entry that followed each entry of the chain, by the digest that it names.
+        self._follower: dict[str, int] = {}
+        self._digests: dict[int, str] = {}
+
+    def take(self, stored: Stored) -> None:
+        missing = range(self._last + 1, stored.number)
+        for number in missing:
+            self._find(number, "is missing")
+        self._last = stored.number
+        self._digests[stored.number] = stored.digest
+        if digest_of(stored.text) != stored.digest:
+            self._pass_over(stored, "was edited: its digest is not that of its text")
+            return
+        try:
+            entry = Entry.from_text(stored.text)
+        except ValidationError:
+            self._pass_over(stored, "is not readable")
+            return
+        if entry.previous != self._digest and entry.previous in self._follower:
+            lost_to = self._follower[entry.previous]
+            self.void.append(Void(number=stored.number, entry=entry, lost_to=lost_to))
+            return
+        if entry.previous != self._digest and not missing:
+            self._find(stored.number, "does not name the entry before it: one was changed")
+        self._follower[entry.previous] = stored.number
+        self._digest = stored.digest
+        self.held.append(Held(number=stored.number, entry=entry, digest=stored.digest))
+
+    def compare_with(self, head: Head) -> None:
+        if head.number == 0:
+            return
+        if head.number > self._last:
+            for number in range(self._last + 1, head.number + 1):
+                self._find(number, "is missing")
+        elif self._digests.get(head.number) != head.digest and head.number in self._digests:
+            self._find(head.number, "is not the entry that the registry noted as its newest")
+
+    def _pass_over(self, stored: Stored, problem: str) -> None:
+        """Let the chain go on by the digest that was written beside it: one edit is one problem."""
+        self._find(stored.number, problem)
+        self._follower[self._digest] = stored.number
+        self._digest = stored.digest
+
+    def _find(self, number: int, text: str) -> None:
+        self.problems.append(Problem(number=number, text=f"entry {number} {text}"))
+
+
+def export(history: History) -> str:
+    """Return the log as JSON lines, an entry each."""
+    lines = [
+        {"number": each.number, "digest": each.digest, "entry": json.loads(each.entry.to_text())}
+        for each in history.held
+    ]
+    return "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+
+
+def differences(history: History, exported: str, *, where: str) -> Iterator[Problem]:
+    """Yield what is no longer as it was when the log was exported.
+
+    Args:
+        history: the log as it is.
+        exported: what `export` returned then.
+        where: what errors call it.
+
+    Raises:
+        GateInputError: it is no export of a log.
+    """
+    now = {each.number: each for each in history.held}
+    for line in exported.splitlines():
+        number, digest = _exported(line, where)
+        if number not in now:
+            yield Problem(number=number, text=f"entry {number} is in {where} and no longer here")
+        elif now[number].digest != digest:
+            yield Problem(number=number, text=f"entry {number} is another than in {where}")
+
+
+def _exported(line: str, where: str) -> tuple[int, str]:
+    try:
+        document: dict[str, Any] = json.loads(line)
+        return int(document["number"]), str(document["digest"])
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f"{where}: not a log that gates history --export wrote"
+        raise GateInputError(msg) from error
+
+
+def now() -> datetime:
+    """Return the time that an entry made now has."""
+    return datetime.now(UTC)

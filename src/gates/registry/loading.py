@@ -1,0 +1,82 @@
+"""Files of a registered model by its address, checked to be what was registered."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from gates.errors import GateInputError
+from gates.registry import history, stages
+from gates.registry.history import STAGES, History
+from gates.registry.store import Store, Version, fetch_checked, open_store
+
+_ADDRESS = re.compile(r"models:/(?P<model>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>[1-9]\d*))")
+
+
+def fetch_model(uri: str, names: Sequence[str], folder: Path) -> Path:
+    """Return a local copy of the first of `names` that a registered model has.
+
+    Args:
+        uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        names: files, in the order of preference.
+        folder: where the copy goes.
+
+    Raises:
+        GateInputError: there is no such version, it has none of the files, its files are not what
+            was registered, or it is not where the history says.
+    """
+    parts = _ADDRESS.fullmatch(uri)
+    if parts is None:
+        msg = f"{uri}: write models:/NAME@production, or models:/NAME/VERSION"
+        raise GateInputError(msg)
+    store = open_store()
+    version = _version(store, parts)
+    log = history.read(store.entries(version.model))
+    if parts["alias"] in STAGES:
+        _check_alias(uri, version, log)
+    check_as_recorded(version, log)
+    for name in names:
+        if name in version.files:
+            fetch_checked(store, version, [name], folder)
+            return folder / name
+    msg = f"{uri}: this version holds none of {', '.join(names)}; register a run's folder"
+    raise GateInputError(msg)
+
+
+def check_as_recorded(version: Version, log: History) -> None:
+    """Refuse a version of which the log says that its files were others.
+
+    Raises:
+        GateInputError: the list of their digests was changed after a promotion.
+    """
+    for each in log.held:
+        is_about = each.entry.after == version.number and each.entry.files is not None
+        if is_about and each.entry.files != version.files_digest:
+            msg = f"{version}: its list of digests is not what entry {each.number} of the "
+            msg += "history recorded; somebody has changed it"
+            raise GateInputError(msg)
+
+
+def _version(store: Store, parts: re.Match[str]) -> Version:
+    model, alias = parts["model"], parts["alias"]
+    wanted = store.aliases(model).get(alias) if alias else int(parts["number"])
+    for each in store.versions(model):
+        if each.number == wanted:
+            return each
+    what = f"alias {alias}" if alias else f"version {wanted}"
+    msg = f"{parts[0]}: there is no {what} of {model} in the registry {store.address}"
+    raise GateInputError(msg)
+
+
+def _check_alias(uri: str, version: Version, log: History) -> None:
+    """Refuse an alias that was moved by other means than a promotion or a rollback.
+
+    The version before the newest change will do: the change may be under way.
+    """
+    stage = next(each for each in STAGES if uri.endswith(f"@{each}"))
+    place = stages.replay(log.held)[stage]
+    right = {place.current, place.since.entry.before if place.since else None}
+    if version.number not in right:
+        msg = f"{uri}: names version {version.number}, and the history has "
+        msg += f"{place.current or 'none'} in {stage}; somebody has moved it: see "
+        msg += f"python -m gates status --name {version.model}"
+        raise GateInputError(msg)

@@ -1,0 +1,313 @@
+"""The registry in MLflow: a SQLite file, or a server.
+
+A model's log is kept as a registered model of its own, NAME.history: MLflow numbers the versions
+of a model without gaps and never the same twice, which is what the log needs, and each version
+carries one entry. So the log is wherever the registry is, and whoever may read the one may read
+the other.
+"""
+
+import contextlib
+import gc
+import os
+import random
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, TypeVar
+
+from gates.errors import GateInputError
+from gates.registry.history import Head, Stored, digest_of
+from gates.registry.store import LOG_SUFFIX, Version, as_tags
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+_Result = TypeVar("_Result")
+
+_ENTRY, _DIGEST, _HEAD = "gates.entry", "gates.digest", "gates.head"
+_PAGE = 1000
+_ATTEMPTS = 6
+
+# MLflow calls a host of its own, writes where an error has its one line, and tries an address that
+# does not answer for minutes, unless told not to.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+class MlflowStore:
+    """A registry of MLflow's.
+
+    Args:
+        address: such as `sqlite:///registry/mlflow.db` or `https://mlflow.example.org`.
+        make: whether to make a SQLite file that is not there; MLflow would always.
+
+    Raises:
+        GateInputError: MLflow is not installed, or there is no such file.
+    """
+
+    def __init__(self, address: str, *, make: bool = False) -> None:
+        self.address = re.sub(r"//[^/@]*@", "//", address)  # as it may be shown
+        self._address = address
+        self._artifacts: str | None = None
+        _, is_sqlite, path = address.partition("sqlite:///")
+        if is_sqlite:
+            file = Path(path).absolute()
+            if not make and not file.is_file():
+                msg = f"{self.address}: there is no registry yet (no such file); register a model "
+                msg += "with python -m gates register, or set MLFLOW_TRACKING_URI"
+                raise GateInputError(msg)
+            _make_folder(file.parent)
+            # MLflow's own choice would be a folder wherever the command happens to run.
+            self._artifacts = str(file.with_name("artifacts"))
+        self._client = _client(address, self.address)
+
+    def versions(self, model: str) -> list[Version]:
+        """Return every version of `model`, oldest first."""
+        return [_version(each) for each in self._search(model)]
+
+    def add(self, model: str, files: Mapping[str, Path], facts: Mapping[str, str]) -> Version:
+        """Keep `files` as a new version of `model`."""
+        self._ensure(model)
+        place = self._experiment(model)
+        # A run of MLflow's holds the files: a server takes none for a version without one.
+        name = facts.get("model_version", "")
+        run = self._do(lambda: self._client.create_run(place, run_name=name))
+        for each, file in files.items():
+            self._upload(run.info.run_id, file, each)
+        self._do(lambda: self._client.set_terminated(run.info.run_id))
+        made = self._do(
+            lambda: self._client.create_model_version(
+                model,
+                source=run.info.artifact_uri,
+                run_id=run.info.run_id,
+                tags={**as_tags(facts), "gates.run": run.info.run_id},
+                description=name,
+                await_creation_for=0,
+            )
+        )
+        return _version(made)
+
+    def remove(self, version: Version) -> None:
+        """Take out a version that nobody has used."""
+        self._do(lambda: self._client.delete_model_version(version.model, str(version.number)))
+
+    def attach(self, version: Version, file: Path, name: str) -> None:
+        """Keep one more file beside those of `version`."""
+        self._upload(version.tags["gates.run"], file, name)
+
+    def download(self, version: Version, name: str, folder: Path) -> Path:
+        """Return a local copy of one file of `version`, not checked."""
+        from mlflow import artifacts  # noqa: PLC0415 - loaded by now
+
+        uri = f"{version.source.rstrip('/')}/{name}"
+        with self._told(f"{version}: {name} cannot be read"):
+            copy = artifacts.download_artifacts(
+                artifact_uri=uri, dst_path=str(folder), tracking_uri=self._address
+            )
+        return Path(copy)
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """Return the version that each alias names."""
+        found = self._found(lambda: self._client.get_registered_model(model))
+        return {} if found is None else {k: int(v) for k, v in found.aliases.items()}
+
+    def point(self, model: str, alias: str, number: int | None) -> None:
+        """Make `alias` name another version, or none."""
+        if number is None:
+            self._do(lambda: self._client.delete_registered_model_alias(model, alias))
+        else:
+            self._do(lambda: self._client.set_registered_model_alias(model, alias, str(number)))
+
+    def entries(self, model: str) -> list[Stored]:
+        """Return the log, oldest entry first."""
+        return [
+            Stored(
+                number=int(each.version),
+                text=each.tags.get(_ENTRY, ""),
+                digest=each.tags.get(_DIGEST, ""),
+            )
+            for each in self._search(model + LOG_SUFFIX)
+        ]
+
+    def append(self, version: Version, text: str, *, summary: str) -> None:
+        """Add an entry to the log."""
+        log, digest = version.model + LOG_SUFFIX, digest_of(text)
+        self._ensure(log)
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._do(
+                    lambda: self._client.create_model_version(
+                        log,
+                        source=version.source,
+                        run_id=version.tags.get("gates.run"),
+                        tags={_ENTRY: text, _DIGEST: digest},
+                        description=summary,
+                        await_creation_for=0,
+                    )
+                )
+            except _BusyError:
+                # It may have arrived all the same: a second entry of the same text would be void.
+                if any(each.digest == digest for each in self.entries(version.model)):
+                    return
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - no secret
+            else:
+                return
+
+    def head(self, model: str) -> Head | None:
+        """Return what was noted beside the log as its newest entry."""
+        found = self._found(lambda: self._client.get_registered_model(model))
+        return None if found is None else Head.parse(found.tags.get(_HEAD, ""))
+
+    def note_head(self, model: str, head: Head) -> None:
+        """Note the log's newest entry beside it."""
+        self._do(lambda: self._client.set_registered_model_tag(model, _HEAD, str(head)))
+
+    def _ensure(self, model: str) -> None:
+        with contextlib.suppress(_ExistsError):
+            self._do(lambda: self._client.create_registered_model(model))
+
+    def _experiment(self, model: str) -> str:
+        name = f"registry/{model}"
+        found = self._do(lambda: self._client.get_experiment_by_name(name))
+        if found is not None:
+            return str(found.experiment_id)
+        with contextlib.suppress(_ExistsError):  # somebody else made it just now
+            self._do(lambda: self._client.create_experiment(name, self._artifacts))
+        return self._experiment(model)
+
+    def _upload(self, run: str, file: Path, name: str) -> None:
+        with contextlib.ExitStack() as stack:
+            if file.name != name:
+                # MLflow keeps a file under its own name.
+                folder = Path(stack.enter_context(TemporaryDirectory()))
+                (folder / name).symlink_to(file.absolute())
+                file = folder / name
+            self._do(lambda: self._client.log_artifact(run, str(file)))
+
+    def _search(self, model: str) -> "list[ModelVersion]":
+        found: list[ModelVersion] = []
+        token = None
+        while True:
+            page = self._do(
+                lambda token=token: self._client.search_model_versions(  # type: ignore[misc]
+                    f"name = '{model}'",
+                    max_results=_PAGE,
+                    order_by=["version_number ASC"],
+                    page_token=token,
+                )
+            )
+            found += page
+            token = page.token
+            if not token:
+                return sorted(found, key=lambda each: int(each.version))
+
+    def _found(self, call: Callable[[], _Result]) -> _Result | None:
+        try:
+            return self._do(call)
+        except _AbsentError:
+            return None
+
+    def _do(self, call: Callable[[], _Result]) -> _Result:
+        with self._told(""):
+            return call()
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """Tell in one line what MLflow, its stores or their clients cannot do."""
+        try:
+            with _quiet():
+                yield
+        except Exception as error:  # each of them has errors of its own
+            raise _translated(error, what, self.address) from error
+
+
+class _BusyError(GateInputError):
+    """Somebody else is writing, or the answer was lost; it may work a moment later."""
+
+
+class _AbsentError(GateInputError):
+    """There is no such thing in the registry."""
+
+
+class _ExistsError(GateInputError):
+    """It is in the registry already."""
+
+
+_KINDS: dict[str, type[GateInputError]] = {
+    "RESOURCE_DOES_NOT_EXIST": _AbsentError,
+    "RESOURCE_ALREADY_EXISTS": _ExistsError,
+    "TEMPORARILY_UNAVAILABLE": _BusyError,
+    "INTERNAL_ERROR": _BusyError,
+    "BAD_REQUEST": _BusyError,
+}
+_REFUSED = {
+    "401": "not logged in (401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    "403": "not allowed (403); ask who keeps the registry for the permission to change this model",
+}
+
+
+def _translated(error: Exception, what: str, address: str) -> GateInputError:
+    text = " ".join(str(error).split())
+    code = str(getattr(error, "error_code", ""))
+    refusal = re.search(r"error code (401|403)\b", text) or re.search(
+        r"\b(401|403) Client Error", text
+    )
+    names = {"UNAUTHENTICATED": "401", "PERMISSION_DENIED": "403"}
+    status = refusal[1] if refusal else names.get(code)
+    start = f"{what} from the registry {address}" if what else f"the registry {address}"
+    if status:
+        return GateInputError(f"{start}: {_REFUSED[status]}")
+    return _KINDS.get(code, GateInputError)(f"{start}: {text[:300] or type(error).__name__}")
+
+
+def _version(found: "ModelVersion") -> Version:
+    return Version(
+        model=found.name, number=int(found.version), source=str(found.source), tags=dict(found.tags)
+    )
+
+
+def _client(address: str, shown: str) -> "MlflowClient":
+    for name, setting in _SETTINGS.items():
+        os.environ.setdefault(name, setting)
+    # Its hundreds of modules make as many objects that stay: looking for garbage among them takes a
+    # third of the time.
+    gc.disable()
+    try:
+        with _quiet():
+            from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds
+
+            return MlflowClient(tracking_uri=address, registry_uri=address)
+    except ImportError as error:
+        msg = f"{shown}: needs MLflow; install the extra: my-project[mlflow]"
+        raise GateInputError(msg) from error
+    except Exception as error:  # a file that is no database, an unknown kind of address
+        raise _translated(error, "", shown) from error
+    finally:
+        gc.enable()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what MLflow's own dependencies warn its authors of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"{folder}: cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI"
+        raise GateInputError(msg) from error

@@ -1,0 +1,468 @@
+"""Register, promote, roll back: each arrow of the pipeline, and what it takes."""
+
+import contextlib
+import getpass
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+from gates import files
+from gates.errors import ConfigError, ExitCode, GateError, GateInputError
+from gates.functions import named_function
+from gates.policy import Policy, PromotionPolicy
+from gates.registry import history, stages
+from gates.registry.criteria import Case, criterion, judge
+from gates.registry.files import VERDICT, Submission, data_verdict
+from gates.registry.history import STAGES, Action, Entry, Held, History, Stage
+from gates.registry.loading import check_as_recorded
+from gates.registry.stages import Occupancy
+from gates.registry.store import Store, Version, fetch_checked
+from gates.verdict import Finding, Outcome, Verdict
+
+Say = Callable[[str], None]
+
+
+class RefusedError(GateError):
+    """The registry is not in a state in which this may be done."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """What is to be promoted.
+
+    Args:
+        stage: where to.
+        number: the version; None for the newest, or for production the one in staging.
+        verdict: one that is newer than the registered one, such as against what is in production
+            by now.
+        approver: who else agrees.
+        why: in the words of who promotes.
+    """
+
+    stage: Stage
+    number: int | None = None
+    verdict: Path | None = None
+    approver: str | None = None
+    why: str = ""
+
+
+class Registry:
+    """One model in a registry.
+
+    Args:
+        store: the registry.
+        model: the name of the model.
+        say: is told what is done on the way.
+        by: who acts; None for the name that the system or the server knows.
+        now: the clock.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        model: str,
+        *,
+        say: Say,
+        by: str | None = None,
+        now: Callable[[], datetime] = history.now,
+    ) -> None:
+        self.store = store
+        self.model = model
+        self._say = say
+        self.by = by or who_acts()
+        self._now = now
+
+    def read_history(self) -> History:
+        """Return the log, checked."""
+        # First what was noted, then the log: the other way round, an entry in between is missing.
+        head = self.store.head(self.model)
+        return history.read(self.store.entries(self.model), head)
+
+    def version(self, number: int) -> Version:
+        """Return one version.
+
+        Raises:
+            GateInputError: there is no such version.
+        """
+        found = self.store.versions(self.model)
+        for each in found:
+            if each.number == number:
+                return each
+        known = ", ".join(str(each.number) for each in found) or "none"
+        msg = f"{self.model}: has no version {number} in {self.store.address}; it has {known}"
+        raise GateInputError(msg)
+
+    def register(self, submission: Submission) -> tuple[Version, bool]:
+        """Keep a run as a version; return it, and whether it is a new one.
+
+        A checkpoint that is registered already is not registered again.
+        """
+        known = self._version_of(submission.checkpoint)
+        if known is not None:
+            return known, False
+        made = self.store.add(
+            self.model,
+            submission.files,
+            {
+                **submission.facts,
+                "registered_by": self.by,
+                "registered": self._now().isoformat(timespec="seconds"),
+            },
+        )
+        first = self._version_of(submission.checkpoint)
+        if first is not None and first.number < made.number:
+            # Two at once: the later one goes.
+            self.store.remove(made)
+            return first, False
+        return made, True
+
+    def promote(self, promotion: Promotion, policy: Policy) -> Verdict:
+        """Move a version to a stage if it meets every criterion; return the verdict.
+
+        Afterwards the model is loaded from the registry and must answer; if it cannot, the stage
+        goes back to what it was.
+
+        Raises:
+            RefusedError: the log was damaged, or somebody else was quicker.
+            GateInputError: there is no such version, or the registry cannot be reached.
+        """
+        rules = _rules(policy)
+        held, where = self._settle(rules)
+        version = self._chosen(promotion, where)
+        place = where[promotion.stage]
+        if place.current == version.number:
+            reason = f"version {version.number} is in {promotion.stage} already; nothing to do"
+            return self._verdict(version, policy, [], Outcome.PASS, reason)
+        with tempfile.TemporaryDirectory(prefix="gates-") as folder:
+            case = self._case(promotion, policy, version, where, Path(folder))
+            findings = judge(case)
+            findings.append(self._artifact(version, Path(folder)))
+            missing = [each.check for each in findings if each.outcome != Outcome.PASS]
+            if missing:
+                reason = f"version {version.number} stays out of {promotion.stage}, for want of: "
+                reason += ", ".join(missing)
+                return self._verdict(version, policy, findings, Outcome.FAIL, reason)
+            digest = files.sha256(case.verdict_file)
+            if promotion.verdict is not None:
+                self.store.attach(version, promotion.verdict, f"verdict-{digest[:12]}.json")
+        entry = self._entry(
+            Action.PROMOTE,
+            promotion.stage,
+            version,
+            before=place.current,
+            why=promotion.why,
+            verdict=digest,
+            approver=promotion.approver,
+        )
+        done = self._append(held, entry, version)
+        self._align(promotion.stage)
+        problem = self._confirm_or_go_back(done, rules)
+        if problem:
+            findings.append(criterion("check after the promotion", holds=False, reason=problem))
+            reason = f"version {version.number} was put back: {problem}"
+            return self._verdict(version, policy, findings, Outcome.FAIL, reason)
+        reason = f"version {version.number} is in {promotion.stage}"
+        reason += f" in place of {place.current}" if place.current else ""
+        return self._verdict(version, policy, findings, Outcome.PASS, reason)
+
+    def rollback(self, policy: Policy, *, to: int | None = None, why: str = "") -> Version:
+        """Bring production back to an earlier version; return that.
+
+        Raises:
+            RefusedError: there is none, or it is not what was registered or does not answer; or
+                somebody else was quicker.
+            GateInputError: there is no such version, or the registry cannot be reached.
+        """
+        rules = _rules(policy)
+        held, where = self._settle(rules, check=False)
+        place = where["production"]
+        version = self.version(self._way_back(place, to))
+        if version.number == place.current:
+            self._say(f"version {version.number} is in production already; nothing to do")
+            return version
+        problem = self._problem_of(version, rules, held)
+        if problem:
+            msg = f"{version}: cannot go back to production: {problem}"
+            raise RefusedError(msg)
+        entry = self._entry(Action.ROLLBACK, "production", version, before=place.current, why=why)
+        self._append(held, entry, version)
+        self._align("production")
+        return version
+
+    def acknowledge(self, why: str) -> None:
+        """Let a damaged log go on: its damage stays on record, with who looked at it and why."""
+        found = self.read_history()
+        if not found.open_problems:
+            self._say("the history is whole; nothing to acknowledge")
+            return
+        newest = self.store.versions(self.model)[-1]
+        where = stages.replay(found.held)
+        there = where["production"].current
+        entry = self._entry(
+            Action.ACKNOWLEDGE, "production", None, before=there, after=there, why=why
+        )
+        self._append(found, entry, newest)
+        # Whatever was noted before: this is the newest that somebody vouches for.
+        self.store.note_head(self.model, self.read_history().head)
+
+    def _version_of(self, checkpoint: str) -> Version | None:
+        found = self.store.versions(self.model)
+        return next((v for v in found if v.tags.get("gates.checkpoint") == checkpoint), None)
+
+    def _chosen(self, promotion: Promotion, where: dict[Stage, Occupancy]) -> Version:
+        if promotion.number is not None:
+            return self.version(promotion.number)
+        if promotion.stage == "production":
+            there = where["staging"].current
+            if there is None:
+                msg = f"{self.model}: nothing is in staging; promote --to staging first"
+                raise RefusedError(msg)
+            return self.version(there)
+        known = self.store.versions(self.model)
+        if not known:
+            msg = f"{self.model}: is not in {self.store.address}; register it first: "
+            msg += "python -m gates register"
+            raise GateInputError(msg)
+        return known[-1]
+
+    def _case(
+        self,
+        promotion: Promotion,
+        policy: Policy,
+        version: Version,
+        where: dict[Stage, Occupancy],
+        folder: Path,
+    ) -> Case:
+        rules = _rules(policy)
+        rule = rules.staging if promotion.stage == "staging" else rules.production
+        wanted = [VERDICT, *(data_verdict(gate) for gate in rule.data_gates)]
+        fetch_checked(self.store, version, [n for n in wanted if n in version.files], folder)
+        there = where["production"].current
+        return Case(
+            version=version,
+            stage=promotion.stage,
+            policy=policy,
+            rule=rule,
+            stages=where,
+            production=None if there is None else self.version(there),
+            files=folder,
+            verdict=promotion.verdict,
+            by=self.by,
+            approver=promotion.approver,
+            now=self._now(),
+        )
+
+    def _artifact(self, version: Version, folder: Path) -> Finding:
+        try:
+            fetch_checked(self.store, version, list(version.files), folder)
+        except GateInputError as error:
+            return criterion("files", holds=False, reason=str(error))
+        return criterion("files", holds=True, reason="they are what was registered")
+
+    def _settle(
+        self, rules: PromotionPolicy, *, check: bool = True
+    ) -> tuple[History, dict[Stage, Occupancy]]:
+        """Finish what an earlier command did not, and return what holds.
+
+        Args:
+            rules: how an unconfirmed promotion is checked.
+            check: whether to: not before a rollback, which is away from it.
+
+        Raises:
+            RefusedError: the log was damaged.
+        """
+        found = self.read_history()
+        if found.open_problems:
+            msg = f"{self.model}: its history was damaged: {found.open_problems[0].text}; see "
+            msg += "gates history --verify, find out who did it, then gates history --acknowledge"
+            raise RefusedError(msg)
+        for stage in STAGES:
+            if self._align(stage):
+                self._say(
+                    f"{stage}: the registry named another version than the history: put right"
+                )
+        self._note_head(found)
+        where = stages.replay(found.held)
+        unconfirmed = [where[stage].unconfirmed for stage in STAGES] if check else []
+        for each in filter(None, unconfirmed):
+            what = f"{each.entry.stage}: version {each.entry.after}"
+            self._say(f"{what} was promoted and not checked yet: checking it")
+            problem = self._confirm_or_go_back(each, rules)
+            if problem:
+                self._say(f"{what} was put back: {problem}")
+        if any(unconfirmed):
+            found = self.read_history()
+        return found, stages.replay(found.held)
+
+    def _confirm_or_go_back(self, promoted: Held, rules: PromotionPolicy) -> str | None:
+        """Check a promoted version; return why it is no longer there, or None.
+
+        Args:
+            promoted: the promotion.
+            rules: with the check.
+        """
+        stage, number, before = promoted.entry.stage, promoted.entry.after, promoted.entry.before
+        assert number is not None  # noqa: S101 - a promotion leads somewhere
+        version = self.version(number)
+        found = self.read_history()
+        problem = self._problem_of(version, rules, found)
+        action, why = Action.CONFIRM, "loaded from the registry; it answers"
+        after: Version | None = version
+        if problem is not None:
+            action, why = Action.ROLLBACK, f"the check after the promotion failed: {problem}"
+            after = None if before is None else self.version(before)
+        why = why[: history.LONGEST_REASON]
+        # Unless somebody has gone on from here already, and with that checked it or gone back.
+        if found.head.digest == promoted.digest:
+            entry = self._entry(action, stage, after, before=number, why=why)
+            with contextlib.suppress(RefusedError):
+                self._append(found, entry, version)
+        self._align(stage)
+        there = stages.replay(self.read_history().held)[stage].current
+        return None if there == number else problem or f"{there or 'none'} is there by now"
+
+    def _problem_of(self, version: Version, rules: PromotionPolicy, log: History) -> str | None:
+        """Load a version from the registry and let it answer; return what is wrong with it."""
+        smoke = named_function(rules.smoke, where="promotion.smoke")
+        try:
+            check_as_recorded(version, log)
+            with tempfile.TemporaryDirectory(prefix="gates-") as folder:
+                fetch_checked(self.store, version, list(version.files), Path(folder))
+                return _call(smoke, Path(folder))
+        except GateError as error:
+            return str(error)
+
+    def _way_back(self, place: Occupancy, to: int | None) -> int:
+        if to is None:
+            if place.before is None:
+                msg = f"{self.model}: there is no version before {place.current or 'none'} to go "
+                msg += "back to; gates history names those that were in production"
+                raise RefusedError(msg)
+            return place.before
+        if to not in place.known_good:
+            known = ", ".join(str(number) for number in sorted(place.known_good)) or "none was"
+            msg = f"--to {to}: was never in production; of those that were: {known}"
+            raise RefusedError(msg)
+        return to
+
+    def _entry(self, action: Action, stage: Stage, version: Version | None, **more: Any) -> Entry:
+        """Return an entry after which `version` is in `stage`, or nothing is."""
+        if len(more["why"]) > history.LONGEST_REASON:
+            msg = f"--why: is longer than {history.LONGEST_REASON} letters"
+            raise ConfigError(msg)
+        facts: dict[str, Any] = {"after": None}
+        if version is not None:
+            facts = {
+                "after": version.number,
+                "checkpoint": version.fact("checkpoint"),
+                "files": version.files_digest,
+                "commit": version.fact("commit") or None,
+            }
+        return Entry(
+            model=self.model,
+            action=action,
+            stage=stage,
+            by=self.by,
+            when=self._now(),
+            previous=history.NOTHING_BEFORE,
+            **{**facts, **more},
+        )
+
+    def _append(self, found: History, entry: Entry, version: Version) -> Held:
+        """Add `entry` after what was `found`.
+
+        Raises:
+            RefusedError: somebody else's came first.
+        """
+        entry = entry.model_copy(update={"previous": found.head.digest})
+        text = entry.to_text()
+        self.store.append(version, text, summary=f"{entry.summary()}, {entry.by}")
+        now = self.read_history()
+        mine = next((e for e in now.held if e.digest == history.digest_of(text)), None)
+        if mine is None:
+            winner = next(
+                (each for each in now.held if each.entry.previous == found.head.digest), None
+            )
+            did = "somebody" if winner is None else f"{winner.entry.by}"
+            what = "" if winner is None else f" ({winner.entry.summary()})"
+            msg = f"{self.model}: {did} was quicker{what}; nothing was changed. Look at gates "
+            msg += "status, and decide again"
+            raise RefusedError(msg)
+        self._note_head(now)
+        return mine
+
+    def _note_head(self, found: History) -> None:
+        noted = self.store.head(self.model)
+        if found.held and (noted is None or noted.number < found.head.number):
+            self.store.note_head(self.model, found.head)
+
+    def _align(self, stage: Stage) -> bool:
+        """Make the alias name what the log says; return whether it did not.
+
+        Reads the log again after each change: of several who do this at once, each with what it
+        read a moment ago, the last to write sees what the others have appended.
+        """
+        has_changed = False
+        while True:
+            there = stages.replay(self.read_history().held)[stage].current
+            if self.store.aliases(self.model).get(stage) == there:
+                return has_changed
+            self.store.point(self.model, stage, there)
+            has_changed = True
+
+    def _verdict(
+        self,
+        version: Version,
+        policy: Policy,
+        findings: Sequence[Finding],
+        outcome: Outcome,
+        reason: str,
+    ) -> Verdict:
+        return Verdict(
+            gate="promotion",
+            outcome=outcome,
+            reason=reason,
+            findings=tuple(findings),
+            metrics={},
+            evidence={
+                "checkpoint": version.fact("checkpoint"),
+                "files": version.files_digest,
+                "policy": policy.digest,
+            },
+            notes={"version": f"{version.number} ({version.fact('model_version')})"},
+        )
+
+
+def who_acts() -> str:
+    """Return the name of who runs this: on a server its user, in a workflow who started it."""
+    for name in ("MLFLOW_TRACKING_USERNAME", "GITHUB_ACTOR"):
+        if os.environ.get(name):
+            return os.environ[name]
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError) as error:
+        msg = "nobody is logged in by a name; set MLFLOW_TRACKING_USERNAME or USER"
+        raise GateInputError(msg) from error
+
+
+def _rules(policy: Policy) -> PromotionPolicy:
+    if policy.promotion is None:
+        msg = "the policy has no section promotion, so nothing says what a promotion takes"
+        raise ConfigError(msg)
+    return policy.promotion
+
+
+def _call(smoke: Callable[[Path], object], folder: Path) -> str | None:
+    """Call the project's own check; return what it does not like."""
+    try:
+        smoke(folder)
+    except Exception as error:  # noqa: BLE001 - it may raise anything
+        told = str(error).replace(f"{folder}/", "")
+        return told if isinstance(error, GateError) else f"{type(error).__name__}: {told}"
+    return None

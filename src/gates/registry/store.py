@@ -1,0 +1,171 @@
+"""What a registry must be able to do, whoever keeps it, and the address of the one in use."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from gates.errors import GateInputError
+from gates.files import sha256
+from gates.registry.history import Head, Stored, digest_of
+
+# Where models are registered if no server is named: a file in the current folder.
+DEFAULT_ADDRESS = "sqlite:///registry/mlflow.db"
+LOG_SUFFIX = ".history"  # of the name under which a model's log is kept
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_TAG = "gates."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A version of a registered model.
+
+    Args:
+        model: the model's name.
+        number: which it is, from 1.
+        source: where its files are.
+        tags: what was noted of it, by name.
+    """
+
+    model: str
+    number: int
+    source: str
+    tags: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"version {self.number} of {self.model}"
+
+    def fact(self, name: str) -> str:
+        """Return what was noted when it was registered.
+
+        Raises:
+            GateInputError: it was registered by other means, so nothing vouches for it.
+        """
+        try:
+            return self.tags[_TAG + name]
+        except KeyError:
+            msg = f"{self}: has no {_TAG}{name}, so nothing says what it must be; register it "
+            msg += "with: python -m gates register"
+            raise GateInputError(msg) from None
+
+    @property
+    def files(self) -> dict[str, str]:
+        """SHA-256 of each of its files, by name."""
+        try:
+            listed = json.loads(self.fact("files"))
+            return {str(name): str(digest) for name, digest in listed.items()}
+        except (ValueError, AttributeError) as error:
+            msg = f"{self}: its {_TAG}files is not a list of digests"
+            raise GateInputError(msg) from error
+
+    @property
+    def files_digest(self) -> str:
+        """SHA-256 of the list of its files: one figure that stands for all of them."""
+        return digest_of(self.fact("files"))
+
+
+def as_tags(facts: Mapping[str, str]) -> dict[str, str]:
+    """Return facts about a version as the tags that hold them."""
+    return {_TAG + name: value for name, value in facts.items()}
+
+
+class Store(Protocol):
+    """A registry. Whatever it cannot do is a GateInputError with its address."""
+
+    address: str
+
+    def versions(self, model: str) -> list[Version]:
+        """Return every version of `model`, oldest first; none if it has no such model."""
+
+    def add(self, model: str, files: Mapping[str, Path], facts: Mapping[str, str]) -> Version:
+        """Keep `files` as a new version, which is there with all its facts or not at all."""
+
+    def remove(self, version: Version) -> None:
+        """Take out a version that nobody has used."""
+
+    def attach(self, version: Version, file: Path, name: str) -> None:
+        """Keep one more file beside those of `version`."""
+
+    def download(self, version: Version, name: str, folder: Path) -> Path:
+        """Return a local copy of one file of `version`, not checked."""
+
+    def aliases(self, model: str) -> dict[str, int]:
+        """Return the version that each alias names."""
+
+    def point(self, model: str, alias: str, number: int | None) -> None:
+        """Make `alias` name another version, or none."""
+
+    def entries(self, model: str) -> list[Stored]:
+        """Return the log, oldest entry first."""
+
+    def append(self, version: Version, text: str, *, summary: str) -> None:
+        """Add an entry to the log, numbered after all that are there, whole or not at all.
+
+        Args:
+            version: that the entry is about.
+            text: the entry.
+            summary: what a person sees of it.
+        """
+
+    def head(self, model: str) -> Head | None:
+        """Return what was noted beside the log as its newest entry."""
+
+    def note_head(self, model: str, head: Head) -> None:
+        """Note the log's newest entry beside it."""
+
+
+def fetch_checked(store: Store, version: Version, names: Sequence[str], folder: Path) -> None:
+    """Copy files of `version` into `folder`, and check that they are what was registered.
+
+    Raises:
+        GateInputError: one is missing or was changed since.
+    """
+    digests = version.files
+    for name in names:
+        if name not in digests:
+            msg = f"{version}: {name} is not one of its files; it has {', '.join(digests)}"
+            raise GateInputError(msg)
+        copy = store.download(version, name, folder)
+        if sha256(copy) != digests[name]:
+            msg = f"{version}: {name} was changed after it was registered (SHA-256 "
+            msg += f"{sha256(copy)[:12]}, registered as {digests[name][:12]}); do not use it, and "
+            msg += "find out who could write to the registry's files"
+            raise GateInputError(msg)
+
+
+def check_name(model: str) -> str:
+    """Return the name of a model, if it can be one.
+
+    Raises:
+        GateInputError: it cannot.
+    """
+    if not _NAME.fullmatch(model) or model.endswith(LOG_SUFFIX):
+        msg = f"--name {model}: use up to 100 letters, digits, dots, dashes and underscores, and "
+        msg += f"not the ending {LOG_SUFFIX}"
+        raise GateInputError(msg)
+    return model
+
+
+def address_in_use() -> str:
+    """Return the address of the registry, as MLflow's own variables name it."""
+    named = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
+    return named or DEFAULT_ADDRESS
+
+
+def open_store(*, make: bool = False) -> Store:
+    """Return the registry in use.
+
+    Args:
+        make: whether to make one where none is named and none is there.
+
+    Raises:
+        GateInputError: there is none, or it cannot be reached.
+    """
+    address = address_in_use()
+    from gates.registry.mlflow_store import MlflowStore  # noqa: PLC0415 - takes seconds
+
+    return MlflowStore(address, make=make)

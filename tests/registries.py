@@ -1,0 +1,98 @@
+"""Registries that tests change: fresh ones in SQLite files, with versions that fit together."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gates.policy import Policy
+from gates.registry import stages
+from gates.registry.history import Stage
+from gates.registry.mlflow_store import MlflowStore
+from gates.registry.pipeline import Promotion, Registry
+from gates.registry.store import Version
+from gates.verdict import Outcome
+from tests import registered
+from tests.registered import Run
+
+MakeRun = Callable[..., Run]
+
+# Before MLflow is imported: what an environment says is not what these tests are about.
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_USERNAME"):
+    os.environ.pop(name, None)
+
+
+def there(registry: Registry) -> dict[Stage, int | None]:
+    """Return what the log says, which must be what the aliases say."""
+    found = registry.read_history()
+    assert found.problems == ()
+    says = {stage: place.current for stage, place in stages.replay(found.held).items()}
+    aliases = registry.store.aliases(registry.model)
+    assert aliases == {stage: number for stage, number in says.items() if number is not None}
+    return says
+
+
+def to_production(registry: Registry, run: Run, policy: Policy) -> Version:
+    """Register `run` and promote it to staging and production."""
+    version, _ = registry.register(run.submission())
+    stages_: tuple[Stage, ...] = ("staging", "production")
+    for stage in stages_:
+        verdict = registry.promote(Promotion(stage=stage, number=version.number), policy)
+        assert verdict.outcome is Outcome.PASS, verdict.to_text()
+    return version
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with MLflow's tables: making them takes a second."""
+    file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowStore(f"sqlite:///{file}", make=True).versions("none")
+    return file
+
+
+@pytest.fixture
+def store(empty_database: Path, tmp_path: Path) -> MlflowStore:
+    file = tmp_path / "registry" / "mlflow.db"
+    file.parent.mkdir()
+    shutil.copy(empty_database, file)
+    return MlflowStore(f"sqlite:///{file}")
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Policy:
+    return registered.policy(tmp_path)
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def registry(store: MlflowStore, said: list[str]) -> Registry:
+    return Registry(store, "digits", say=said.append, by="anna")
+
+
+@pytest.fixture
+def run(tmp_path: Path, policy: Policy) -> MakeRun:
+    """Make a run that has been judged against another one, or as a first release."""
+
+    def make(name: str, weights: bytes | None = None, against: Run | None = None) -> Run:
+        made = Run(tmp_path / name, weights or name.encode())
+        made.judge(policy, against)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def one_two(registry: Registry, run: MakeRun, policy: Policy) -> tuple[Run, Run]:
+    """Version 1 is in production; version 2, judged against it, in staging."""
+    one = run("one")
+    to_production(registry, one, policy)
+    two = run("two", against=one)
+    registry.register(two.submission())
+    assert registry.promote(Promotion(stage="staging"), policy).outcome is Outcome.PASS
+    return one, two

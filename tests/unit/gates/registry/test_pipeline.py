@@ -1,0 +1,560 @@
+"""The arrows of the pipeline, on a real registry in a SQLite file."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gates.errors import GateError, GateInputError
+from gates.policy import Policy
+from gates.predictions import write_predictions
+from gates.provenance import SourceState
+from gates.registry import history
+from gates.registry.history import Action
+from gates.registry.mlflow_store import MlflowStore
+from gates.registry.pipeline import Promotion, RefusedError, Registry
+from gates.registry.store import Version
+from gates.verdict import Outcome, Verdict
+from tests import registered
+from tests.judged import scored
+from tests.registered import Run
+from tests.registries import MakeRun, there, to_production
+
+
+def missing(verdict: Verdict) -> list[str]:
+    return [each.check for each in verdict.findings if each.outcome is not Outcome.PASS]
+
+
+def test_a_run_becomes_a_version_with_what_vouches_for_it(registry: Registry, run: MakeRun) -> None:
+    one = run("one")
+    version, is_new = registry.register(one.submission())
+    assert (version.number, is_new) == (1, True)
+    assert version.fact("model_version") == f"01234567-{one.checkpoint[:12]}"
+    assert version.fact("checkpoint") == one.checkpoint
+    assert version.fact("data") == "d" * 64
+    assert version.fact("registered_by") == "anna"
+    expected = {"checkpoint.pt", "predictions.parquet", "provenance.json", "config.yaml"}
+    assert set(version.files) == {*expected, "verdict.json"}
+
+
+def test_the_same_checkpoint_is_registered_once(registry: Registry, run: MakeRun) -> None:
+    one = run("one")
+    first, _ = registry.register(one.submission())
+    again, is_new = registry.register(one.submission())
+    assert (again.number, is_new) == (first.number, False)
+    assert len(registry.store.versions("digits")) == 1
+
+
+def lacks(name: str) -> Callable[[Run], None]:
+    return lambda run: (run.folder / name).unlink()
+
+
+def other_weights(run: Run) -> None:
+    (run.folder / "checkpoint.pt").write_bytes(b"other")
+
+
+def predictions_of_another(run: Run) -> None:
+    write_predictions(
+        scored([True] * 200, checkpoint_digest="a" * 64), run.folder / "predictions.parquet"
+    )
+
+
+def predictions_written_since(run: Run) -> None:
+    write_predictions(
+        scored([True] * 199 + [False], checkpoint_digest=run.checkpoint),
+        run.folder / "predictions.parquet",
+    )
+
+
+def in_verdict(key: str, value: str) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        document = json.loads(run.verdict_file.read_text())
+        document["evidence"][key] = value
+        run.verdict_file.write_text(json.dumps(document))
+
+    return change
+
+
+def other_gate(run: Run) -> None:
+    document = json.loads(run.verdict_file.read_text())
+    run.verdict_file.write_text(json.dumps({**document, "gate": "schema"}))
+
+
+def without_data(run: Run) -> None:
+    document = json.loads((run.folder / "provenance.json").read_text())
+    definition = document["predicate"]["buildDefinition"]
+    definition["resolvedDependencies"] = [
+        each for each in definition["resolvedDependencies"] if each["name"] != "data"
+    ]
+    (run.folder / "provenance.json").write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lacks("checkpoint.pt"), "checkpoint.pt: is missing; python -m my_project.train"),
+        (lacks("provenance.json"), "provenance.json: is missing"),
+        (lacks("predictions.parquet"), "is missing; python -m my_project.eval"),
+        (lacks("config.yaml"), "config.yaml: is missing"),
+        (lacks("judged.json"), "judged.json: cannot be read"),
+        (other_weights, "provenance.json: is about another checkpoint"),
+        (predictions_of_another, "predictions.parquet: is of another checkpoint"),
+        (predictions_written_since, "judged.json: is a verdict on another predictions"),
+        (in_verdict("checkpoint", "a" * 64), "judged.json: is a verdict on another checkpoint"),
+        (in_verdict("data", "a" * 64), "judged.json: is a verdict on another data"),
+        (other_gate, "is a verdict of the gate schema"),
+        (without_data, "provenance.json: names no data"),
+    ],
+)
+def test_a_run_that_does_not_fit_together_is_refused(
+    run: MakeRun, damage: Callable[[Run], None], message: str
+) -> None:
+    one = run("one")
+    damage(one)
+    with pytest.raises(GateInputError, match=message):
+        one.submission()
+
+
+def test_a_verdict_on_other_data_and_a_list_that_is_none_are_refused(
+    run: MakeRun, tmp_path: Path
+) -> None:
+    one = run("one")
+    data = json.loads(one.verdict_file.read_text())
+    data["evidence"]["data"] = "a" * 64
+    other = tmp_path / "schema.json"
+    other.write_text(json.dumps({**data, "gate": "schema"}))
+    with pytest.raises(GateInputError, match="is a verdict on other data"):
+        one.submission(data_verdicts=[other])
+    for text in ("{}", "not json", "[]"):
+        other.write_text(text)
+        with pytest.raises(GateInputError, match=r"schema\.json"):
+            one.submission(sbom=other)
+
+
+def test_a_model_goes_through_staging_to_production(
+    registry: Registry, run: MakeRun, policy: Policy
+) -> None:
+    to_production(registry, run("one"), policy)
+    assert there(registry) == {"staging": 1, "production": 1}
+    actions = [each.entry.action for each in registry.read_history().held]
+    assert actions == [Action.PROMOTE, Action.CONFIRM] * 2
+
+
+@pytest.mark.usefixtures("one_two")
+def test_a_second_promotion_has_nothing_to_do(registry: Registry, policy: Policy) -> None:
+    before = registry.read_history()
+    verdict = registry.promote(Promotion(stage="staging"), policy)
+    assert verdict.outcome is Outcome.PASS
+    assert "already" in verdict.reason
+    assert registry.read_history() == before
+
+
+def test_production_is_reached_from_staging_only(
+    registry: Registry, run: MakeRun, policy: Policy
+) -> None:
+    registry.register(run("one").submission())
+    with pytest.raises(RefusedError, match="nothing is in staging"):
+        registry.promote(Promotion(stage="production"), policy)
+    verdict = registry.promote(Promotion(stage="production", number=1), policy)
+    assert missing(verdict) == ["in staging"]
+    assert there(registry) == {"staging": None, "production": None}
+
+
+def test_a_verdict_against_an_older_production_does_not_count(
+    registry: Registry, run: MakeRun, policy: Policy, tmp_path: Path
+) -> None:
+    one = run("one")
+    to_production(registry, one, policy)
+    two, three = run("two", against=one), run("three", against=one)
+    to_production(registry, two, policy)
+    registry.register(three.submission())
+    verdict = registry.promote(Promotion(stage="staging", number=3), policy)
+    assert missing(verdict) == ["verdict against production"]
+    # Judged anew, it may go: the newer verdict is kept beside the model and noted in the log.
+    three.judge(policy, against=two)
+    newer = Promotion(stage="staging", number=3, verdict=three.verdict_file)
+    assert registry.promote(newer, policy).outcome is Outcome.PASS
+    noted = registry.read_history().held[-2].entry.verdict
+    assert noted is not None
+    version = registry.version(3)
+    kept = registry.store.download(version, f"verdict-{noted[:12]}.json", tmp_path)
+    assert kept.read_bytes() == three.verdict_file.read_bytes()
+
+
+def test_a_first_release_is_one_only_while_nothing_is_in_production(
+    registry: Registry, run: MakeRun, policy: Policy
+) -> None:
+    to_production(registry, run("one"), policy)
+    registry.register(run("two").submission())
+    verdict = registry.promote(Promotion(stage="staging", number=2), policy)
+    assert missing(verdict) == ["verdict against production"]
+
+
+def test_a_verdict_that_is_no_pass_or_about_another_does_not_count(
+    registry: Registry, run: MakeRun, policy: Policy
+) -> None:
+    one, two = run("one"), run("two")
+    registry.register(one.submission())
+    document = json.loads(one.verdict_file.read_text())
+    one.verdict_file.write_text(json.dumps({**document, "outcome": "inconclusive"}))
+    failed = Promotion(stage="staging", verdict=one.verdict_file)
+    assert missing(registry.promote(failed, policy)) == ["verdict"]
+    other = Promotion(stage="staging", verdict=two.verdict_file)
+    assert missing(registry.promote(other, policy)) == ["verdict on this checkpoint"]
+    absent = Promotion(stage="staging", verdict=one.folder / "absent.json")
+    assert missing(registry.promote(absent, policy)) == ["verdict"]
+
+
+def test_a_verdict_by_other_limits_does_not_count(
+    registry: Registry, run: MakeRun, policy: Policy
+) -> None:
+    one = run("one")
+    # The file is the same, the margin is another: --fail-if-worse-than.
+    one.judge(policy.with_margin(0.5))
+    registry.register(one.submission())
+    verdict = registry.promote(Promotion(stage="staging"), policy)
+    assert missing(verdict) == ["verdict by this policy"]
+
+
+DEMANDING: dict[str, Any] = {
+    "data_gates": ["schema"],
+    "sbom": True,
+    "clean_source": True,
+    "approver": "somebody else",
+}
+
+
+def test_each_criterion_of_the_policy_is_named_with_its_state(
+    registry: Registry, tmp_path: Path
+) -> None:
+    rules = registered.policy(tmp_path, staging=DEMANDING)
+    dirty = SourceState(commit=registered.COMMIT, diff_digest="a" * 64, lock_digest=None)
+    one = Run(tmp_path / "dirty", b"dirty", dirty)
+    one.judge(rules)
+    registry.register(one.submission())
+    verdict = registry.promote(Promotion(stage="staging"), rules)
+    assert verdict.outcome is Outcome.FAIL
+    assert missing(verdict) == ["data gate schema", "SBOM", "clean source", "approver"]
+    for name in missing(verdict):
+        assert name in verdict.reason
+    himself = Promotion(stage="staging", approver="anna")
+    told = registry.promote(himself, rules).to_text()
+    assert "anna agrees; anna promotes, and that must be somebody else" in told
+
+
+def test_what_meets_every_criterion_is_promoted(
+    registry: Registry, run: MakeRun, tmp_path: Path
+) -> None:
+    rules = registered.policy(tmp_path, staging=DEMANDING)
+    one = run("one")
+    one.judge(rules)
+    document = json.loads(one.verdict_file.read_text())
+    schema = tmp_path / "schema.json"
+    schema.write_text(json.dumps({**document, "gate": "schema"}))
+    sbom = tmp_path / "made.json"
+    sbom.write_text('{"bomFormat": "CycloneDX"}')
+    registry.register(one.submission(data_verdicts=[schema], sbom=sbom))
+    verdict = registry.promote(Promotion(stage="staging", approver="ben"), rules)
+    assert verdict.outcome is Outcome.PASS, verdict.to_text()
+    entry = registry.read_history().held[0].entry
+    assert (entry.by, entry.approver) == ("anna", "ben")
+
+
+def test_a_data_gate_that_failed_blocks(registry: Registry, run: MakeRun, tmp_path: Path) -> None:
+    rules = registered.policy(tmp_path, staging={"data_gates": ["drift"]})
+    one = run("one")
+    one.judge(rules)
+    document = json.loads(one.verdict_file.read_text())
+    drift = tmp_path / "drift.json"
+    drift.write_text(json.dumps({**document, "gate": "drift", "outcome": "fail"}))
+    registry.register(one.submission(data_verdicts=[drift]))
+    assert missing(registry.promote(Promotion(stage="staging"), rules)) == ["data gate drift"]
+
+
+def test_a_model_must_age_in_staging(
+    store: MlflowStore, run: MakeRun, tmp_path: Path, said: list[str]
+) -> None:
+    rules = registered.policy(tmp_path, production={"hours_in_staging": 24})
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+    registry = Registry(store, "digits", say=said.append, by="anna", now=lambda: now)
+    one = run("one")
+    one.judge(rules)
+    registry.register(one.submission())
+    registry.promote(Promotion(stage="staging"), rules)
+    now += timedelta(hours=23, minutes=59)
+    assert missing(registry.promote(Promotion(stage="production"), rules)) == ["time in staging"]
+    now += timedelta(minutes=1)
+    assert registry.promote(Promotion(stage="production"), rules).outcome is Outcome.PASS
+
+
+def artifact(version: Version, name: str) -> Path:
+    return Path(version.source.removeprefix("file://")) / name
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "verdict.json", "provenance.json"])
+@pytest.mark.usefixtures("one_two")
+def test_a_file_that_was_overwritten_is_caught_on_promotion(
+    registry: Registry, policy: Policy, name: str
+) -> None:
+    artifact(registry.version(2), name).write_bytes(b"{}")
+    if name == "verdict.json":
+        with pytest.raises(GateInputError, match=r"verdict\.json was changed after it was reg"):
+            registry.promote(Promotion(stage="production"), policy)
+    else:
+        verdict = registry.promote(Promotion(stage="production"), policy)
+        assert missing(verdict) == ["files"]
+        assert f"{name} was changed after it was registered" in verdict.to_text()
+    assert there(registry)["production"] == 1
+
+
+@pytest.mark.usefixtures("one_two")
+def test_a_file_that_was_deleted_is_caught_on_promotion(registry: Registry, policy: Policy) -> None:
+    artifact(registry.version(2), "checkpoint.pt").unlink()
+    assert missing(registry.promote(Promotion(stage="production"), policy)) == ["files"]
+
+
+@pytest.mark.usefixtures("one_two")
+def test_digests_that_were_changed_with_the_file_are_caught_by_the_log(
+    registry: Registry, policy: Policy
+) -> None:
+    version = registry.version(2)
+    file = artifact(version, "config.yaml")
+    file.write_bytes(b"seed: 1\n")
+    files = {**version.files, "config.yaml": history.digest_of("seed: 1\n")}
+    text = json.dumps(files, sort_keys=True, separators=(",", ":"))
+    assert isinstance(registry.store, MlflowStore)
+    client = registry.store._client  # noqa: SLF001 - the hand behind the registry's back
+    client.set_model_version_tag("digits", "2", "gates.files", text)
+    verdict = registry.promote(Promotion(stage="production"), policy)
+    assert verdict.outcome is Outcome.FAIL
+    assert "its list of digests is not what entry" in verdict.reason
+    assert there(registry)["production"] == 1
+
+
+def test_a_model_that_does_not_answer_is_put_back_by_itself(
+    registry: Registry, run: MakeRun, policy: Policy
+) -> None:
+    one = run("one")
+    to_production(registry, one, policy)
+    registry.register(run("bad", registered.BAD, against=one).submission())
+    verdict = registry.promote(Promotion(stage="staging", number=2), policy)
+    assert verdict.outcome is Outcome.FAIL
+    assert "the model answers nonsense" in verdict.reason
+    assert there(registry) == {"staging": 1, "production": 1}
+    last = registry.read_history().held[-1].entry
+    assert (last.action, last.before, last.after) == (Action.ROLLBACK, 2, 1)
+    assert "the model answers nonsense" in last.why
+
+
+def test_a_first_promotion_that_fails_leaves_nothing(
+    registry: Registry, run: MakeRun, policy: Policy
+) -> None:
+    registry.register(run("bad", registered.BAD).submission())
+    assert registry.promote(Promotion(stage="staging"), policy).outcome is Outcome.FAIL
+    assert there(registry) == {"staging": None, "production": None}
+
+
+@pytest.mark.usefixtures("one_two")
+def test_production_goes_back_to_the_version_before(registry: Registry, policy: Policy) -> None:
+    registry.promote(Promotion(stage="production"), policy)
+    assert there(registry)["production"] == 2
+    assert registry.rollback(policy, why="complaints").number == 1
+    assert there(registry)["production"] == 1
+    last = registry.read_history().held[-1].entry
+    assert (last.before, last.after, last.why, last.by) == (2, 1, "complaints", "anna")
+    with pytest.raises(RefusedError, match="no version before 1"):
+        registry.rollback(policy)
+    assert registry.rollback(policy, to=2).number == 2
+    assert there(registry)["production"] == 2
+
+
+@pytest.mark.usefixtures("one_two")
+def test_only_what_was_in_production_can_be_gone_back_to(
+    registry: Registry, policy: Policy
+) -> None:
+    with pytest.raises(
+        RefusedError, match="--to 2: was never in production; of those that were: 1"
+    ):
+        registry.rollback(policy, to=2)
+
+
+@pytest.mark.usefixtures("one_two")
+def test_a_version_that_was_damaged_cannot_be_gone_back_to(
+    registry: Registry, policy: Policy
+) -> None:
+    registry.promote(Promotion(stage="production"), policy)
+    artifact(registry.version(1), "checkpoint.pt").write_bytes(b"evil")
+    with pytest.raises(RefusedError, match=r"checkpoint\.pt was changed after it was registered"):
+        registry.rollback(policy)
+    assert there(registry)["production"] == 2
+
+
+@pytest.mark.usefixtures("one_two")
+def test_an_alias_that_somebody_moved_or_deleted_is_put_right(
+    registry: Registry, policy: Policy, said: list[str]
+) -> None:
+    registry.store.point("digits", "production", 2)
+    registry.store.point("digits", "staging", None)
+    registry.promote(Promotion(stage="staging"), policy)
+    assert there(registry) == {"staging": 2, "production": 1}
+    assert len([line for line in said if "put right" in line]) == 2
+
+
+@pytest.mark.usefixtures("one_two")
+def test_a_damaged_history_stops_promotions_until_it_is_acknowledged(
+    registry: Registry, policy: Policy
+) -> None:
+    assert isinstance(registry.store, MlflowStore)
+    client = registry.store._client  # noqa: SLF001 - the hand behind the registry's back
+    client.set_model_version_tag("digits.history", "3", "gates.entry", "{}")
+    with pytest.raises(RefusedError, match="history was damaged: entry 3 was edited"):
+        registry.promote(Promotion(stage="production"), policy)
+    registry.acknowledge("the disk was restored")
+    assert [each.text for each in registry.read_history().problems]
+    assert registry.promote(Promotion(stage="staging"), policy).outcome is Outcome.PASS
+
+
+@pytest.mark.usefixtures("one_two")
+def test_the_newest_entry_cannot_be_taken_out(registry: Registry) -> None:
+    number = registry.read_history().head.number
+    assert isinstance(registry.store, MlflowStore)
+    client = registry.store._client  # noqa: SLF001 - the hand behind the registry's back
+    client.delete_model_version("digits.history", str(number))
+    told = [each.text for each in registry.read_history().problems]
+    assert told == [f"entry {number} is missing"]
+
+
+def test_a_version_of_another_hand_is_not_promoted(registry: Registry, policy: Policy) -> None:
+    assert isinstance(registry.store, MlflowStore)
+    client = registry.store._client  # noqa: SLF001 - the hand behind the registry's back
+    client.create_registered_model("digits")
+    client.create_model_version("digits", source="/nowhere")
+    with pytest.raises(GateInputError, match=r"has no gates\.files.*register it with"):
+        registry.promote(Promotion(stage="staging"), policy)
+
+
+def test_a_version_that_is_not_there_is_named(
+    registry: Registry, run: MakeRun, policy: Policy
+) -> None:
+    with pytest.raises(GateInputError, match=r"digits: is not in sqlite.*register it first"):
+        registry.promote(Promotion(stage="staging"), policy)
+    registry.register(run("one").submission())
+    with pytest.raises(GateInputError, match=r"has no version 7 in .*; it has 1"):
+        registry.promote(Promotion(stage="staging", number=7), policy)
+
+
+@pytest.mark.usefixtures("one_two")
+def test_of_two_at_once_the_slower_is_refused_and_nothing_is_mixed(
+    registry: Registry, policy: Policy, store: MlflowStore
+) -> None:
+    class Overtaken:
+        """A registry in which somebody else acts just before each append."""
+
+        def __init__(self) -> None:
+            self.address = store.address
+            self.has_happened = False
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "append" and not self.has_happened:
+                self.has_happened = True
+                Registry(store, "digits", say=lambda _: None, by="ben").rollback(policy, to=1) if (
+                    there(registry)["production"] == 2
+                ) else Registry(store, "digits", say=lambda _: None, by="ben").promote(
+                    Promotion(stage="production"), policy
+                )
+            return getattr(store, name)
+
+    slower = Registry(Overtaken(), "digits", say=lambda _: None, by="anna")  # type: ignore[arg-type]
+    with pytest.raises(RefusedError, match=r"digits: ben was quicker \(production: 1 -> 2\)"):
+        slower.promote(Promotion(stage="production"), policy)
+    assert there(registry)["production"] == 2
+    assert len(registry.read_history().void) == 1
+
+
+def race(registry: Registry, count: int, act: Callable[[Registry, int], None]) -> list[int]:
+    """Let processes act at once; return their exit codes, 0 for done and 1 for refused."""
+    address = registry.store._address  # type: ignore[attr-defined]  # noqa: SLF001
+    ready, go = os.pipe()
+    children = []
+    for number in range(count):
+        child = os.fork()
+        if child == 0:
+            code = 3
+            try:
+                os.read(ready, 1)
+                # Its own connections: those of the parent must not be shared.
+                mine = Registry(
+                    MlflowStore(address), "digits", say=lambda _: None, by=f"user{number}"
+                )
+                act(mine, number)
+                code = 0
+            except RefusedError:
+                code = 1
+            except GateError as error:
+                os.write(2, f"{error}\n".encode())
+                code = 2
+            finally:
+                os._exit(code)
+        children.append(child)
+    os.write(go, b"x" * count)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    os.close(ready)
+    os.close(go)
+    return codes
+
+
+def test_of_eight_processes_that_promote_at_once_one_wins(
+    registry: Registry, run: MakeRun, policy: Policy
+) -> None:
+    one = run("one")
+    to_production(registry, one, policy)
+    for number in range(4):
+        registry.register(run(f"rival{number}", against=one).submission())
+
+    def act(mine: Registry, number: int) -> None:
+        verdict = mine.promote(Promotion(stage="staging", number=2 + number % 4), policy)
+        assert verdict.outcome is Outcome.PASS
+
+    codes = race(registry, 8, act)
+    assert set(codes) <= {0, 1}, codes
+    assert 0 in codes
+    winner = there(registry)["staging"]
+    assert winner in {2, 3, 4, 5}
+    found = registry.read_history()
+    promoted = [e.entry.after for e in found.held if e.entry.action is Action.PROMOTE]
+    assert promoted[-1] == winner
+
+
+def test_eight_processes_that_register_one_checkpoint_make_one_version(
+    registry: Registry, run: MakeRun
+) -> None:
+    one = run("one")
+
+    def act(mine: Registry, _: int) -> None:
+        mine.register(one.submission())
+
+    codes = race(registry, 8, act)
+    assert set(codes) == {0}
+    assert len(registry.store.versions("digits")) == 1
+
+
+def test_interrupted_is_not_swallowed(registry: Registry, run: MakeRun, policy: Policy) -> None:
+    registry.register(run("one").submission())
+
+    class Interrupted:
+        address = registry.store.address
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "append":
+                signal.raise_signal(signal.SIGINT)
+            return getattr(registry.store, name)
+
+    user = Registry(Interrupted(), "digits", say=lambda _: None, by="anna")  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        user.promote(Promotion(stage="staging"), policy)
+    assert there(registry)["staging"] is None
