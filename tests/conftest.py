@@ -16,3 +16,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write the golden curve of this version of torch anew instead of comparing",
     )
+    parser.addoption(
+        "--kills",
+        type=int,
+        default=200,
+        metavar="N",
+        help="how often the registry's user is killed at a random moment (default: 200)",
+    )

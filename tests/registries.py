@@ -26,10 +26,10 @@ for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_USER
 
 def there(registry: Registry) -> dict[Stage, int | None]:
     """Return what the log says, which must be what the aliases say."""
-    found = registry.read_history()
+    found = registry.read().history
     assert found.problems == ()
     says = {stage: place.current for stage, place in stages.replay(found.held).items()}
-    aliases = registry.store.aliases(registry.model)
+    aliases = registry.store.record(registry.model).aliases
     assert aliases == {stage: number for stage, number in says.items() if number is not None}
     return says
 

@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     registry = Registry(open_store(), check_name(options.name), say=print)
     if options.acknowledge is not None:
         registry.acknowledge(options.acknowledge)
-    found = registry.read_history()
+    found = registry.read().history
     if options.export is not None:
         write_text(options.export, history.export(found))
     if not (options.verify or options.against):

@@ -1,6 +1,7 @@
 """The registry: which model is in staging and in production, who put it there, and the way back.
 
     history       the log of every change of a stage, each entry naming the one before it
+    ledger        the log of one model in a registry, and the aliases that follow it
     stages        what the log says is where
     submission    a run's outputs, checked to fit together, as they are registered
     files         the files of a version

@@ -58,7 +58,7 @@ def check_as_recorded(version: Version, log: History) -> None:
 
 def _version(store: Store, parts: re.Match[str]) -> Version:
     model, alias = parts["model"], parts["alias"]
-    wanted = store.aliases(model).get(alias) if alias else int(parts["number"])
+    wanted = store.record(model).aliases.get(alias) if alias else int(parts["number"])
     for each in store.versions(model):
         if each.number == wanted:
             return each

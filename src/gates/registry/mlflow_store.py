@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gates.errors import GateInputError
 from gates.registry.history import Head, Stored, digest_of
-from gates.registry.store import LOG_SUFFIX, Version, as_tags
+from gates.registry.store import LOG_SUFFIX, Record, Version, as_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -115,10 +115,14 @@ class MlflowStore:
             )
         return Path(copy)
 
-    def aliases(self, model: str) -> dict[str, int]:
-        """Return the version that each alias names."""
-        found = self._found(lambda: self._client.get_registered_model(model))
-        return {} if found is None else {k: int(v) for k, v in found.aliases.items()}
+    def record(self, model: str) -> Record:
+        """Return what is kept of `model` itself; nothing if there is no such model."""
+        try:
+            found = self._do(lambda: self._client.get_registered_model(model))
+        except _AbsentError:
+            return Record(aliases={}, head=None)
+        aliases = {alias: int(number) for alias, number in found.aliases.items()}
+        return Record(aliases=aliases, head=Head.parse(found.tags.get(_HEAD, "")))
 
     def point(self, model: str, alias: str, number: int | None) -> None:
         """Make `alias` name another version, or none."""
@@ -140,20 +144,12 @@ class MlflowStore:
 
     def append(self, version: Version, text: str, *, summary: str) -> None:
         """Add an entry to the log."""
-        log, digest = version.model + LOG_SUFFIX, digest_of(text)
-        self._ensure(log)
+        digest = digest_of(text)
         for attempt in range(_ATTEMPTS):
             try:
-                self._do(
-                    lambda: self._client.create_model_version(
-                        log,
-                        source=version.source,
-                        run_id=version.tags.get("gates.run"),
-                        tags={_ENTRY: text, _DIGEST: digest},
-                        description=summary,
-                        await_creation_for=0,
-                    )
-                )
+                self._add_entry(version, {_ENTRY: text, _DIGEST: digest}, summary)
+            except _AbsentError:
+                self._ensure(version.model + LOG_SUFFIX)  # the first entry of this model
             except _BusyError:
                 # It may have arrived all the same: a second entry of the same text would be void.
                 if any(each.digest == digest for each in self.entries(version.model)):
@@ -164,10 +160,17 @@ class MlflowStore:
             else:
                 return
 
-    def head(self, model: str) -> Head | None:
-        """Return what was noted beside the log as its newest entry."""
-        found = self._found(lambda: self._client.get_registered_model(model))
-        return None if found is None else Head.parse(found.tags.get(_HEAD, ""))
+    def _add_entry(self, version: Version, tags: Mapping[str, str], summary: str) -> None:
+        self._do(
+            lambda: self._client.create_model_version(
+                version.model + LOG_SUFFIX,
+                source=version.source,
+                run_id=version.tags.get("gates.run"),
+                tags=dict(tags),
+                description=summary,
+                await_creation_for=0,
+            )
+        )
 
     def note_head(self, model: str, head: Head) -> None:
         """Note the log's newest entry beside it."""
@@ -211,12 +214,6 @@ class MlflowStore:
             token = page.token
             if not token:
                 return sorted(found, key=lambda each: int(each.version))
-
-    def _found(self, call: Callable[[], _Result]) -> _Result | None:
-        try:
-            return self._do(call)
-        except _AbsentError:
-            return None
 
     def _do(self, call: Callable[[], _Result]) -> _Result:
         with self._told(""):

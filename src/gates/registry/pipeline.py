@@ -1,6 +1,5 @@
 """Register, promote, roll back: each arrow of the pipeline, and what it takes."""
 
-import contextlib
 import getpass
 import os
 import tempfile
@@ -8,28 +7,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from gates import files
-from gates.errors import ConfigError, ExitCode, GateError, GateInputError
+from gates.errors import ConfigError, GateError, GateInputError
 from gates.functions import named_function
 from gates.policy import Policy, PromotionPolicy
-from gates.registry import history, stages
+from gates.registry import history
 from gates.registry.criteria import Case, criterion, judge
-from gates.registry.files import VERDICT, Submission, data_verdict
+from gates.registry.files import Submission
 from gates.registry.history import STAGES, Action, Entry, Held, History, Stage
+from gates.registry.ledger import Ledger, Now, RefusedError
 from gates.registry.loading import check_as_recorded
 from gates.registry.stages import Occupancy
 from gates.registry.store import Store, Version, fetch_checked
 from gates.verdict import Finding, Outcome, Verdict
 
 Say = Callable[[str], None]
-
-
-class RefusedError(GateError):
-    """The registry is not in a state in which this may be done."""
-
-    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,15 +68,15 @@ class Registry:
     ) -> None:
         self.store = store
         self.model = model
-        self._say = say
         self.by = by or who_acts()
+        self._say = say
         self._now = now
+        self._ledger = Ledger(store, model)
+        self._versions: dict[int, Version] = {}
 
-    def read_history(self) -> History:
-        """Return the log, checked."""
-        # First what was noted, then the log: the other way round, an entry in between is missing.
-        head = self.store.head(self.model)
-        return history.read(self.store.entries(self.model), head)
+    def read(self) -> Now:
+        """Return the log, checked, and who is where."""
+        return self._ledger.read()
 
     def version(self, number: int) -> Version:
         """Return one version.
@@ -90,13 +84,18 @@ class Registry:
         Raises:
             GateInputError: there is no such version.
         """
+        if number not in self._versions:
+            self._look()
+        if number not in self._versions:
+            known = ", ".join(str(each) for each in self._versions) or "none"
+            msg = f"{self.model}: has no version {number} in {self.store.address}; it has {known}"
+            raise GateInputError(msg)
+        return self._versions[number]
+
+    def _look(self) -> list[Version]:
         found = self.store.versions(self.model)
-        for each in found:
-            if each.number == number:
-                return each
-        known = ", ".join(str(each.number) for each in found) or "none"
-        msg = f"{self.model}: has no version {number} in {self.store.address}; it has {known}"
-        raise GateInputError(msg)
+        self._versions = {each.number: each for each in found}
+        return found
 
     def register(self, submission: Submission) -> tuple[Version, bool]:
         """Keep a run as a version; return it, and whether it is a new one.
@@ -133,16 +132,17 @@ class Registry:
             GateInputError: there is no such version, or the registry cannot be reached.
         """
         rules = _rules(policy)
-        held, where = self._settle(rules)
-        version = self._chosen(promotion, where)
-        place = where[promotion.stage]
-        if place.current == version.number:
+        self._look()
+        now = self._settle(rules)
+        version = self._chosen(promotion, now)
+        there = now.version_in(promotion.stage)
+        if there == version.number:
             reason = f"version {version.number} is in {promotion.stage} already; nothing to do"
             return self._verdict(version, policy, [], Outcome.PASS, reason)
         with tempfile.TemporaryDirectory(prefix="gates-") as folder:
-            case = self._case(promotion, policy, version, where, Path(folder))
-            findings = judge(case)
-            findings.append(self._artifact(version, Path(folder)))
+            findings = [self._files(version, Path(folder))]
+            case = self._case(promotion, policy, version, now, Path(folder))
+            findings += judge(case)
             missing = [each.check for each in findings if each.outcome != Outcome.PASS]
             if missing:
                 reason = f"version {version.number} stays out of {promotion.stage}, for want of: "
@@ -155,20 +155,19 @@ class Registry:
             Action.PROMOTE,
             promotion.stage,
             version,
-            before=place.current,
+            before=there,
             why=promotion.why,
             verdict=digest,
             approver=promotion.approver,
         )
-        done = self._append(held, entry, version)
-        self._align(promotion.stage)
-        problem = self._confirm_or_go_back(done, rules)
+        promoted, now = self._ledger.append(now, entry, version)
+        problem = self._confirm_or_go_back(promoted, rules, self._ledger.align(now))
         if problem:
             findings.append(criterion("check after the promotion", holds=False, reason=problem))
             reason = f"version {version.number} was put back: {problem}"
             return self._verdict(version, policy, findings, Outcome.FAIL, reason)
         reason = f"version {version.number} is in {promotion.stage}"
-        reason += f" in place of {place.current}" if place.current else ""
+        reason += f" in place of {there}" if there else ""
         return self._verdict(version, policy, findings, Outcome.PASS, reason)
 
     def rollback(self, policy: Policy, *, to: int | None = None, why: str = "") -> Version:
@@ -180,76 +179,75 @@ class Registry:
             GateInputError: there is no such version, or the registry cannot be reached.
         """
         rules = _rules(policy)
-        held, where = self._settle(rules, check=False)
-        place = where["production"]
+        self._look()
+        now = self._settle(rules, check=False)
+        place = now.stages["production"]
         version = self.version(self._way_back(place, to))
         if version.number == place.current:
             self._say(f"version {version.number} is in production already; nothing to do")
             return version
-        problem = self._problem_of(version, rules, held)
+        problem = self._problem_of(version, rules, now.history)
         if problem:
             msg = f"{version}: cannot go back to production: {problem}"
             raise RefusedError(msg)
         entry = self._entry(Action.ROLLBACK, "production", version, before=place.current, why=why)
-        self._append(held, entry, version)
-        self._align("production")
+        _, now = self._ledger.append(now, entry, version)
+        self._ledger.align(now)
         return version
 
     def acknowledge(self, why: str) -> None:
-        """Let a damaged log go on: its damage stays on record, with who looked at it and why."""
-        found = self.read_history()
-        if not found.open_problems:
+        """Let a damaged log go on: its damage stays on record, with who looked at it and why.
+
+        Raises:
+            RefusedError: somebody else was quicker.
+        """
+        now = self.read()
+        if not now.history.open_problems:
             self._say("the history is whole; nothing to acknowledge")
             return
-        newest = self.store.versions(self.model)[-1]
-        where = stages.replay(found.held)
-        there = where["production"].current
+        there = now.version_in("production")
         entry = self._entry(
             Action.ACKNOWLEDGE, "production", None, before=there, after=there, why=why
         )
-        self._append(found, entry, newest)
+        _, now = self._ledger.append(now, entry, self._look()[-1])
         # Whatever was noted before: this is the newest that somebody vouches for.
-        self.store.note_head(self.model, self.read_history().head)
+        self.store.note_head(self.model, now.history.head)
 
     def _version_of(self, checkpoint: str) -> Version | None:
-        found = self.store.versions(self.model)
+        found = self._look()
         return next((v for v in found if v.tags.get("gates.checkpoint") == checkpoint), None)
 
-    def _chosen(self, promotion: Promotion, where: dict[Stage, Occupancy]) -> Version:
+    def _chosen(self, promotion: Promotion, now: Now) -> Version:
         if promotion.number is not None:
             return self.version(promotion.number)
         if promotion.stage == "production":
-            there = where["staging"].current
+            there = now.version_in("staging")
             if there is None:
                 msg = f"{self.model}: nothing is in staging; promote --to staging first"
                 raise RefusedError(msg)
             return self.version(there)
-        known = self.store.versions(self.model)
-        if not known:
+        if not self._versions:
             msg = f"{self.model}: is not in {self.store.address}; register it first: "
             msg += "python -m gates register"
             raise GateInputError(msg)
-        return known[-1]
+        return self.version(max(self._versions))
 
     def _case(
         self,
         promotion: Promotion,
         policy: Policy,
         version: Version,
-        where: dict[Stage, Occupancy],
+        now: Now,
         folder: Path,
     ) -> Case:
         rules = _rules(policy)
-        rule = rules.staging if promotion.stage == "staging" else rules.production
-        wanted = [VERDICT, *(data_verdict(gate) for gate in rule.data_gates)]
-        fetch_checked(self.store, version, [n for n in wanted if n in version.files], folder)
-        there = where["production"].current
+        there = now.version_in("production")
         return Case(
             version=version,
             stage=promotion.stage,
             policy=policy,
-            rule=rule,
-            stages=where,
+            rule=rules.staging if promotion.stage == "staging" else rules.production,
+            stages=now.stages,
             production=None if there is None else self.version(there),
             files=folder,
             verdict=promotion.verdict,
@@ -258,17 +256,18 @@ class Registry:
             now=self._now(),
         )
 
-    def _artifact(self, version: Version, folder: Path) -> Finding:
-        try:
-            fetch_checked(self.store, version, list(version.files), folder)
-        except GateInputError as error:
-            return criterion("files", holds=False, reason=str(error))
-        return criterion("files", holds=True, reason="they are what was registered")
+    def _files(self, version: Version, folder: Path) -> Finding:
+        problems = []
+        for name in version.files:
+            try:
+                fetch_checked(self.store, version, [name], folder)
+            except GateInputError as error:
+                problems.append(str(error))
+        reason = "; ".join(problems) or "they are what was registered"
+        return criterion("files", holds=not problems, reason=reason)
 
-    def _settle(
-        self, rules: PromotionPolicy, *, check: bool = True
-    ) -> tuple[History, dict[Stage, Occupancy]]:
-        """Finish what an earlier command did not, and return what holds.
+    def _settle(self, rules: PromotionPolicy, *, check: bool = True) -> Now:
+        """Finish what an earlier command did not, and return what holds then.
 
         Args:
             rules: how an unconfirmed promotion is checked.
@@ -277,54 +276,50 @@ class Registry:
         Raises:
             RefusedError: the log was damaged.
         """
-        found = self.read_history()
-        if found.open_problems:
-            msg = f"{self.model}: its history was damaged: {found.open_problems[0].text}; see "
-            msg += "gates history --verify, find out who did it, then gates history --acknowledge"
+        now = self.read()
+        if now.history.open_problems:
+            msg = f"{self.model}: its history was damaged: {now.history.open_problems[0].text}; "
+            msg += "see gates history --verify, find out who did it, then gates history "
+            msg += "--acknowledge"
             raise RefusedError(msg)
-        for stage in STAGES:
-            if self._align(stage):
-                self._say(
-                    f"{stage}: the registry named another version than the history: put right"
-                )
-        self._note_head(found)
-        where = stages.replay(found.held)
-        unconfirmed = [where[stage].unconfirmed for stage in STAGES] if check else []
+        aligned = self._ledger.align(now)
+        if aligned is not now:
+            self._say("the aliases did not name what the history says: put right")
+        unconfirmed = [aligned.stages[stage].unconfirmed for stage in STAGES] if check else []
         for each in filter(None, unconfirmed):
             what = f"{each.entry.stage}: version {each.entry.after}"
             self._say(f"{what} was promoted and not checked yet: checking it")
-            problem = self._confirm_or_go_back(each, rules)
+            problem = self._confirm_or_go_back(each, rules, self.read())
             if problem:
                 self._say(f"{what} was put back: {problem}")
-        if any(unconfirmed):
-            found = self.read_history()
-        return found, stages.replay(found.held)
+        return self.read() if any(unconfirmed) else aligned
 
-    def _confirm_or_go_back(self, promoted: Held, rules: PromotionPolicy) -> str | None:
+    def _confirm_or_go_back(self, promoted: Held, rules: PromotionPolicy, now: Now) -> str | None:
         """Check a promoted version; return why it is no longer there, or None.
 
         Args:
             promoted: the promotion.
             rules: with the check.
+            now: what the registry says.
         """
         stage, number, before = promoted.entry.stage, promoted.entry.after, promoted.entry.before
         assert number is not None  # noqa: S101 - a promotion leads somewhere
         version = self.version(number)
-        found = self.read_history()
-        problem = self._problem_of(version, rules, found)
+        problem = self._problem_of(version, rules, now.history)
         action, why = Action.CONFIRM, "loaded from the registry; it answers"
         after: Version | None = version
         if problem is not None:
             action, why = Action.ROLLBACK, f"the check after the promotion failed: {problem}"
             after = None if before is None else self.version(before)
         why = why[: history.LONGEST_REASON]
-        # Unless somebody has gone on from here already, and with that checked it or gone back.
-        if found.head.digest == promoted.digest:
-            entry = self._entry(action, stage, after, before=number, why=why)
-            with contextlib.suppress(RefusedError):
-                self._append(found, entry, version)
-        self._align(stage)
-        there = stages.replay(self.read_history().held)[stage].current
+        entry = self._entry(action, stage, after, before=number, why=why)
+        try:
+            if now.history.head.digest == promoted.digest:
+                _, now = self._ledger.append(now, entry, version)
+        except RefusedError:
+            # Somebody has gone on from here, and with that checked it or gone back.
+            now = self.read()
+        there = self._ledger.align(now).version_in(stage)
         return None if there == number else problem or f"{there or 'none'} is there by now"
 
     def _problem_of(self, version: Version, rules: PromotionPolicy, log: History) -> str | None:
@@ -373,48 +368,6 @@ class Registry:
             previous=history.NOTHING_BEFORE,
             **{**facts, **more},
         )
-
-    def _append(self, found: History, entry: Entry, version: Version) -> Held:
-        """Add `entry` after what was `found`.
-
-        Raises:
-            RefusedError: somebody else's came first.
-        """
-        entry = entry.model_copy(update={"previous": found.head.digest})
-        text = entry.to_text()
-        self.store.append(version, text, summary=f"{entry.summary()}, {entry.by}")
-        now = self.read_history()
-        mine = next((e for e in now.held if e.digest == history.digest_of(text)), None)
-        if mine is None:
-            winner = next(
-                (each for each in now.held if each.entry.previous == found.head.digest), None
-            )
-            did = "somebody" if winner is None else f"{winner.entry.by}"
-            what = "" if winner is None else f" ({winner.entry.summary()})"
-            msg = f"{self.model}: {did} was quicker{what}; nothing was changed. Look at gates "
-            msg += "status, and decide again"
-            raise RefusedError(msg)
-        self._note_head(now)
-        return mine
-
-    def _note_head(self, found: History) -> None:
-        noted = self.store.head(self.model)
-        if found.held and (noted is None or noted.number < found.head.number):
-            self.store.note_head(self.model, found.head)
-
-    def _align(self, stage: Stage) -> bool:
-        """Make the alias name what the log says; return whether it did not.
-
-        Reads the log again after each change: of several who do this at once, each with what it
-        read a moment ago, the last to write sees what the others have appended.
-        """
-        has_changed = False
-        while True:
-            there = stages.replay(self.read_history().held)[stage].current
-            if self.store.aliases(self.model).get(stage) == there:
-                return has_changed
-            self.store.point(self.model, stage, there)
-            has_changed = True
 
     def _verdict(
         self,

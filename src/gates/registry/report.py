@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gates.errors import GateInputError
-from gates.registry import history, stages
+from gates.registry import history
 from gates.registry.history import STAGES, Entry, Held, History, Problem, Stage, Void
 from gates.registry.pipeline import Registry
 from gates.registry.stages import Occupancy
@@ -18,19 +18,18 @@ def status(registry: Registry) -> tuple[list[str], bool]:
     Raises:
         GateInputError: the registry has no such model.
     """
-    found = registry.read_history()
+    now = registry.read()
+    found, where = now.history, now.stages
     versions = {each.number: each for each in registry.store.versions(registry.model)}
     if not versions and not found.held:
         msg = f"{registry.model}: is not in {registry.store.address}; register it first: "
         msg += "python -m gates register"
         raise GateInputError(msg)
-    aliases = registry.store.aliases(registry.model)
-    where = stages.replay(found.held)
     lines = [f"{registry.model} in {registry.store.address}"]
     wrong: list[str] = [each.text for each in found.open_problems]
     for stage in reversed(STAGES):
         lines.append(f"  {stage:<10}  {_occupant(where[stage], versions)}")
-        wrong += _contradictions(stage, where[stage], aliases.get(stage), versions)
+        wrong += _contradictions(stage, where[stage], now.aliases.get(stage), versions)
     newest = max(versions.values(), key=lambda each: each.number, default=None)
     if newest is not None:
         lines.append(f"  {'newest':<10}  {_named(newest)}")

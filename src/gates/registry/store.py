@@ -73,6 +73,19 @@ def as_tags(facts: Mapping[str, str]) -> dict[str, str]:
     return {_TAG + name: value for name, value in facts.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What is kept of a model besides its versions and its log.
+
+    Args:
+        aliases: the version that each alias names.
+        head: what was noted beside the log as its newest entry.
+    """
+
+    aliases: Mapping[str, int]
+    head: Head | None
+
+
 class Store(Protocol):
     """A registry. Whatever it cannot do is a GateInputError with its address."""
 
@@ -93,8 +106,8 @@ class Store(Protocol):
     def download(self, version: Version, name: str, folder: Path) -> Path:
         """Return a local copy of one file of `version`, not checked."""
 
-    def aliases(self, model: str) -> dict[str, int]:
-        """Return the version that each alias names."""
+    def record(self, model: str) -> Record:
+        """Return what is kept of `model` itself; nothing if it has no such model."""
 
     def point(self, model: str, alias: str, number: int | None) -> None:
         """Make `alias` name another version, or none."""
@@ -110,9 +123,6 @@ class Store(Protocol):
             text: the entry.
             summary: what a person sees of it.
         """
-
-    def head(self, model: str) -> Head | None:
-        """Return what was noted beside the log as its newest entry."""
 
     def note_head(self, model: str, head: Head) -> None:
         """Note the log's newest entry beside it."""

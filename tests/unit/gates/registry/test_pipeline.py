@@ -16,8 +16,9 @@ from gates.predictions import write_predictions
 from gates.provenance import SourceState
 from gates.registry import history
 from gates.registry.history import Action
+from gates.registry.ledger import RefusedError
 from gates.registry.mlflow_store import MlflowStore
-from gates.registry.pipeline import Promotion, RefusedError, Registry
+from gates.registry.pipeline import Promotion, Registry
 from gates.registry.store import Version
 from gates.verdict import Outcome, Verdict
 from tests import registered
@@ -141,17 +142,17 @@ def test_a_model_goes_through_staging_to_production(
 ) -> None:
     to_production(registry, run("one"), policy)
     assert there(registry) == {"staging": 1, "production": 1}
-    actions = [each.entry.action for each in registry.read_history().held]
+    actions = [each.entry.action for each in registry.read().history.held]
     assert actions == [Action.PROMOTE, Action.CONFIRM] * 2
 
 
 @pytest.mark.usefixtures("one_two")
 def test_a_second_promotion_has_nothing_to_do(registry: Registry, policy: Policy) -> None:
-    before = registry.read_history()
+    before = registry.read().history
     verdict = registry.promote(Promotion(stage="staging"), policy)
     assert verdict.outcome is Outcome.PASS
     assert "already" in verdict.reason
-    assert registry.read_history() == before
+    assert registry.read().history == before
 
 
 def test_production_is_reached_from_staging_only(
@@ -179,7 +180,7 @@ def test_a_verdict_against_an_older_production_does_not_count(
     three.judge(policy, against=two)
     newer = Promotion(stage="staging", number=3, verdict=three.verdict_file)
     assert registry.promote(newer, policy).outcome is Outcome.PASS
-    noted = registry.read_history().held[-2].entry.verdict
+    noted = registry.read().history.held[-2].entry.verdict
     assert noted is not None
     version = registry.version(3)
     kept = registry.store.download(version, f"verdict-{noted[:12]}.json", tmp_path)
@@ -261,7 +262,7 @@ def test_what_meets_every_criterion_is_promoted(
     registry.register(one.submission(data_verdicts=[schema], sbom=sbom))
     verdict = registry.promote(Promotion(stage="staging", approver="ben"), rules)
     assert verdict.outcome is Outcome.PASS, verdict.to_text()
-    entry = registry.read_history().held[0].entry
+    entry = registry.read().history.held[0].entry
     assert (entry.by, entry.approver) == ("anna", "ben")
 
 
@@ -302,13 +303,9 @@ def test_a_file_that_was_overwritten_is_caught_on_promotion(
     registry: Registry, policy: Policy, name: str
 ) -> None:
     artifact(registry.version(2), name).write_bytes(b"{}")
-    if name == "verdict.json":
-        with pytest.raises(GateInputError, match=r"verdict\.json was changed after it was reg"):
-            registry.promote(Promotion(stage="production"), policy)
-    else:
-        verdict = registry.promote(Promotion(stage="production"), policy)
-        assert missing(verdict) == ["files"]
-        assert f"{name} was changed after it was registered" in verdict.to_text()
+    verdict = registry.promote(Promotion(stage="production"), policy)
+    assert missing(verdict)[0] == "files"
+    assert f"{name} was changed after it was registered" in verdict.to_text()
     assert there(registry)["production"] == 1
 
 
@@ -346,7 +343,7 @@ def test_a_model_that_does_not_answer_is_put_back_by_itself(
     assert verdict.outcome is Outcome.FAIL
     assert "the model answers nonsense" in verdict.reason
     assert there(registry) == {"staging": 1, "production": 1}
-    last = registry.read_history().held[-1].entry
+    last = registry.read().history.held[-1].entry
     assert (last.action, last.before, last.after) == (Action.ROLLBACK, 2, 1)
     assert "the model answers nonsense" in last.why
 
@@ -365,7 +362,7 @@ def test_production_goes_back_to_the_version_before(registry: Registry, policy: 
     assert there(registry)["production"] == 2
     assert registry.rollback(policy, why="complaints").number == 1
     assert there(registry)["production"] == 1
-    last = registry.read_history().held[-1].entry
+    last = registry.read().history.held[-1].entry
     assert (last.before, last.after, last.why, last.by) == (2, 1, "complaints", "anna")
     with pytest.raises(RefusedError, match="no version before 1"):
         registry.rollback(policy)
@@ -402,7 +399,7 @@ def test_an_alias_that_somebody_moved_or_deleted_is_put_right(
     registry.store.point("digits", "staging", None)
     registry.promote(Promotion(stage="staging"), policy)
     assert there(registry) == {"staging": 2, "production": 1}
-    assert len([line for line in said if "put right" in line]) == 2
+    assert [line for line in said if "put right" in line]
 
 
 @pytest.mark.usefixtures("one_two")
@@ -415,17 +412,17 @@ def test_a_damaged_history_stops_promotions_until_it_is_acknowledged(
     with pytest.raises(RefusedError, match="history was damaged: entry 3 was edited"):
         registry.promote(Promotion(stage="production"), policy)
     registry.acknowledge("the disk was restored")
-    assert [each.text for each in registry.read_history().problems]
+    assert [each.text for each in registry.read().history.problems]
     assert registry.promote(Promotion(stage="staging"), policy).outcome is Outcome.PASS
 
 
 @pytest.mark.usefixtures("one_two")
 def test_the_newest_entry_cannot_be_taken_out(registry: Registry) -> None:
-    number = registry.read_history().head.number
+    number = registry.read().history.head.number
     assert isinstance(registry.store, MlflowStore)
     client = registry.store._client  # noqa: SLF001 - the hand behind the registry's back
     client.delete_model_version("digits.history", str(number))
-    told = [each.text for each in registry.read_history().problems]
+    told = [each.text for each in registry.read().history.problems]
     assert told == [f"entry {number} is missing"]
 
 
@@ -469,11 +466,11 @@ def test_of_two_at_once_the_slower_is_refused_and_nothing_is_mixed(
                 )
             return getattr(store, name)
 
-    slower = Registry(Overtaken(), "digits", say=lambda _: None, by="anna")  # type: ignore[arg-type]
+    slower = Registry(Overtaken(), "digits", say=lambda _: None, by="anna")
     with pytest.raises(RefusedError, match=r"digits: ben was quicker \(production: 1 -> 2\)"):
         slower.promote(Promotion(stage="production"), policy)
     assert there(registry)["production"] == 2
-    assert len(registry.read_history().void) == 1
+    assert len(registry.read().history.void) == 1
 
 
 def race(registry: Registry, count: int, act: Callable[[Registry, int], None]) -> list[int]:
@@ -525,7 +522,7 @@ def test_of_eight_processes_that_promote_at_once_one_wins(
     assert 0 in codes
     winner = there(registry)["staging"]
     assert winner in {2, 3, 4, 5}
-    found = registry.read_history()
+    found = registry.read().history
     promoted = [e.entry.after for e in found.held if e.entry.action is Action.PROMOTE]
     assert promoted[-1] == winner
 
@@ -554,7 +551,7 @@ def test_interrupted_is_not_swallowed(registry: Registry, run: MakeRun, policy: 
                 signal.raise_signal(signal.SIGINT)
             return getattr(registry.store, name)
 
-    user = Registry(Interrupted(), "digits", say=lambda _: None, by="anna")  # type: ignore[arg-type]
+    user = Registry(Interrupted(), "digits", say=lambda _: None, by="anna")
     with pytest.raises(KeyboardInterrupt):
         user.promote(Promotion(stage="staging"), policy)
     assert there(registry)["staging"] is None

@@ -1,0 +1,165 @@
+"""A real MLflow server with basic-auth and served artifacts, on a real PostgreSQL, on loopback."""
+
+import base64
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ADMIN, PASSWORD = "admin", "correct horse battery staple"
+READER, READERS = "reader", "reads only, and is refused"
+# A server of MLflow's imports for half a minute where two cores have other work.
+PATIENCE = 180
+
+
+def postgres_programs() -> Path | None:
+    """Return the folder with `initdb` and `pg_ctl`, or None if there is none.
+
+    Debian keeps them off PATH: several versions may be there.
+    """
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).parent
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return installed[-1].parent if installed else None
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def postgres(programs: Path, folder: Path) -> Iterator[str]:
+    """Run PostgreSQL on files in `folder`; give the address of a database for SQLAlchemy."""
+    user = _unprivileged()
+    folder.mkdir(mode=0o755)
+    if user is not None:
+        shutil.chown(folder, user)
+    data, port = folder / "data", free_port()
+
+    def run(*command: str) -> None:
+        # Its files go, not to pipes: a server that stays behind would keep a pipe open.
+        with (folder.parent / "postgres.log").open("ab") as log:
+            subprocess.run(command, check=True, user=user, cwd="/", stdout=log, stderr=log)
+
+    run(str(programs / "initdb"), "-D", str(data), "-U", "mlflow", "-A", "trust", "--no-sync")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories=''"
+    control = (str(programs / "pg_ctl"), "-D", str(data), "-w")
+    run(*control, "-o", options, "-l", str(folder / "log"), "start")
+    try:
+        # As one on GitHub's machines has: a database of its own.
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        run(*control, "-m", "immediate", "stop")
+
+
+def _unprivileged() -> str | None:
+    """Return a user that PostgreSQL will run as, where this is root, which it will not."""
+    if os.geteuid() != 0:
+        return None
+    known = {each.pw_name for each in pwd.getpwall()}
+    return "postgres" if "postgres" in known else "nobody"
+
+
+class MlflowServer:
+    """A server of MLflow's that can be killed and started again.
+
+    Args:
+        database: its address.
+        folder: for artifacts, users and settings.
+    """
+
+    def __init__(self, database: str, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = f"http://127.0.0.1:{self._port}"
+        self.artifacts = folder / "artifacts"
+        self._settings = folder / "auth.ini"
+        self._settings.write_text(
+            "[mlflow]\n"
+            "default_permission = READ\n"
+            f"database_uri = sqlite:///{folder / 'users.db'}\n"
+            f"admin_username = {ADMIN}\n"
+            f"admin_password = {PASSWORD}\n"
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        )
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        program = Path(sys.executable).with_name("mlflow")
+        command = [str(program), "server", "--host", "127.0.0.1", "--port", str(self._port)]
+        command += ["--workers", "1", "--app-name", "basic-auth", "--serve-artifacts"]
+        command += ["--backend-store-uri", self._database]
+        command += ["--artifacts-destination", str(self.artifacts)]
+        variables = {
+            **os.environ,
+            "MLFLOW_AUTH_CONFIG_PATH": str(self._settings),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a server that is gone soon",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        with (self._folder / "server.log").open("ab") as log:
+            # A session of its own, so that its workers can be killed with it.
+            self._process = subprocess.Popen(
+                command, env=variables, stdout=log, stderr=log, start_new_session=True
+            )
+        until = time.monotonic() + PATIENCE
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > until:
+                log_text = (self._folder / "server.log").read_text()[-2000:]
+                msg = f"the server does not start: {log_text}"
+                raise AssertionError(msg)
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """End it and its workers at once, as a machine that fails does."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def add_user(self, name: str, password: str) -> None:
+        body = json.dumps({"username": name, "password": password}).encode()
+        request = urllib.request.Request(  # noqa: S310 - on loopback
+            f"{self.address}/api/2.0/mlflow/users/create",
+            data=body,
+            headers={"Content-Type": "application/json", **_authorization(ADMIN, PASSWORD)},
+        )
+        with urllib.request.urlopen(request):  # noqa: S310 - as above
+            pass
+
+    def variables(self, user: str | None = ADMIN, password: str = PASSWORD) -> Mapping[str, str]:
+        """Return what a client's environment must say."""
+        credentials = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
+        return {
+            "MLFLOW_TRACKING_URI": self.address,
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            **({name: value for name, value in credentials.items() if value} if user else {}),
+        }
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/health", timeout=5):  # noqa: S310
+                return True
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _authorization(user: str, password: str) -> dict[str, str]:
+    encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {encoded}"}

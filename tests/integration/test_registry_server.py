@@ -1,0 +1,277 @@
+"""The whole pipeline over HTTP: an MLflow server with basic-auth on PostgreSQL."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gates.errors import GateInputError
+from gates.locations import local_copy
+from gates.policy import Policy
+from gates.registry import stages
+from gates.registry.history import Action
+from gates.registry.ledger import RefusedError
+from gates.registry.mlflow_store import MlflowStore
+from gates.registry.pipeline import Promotion, Registry
+from gates.verdict import Outcome
+from tests import registered
+from tests.integration.servers import (
+    READER,
+    READERS,
+    MlflowServer,
+    postgres,
+    postgres_programs,
+)
+from tests.registered import Run
+from tests.registries import there
+
+ROOT = Path(__file__).parent.parent.parent
+MODEL = "digits"
+
+# One server for all of it: to start one takes half a minute. Each test begins with what the one
+# before has left, and says what it needs of that.
+pytestmark = pytest.mark.xdist_group("mlflow-server")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("server")
+    # PostgreSQL runs as another user than root, and must be let through to its folder.
+    for each in (folder, *folder.parents):
+        if each.is_relative_to("/tmp") and each != Path("/tmp"):  # noqa: S108 - pytest's place
+            each.chmod(0o755)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[MlflowServer]:
+    programs = postgres_programs()
+    if programs is None:
+        reason = "PostgreSQL is not installed (no initdb); apt-get install postgresql"
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{reason}; CI=true allows no skipped server")
+        pytest.skip(reason)
+    with postgres(programs, place / "postgres") as database:
+        running = MlflowServer(database, place)
+        try:
+            running.start()
+            running.add_user(READER, READERS)
+            yield running
+        finally:
+            running.kill()
+
+
+@pytest.fixture(scope="module")
+def policy(place: Path) -> Policy:
+    return registered.policy(place)
+
+
+@pytest.fixture(autouse=True)
+def client(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in server.variables().items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def registry(server: MlflowServer) -> Registry:
+    return Registry(MlflowStore(server.address), MODEL, say=lambda _: None)
+
+
+def gates(
+    place: Path, variables: Mapping[str, str], *arguments: str
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "gates", *arguments],
+        cwd=place,
+        env=clean_environment(variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def clean_environment(variables: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    return {**kept, "PYTHONPATH": str(ROOT), **variables}
+
+
+def runs(place: Path, policy: Policy) -> Callable[..., Run]:
+    def make(name: str, against: Run | None = None, weights: bytes | None = None) -> Run:
+        made = Run(place / name, weights or name.encode())
+        made.judge(policy, against)
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def one(place: Path, policy: Policy) -> Run:
+    return runs(place, policy)("one")
+
+
+@pytest.fixture(scope="module")
+def rivals(place: Path, policy: Policy, one: Run) -> list[Run]:
+    """Three that were judged against `one`."""
+    return [runs(place, policy)(f"rival{number}", one) for number in range(3)]
+
+
+def test_a_run_is_registered_and_promoted_by_the_commands(
+    server: MlflowServer, place: Path, one: Run, registry: Registry
+) -> None:
+    register = ["register", "--run", str(one.folder), "--verdict", str(one.verdict_file)]
+    for expected in ("version 1 (", "nothing to do"):
+        done = gates(place, server.variables(), *register, "--name", MODEL)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert expected in done.stdout
+    for stage in ("staging", "production"):
+        words = ["promote", "--name", MODEL, "--to", stage, "--policy", "gates.yaml"]
+        done = gates(place, server.variables(), *words)
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+        assert f"version 1 is in {stage}" in done.stdout
+    assert there(registry) == {"staging": 1, "production": 1}
+    done = gates(place, server.variables(), "status", "--name", MODEL)
+    assert done.returncode == 0
+    assert "by admin" in done.stdout
+    assert "correct horse" not in done.stdout + done.stderr
+
+
+def test_a_reader_may_look_and_not_promote(
+    server: MlflowServer, place: Path, registry: Registry, rivals: list[Run]
+) -> None:
+    for rival in rivals:
+        registry.register(rival.submission())
+    before = registry.read().history
+    reader = server.variables(READER, READERS)
+    assert gates(place, reader, "status", "--name", MODEL).returncode == 0
+    words = ["promote", "--name", MODEL, "--to", "staging", "--policy", "gates.yaml"]
+    refused = gates(place, reader, *words)
+    assert refused.returncode == 2
+    assert "not allowed (403)" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    refused = gates(place, reader, "rollback", "--name", MODEL, "--policy", "gates.yaml")
+    assert refused.returncode != 0
+    assert registry.read().history == before
+
+
+@pytest.mark.parametrize(("user", "password"), [(None, ""), ("admin", "guessed")])
+def test_who_is_not_logged_in_gets_nothing(
+    server: MlflowServer, place: Path, user: str | None, password: str
+) -> None:
+    stranger = server.variables(user, password)
+    for command in ("status", "history"):
+        refused = gates(place, stranger, command, "--name", MODEL)
+        assert refused.returncode == 2
+        assert "not logged in (401)" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+
+
+def test_of_eight_processes_that_promote_at_once_one_wins(
+    server: MlflowServer, place: Path, registry: Registry
+) -> None:
+    entries = len(registry.read().history.held)
+    processes = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "gates", "promote", "--name", MODEL, "--to", "staging"),
+                *("--version", str(2 + number % 3), "--policy", "gates.yaml"),
+            ],
+            cwd=place,
+            env=clean_environment(server.variables()),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(8)
+    ]
+    ended = [(*process.communicate(), process.returncode) for process in processes]
+    codes = [code for _, _, code in ended]
+    assert set(codes) <= {0, 1}, ended
+    assert 0 in codes
+    for out, err, code in ended:
+        assert code == 0 or "was quicker" in err, (out, err)
+    found = registry.read().history
+    promoted = [e.entry.after for e in found.held[entries:] if e.entry.action is Action.PROMOTE]
+    assert promoted[-1] == there(registry)["staging"]
+
+
+class Interrupted:
+    """A registry whose server is killed before one of its calls."""
+
+    def __init__(self, store: MlflowStore, server: MlflowServer, at: str, *, after: bool) -> None:
+        self._store, self._server, self._at, self._after = store, server, at, after
+        self.address = store.address
+
+    def __getattr__(self, name: str) -> Any:
+        call = getattr(self._store, name)
+
+        def killed(*arguments: Any, **more: Any) -> Any:
+            if not self._after:
+                self._server.kill()
+            result = call(*arguments, **more)
+            self._server.kill()
+            return result
+
+        return killed if name == self._at else call
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_server_that_dies_in_the_middle_of_a_promotion_loses_nothing(
+    server: MlflowServer, registry: Registry, policy: Policy, *, after: bool
+) -> None:
+    number = 3 if after else 2
+    registry.promote(Promotion(stage="staging", number=1), policy)
+    known = registry.read().history.held
+    dying = Interrupted(MlflowStore(server.address), server, "append", after=after)
+    with pytest.raises(GateInputError, match=f"the registry {server.address}"):
+        Registry(dying, MODEL, say=lambda _: None).promote(
+            Promotion(stage="staging", number=number), policy
+        )
+    server.start()
+    found = registry.read().history
+    assert found.problems == ()
+    assert found.held[: len(known)] == known
+    says = stages.replay(found.held)["staging"].current
+    assert says == (number if after else 1)
+    # The next command finishes what this one began, or does it from the start.
+    verdict = registry.promote(Promotion(stage="staging", number=number), policy)
+    assert verdict.outcome is Outcome.PASS
+    assert there(registry)["staging"] == number
+    assert stages.replay(registry.read().history.held)["staging"].unconfirmed is None
+
+
+def test_production_goes_back_by_the_command(
+    server: MlflowServer, place: Path, registry: Registry, policy: Policy
+) -> None:
+    assert registry.promote(Promotion(stage="production"), policy).outcome is Outcome.PASS
+    assert there(registry)["production"] == 3
+    words = ["rollback", "--name", MODEL, "--policy", "gates.yaml", "--why", "complaints"]
+    done = gates(place, server.variables(), *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert there(registry)["production"] == 1
+    verified = gates(place, server.variables(), "history", "--name", MODEL, "--verify")
+    assert verified.returncode == 0
+    assert "unbroken" in verified.stdout
+
+
+def test_an_artifact_that_was_overwritten_on_the_server_is_caught(
+    server: MlflowServer, registry: Registry, policy: Policy
+) -> None:
+    with local_copy(f"models:/{MODEL}@production") as file:
+        assert file.read_bytes() == b"one"
+    for checkpoint in server.artifacts.rglob("checkpoint.pt"):
+        checkpoint.write_bytes(b"evil")
+    with (
+        pytest.raises(GateInputError, match=r"checkpoint\.pt was changed after it was registered"),
+        local_copy(f"models:/{MODEL}@production"),
+    ):
+        pass
+    verdict = registry.promote(Promotion(stage="production"), policy)
+    assert verdict.outcome is Outcome.FAIL
+    assert "checkpoint.pt was changed" in verdict.to_text()
+    with pytest.raises(RefusedError, match="was changed after it was registered"):
+        registry.rollback(policy, to=3)
+    assert there(registry)["production"] == 1
