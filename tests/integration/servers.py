@@ -149,12 +149,18 @@ class MlflowServer:
         return {
             "MLFLOW_TRACKING_URI": self.address,
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": str(PATIENCE),
             **({name: value for name, value in credentials.items() if value} if user else {}),
         }
 
     def _answers(self) -> bool:
+        # Not only that it is alive: what opens the databases is the first question about models.
+        request = urllib.request.Request(  # noqa: S310 - on loopback
+            f"{self.address}/api/2.0/mlflow/registered-models/search",
+            headers=_authorization(ADMIN, PASSWORD),
+        )
         try:
-            with urllib.request.urlopen(f"{self.address}/health", timeout=5):  # noqa: S310
+            with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310 - as above
                 return True
         except (urllib.error.URLError, OSError):
             return False
