@@ -31,7 +31,8 @@ USER 10001
 # Only what the environment is made from: other changes leave its layer, by far the largest, alone.
 # The empty files stand for the project, which is installed as a link to its source.
 COPY --chown=10001:10001 pyproject.toml uv.lock LICENSE ./
-COPY --chown=10001:10001 tasks/__init__.py tasks/environment.py tasks/interpreters.py tasks/project.py tasks/uv.py tasks/
+COPY --chown=10001:10001 tasks/__init__.py tasks/environment.py tasks/git.py tasks/inputs.py tasks/interpreters.py tasks/manifest.py tasks/project.py tasks/uv.py tasks/
+COPY --chown=10001:10001 tasks/observer/__init__.py tasks/observer/sitecustomize.py tasks/observer/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
     mkdir -p src/gates src/my_project && \
     touch README.md src/gates/__init__.py src/my_project/__init__.py && \

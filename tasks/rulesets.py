@@ -315,6 +315,7 @@ def _flat(body: Mapping[str, Any]) -> dict[str, object]:
         flat[f"conditions.{key}"] = _unordered(body["conditions"]["ref_name"].get(key))
     for rule in body["rules"]:
         kind = rule["type"]
+        flat[kind] = True
         parameters = rule.get("parameters") or {}
         for key in PARAMETERS.get(kind, ()):
             of = CHECK_KEYS if key == "required_status_checks" else ()

@@ -105,11 +105,15 @@ def test_the_large_layer_is_made_from_the_lock_and_what_makes_environments() -> 
     copies = [rest for word, rest in stages(DOCKERFILE)["cpu"] if word == "COPY"]
     assert copies[-1].endswith(" . .")
     copied = {word for each in copies[:-1] for word in each.split() if word.endswith(".py")}
-    code = "import sys; from tasks import environment; print(*sys.modules)"
+    code = (
+        "import sys; from tasks import environment;"
+        "print(*(each.__file__ for name, each in sys.modules.items() if name.startswith('tasks')),"
+        " sep='\\n')"
+    )
     command = [sys.executable, "-c", code]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    modules = [name for name in ran.stdout.split() if name.startswith("tasks.")]
-    assert copied == {"tasks/__init__.py", *(f"{name.replace('.', '/')}.py" for name in modules)}
+    files = (Path(file).relative_to(ROOT) for file in ran.stdout.splitlines())
+    assert copied == {str(file) for file in files}
 
 
 def test_uv_in_the_image_is_one_that_the_project_admits_with_hashes() -> None:
