@@ -6,7 +6,11 @@ whose condition was wrong all as "skipped", and only the first of them is fine.
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from tasks import manifest
+from tasks.manifest import DamagedManifestError
 
 # The job whose output is the plan, and the job that its matrix feeds.
 PLAN, FED = "plan", "session"
@@ -26,9 +30,39 @@ def problems(needs: str) -> list[str]:
         NeedsError: it is something else, or lacks the job `plan`.
     """
     jobs = _read(needs)
-    asked_for = _is_empty(jobs[PLAN])
+    asked_for = _planned(jobs[PLAN]) == []
     lines = [_problem(name, str(job.get("result")), asked_for) for name, job in jobs.items()]
     return [line for line in lines if line is not None]
+
+
+def missing(needs: str, results: Path) -> list[str]:
+    """Return a line for each planned session that left no manifest of a passed run.
+
+    Its job may be a success all the same: of a session that skipped itself, or did not run.
+
+    Args:
+        needs: as in `problems`, which names what failed; nothing is missing until all succeeded.
+        results: the folder with what the jobs left.
+
+    Raises:
+        NeedsError: as in `problems`.
+    """
+    jobs = _read(needs)
+    if jobs.get(FED, {}).get("result") != "success":
+        return []
+    planned = _planned(jobs[PLAN])
+    if planned is None:
+        return [f"{PLAN}: did not hand over what it planned; see its log"]
+    files = sorted(results.rglob(f"{manifest.FOLDER.name}/*.json"))
+    try:
+        ended = {run.session: run.result for run in map(manifest.read, files)}
+    except DamagedManifestError as error:
+        return [f"{error}; run its job again"]
+    return [
+        f"{name}: planned, and {ended.get(name, 'nothing')} is what it left; see its log"
+        for name in planned
+        if ended.get(name) != "passed"
+    ]
 
 
 def _read(needs: str) -> Mapping[str, Mapping[str, Any]]:
@@ -46,12 +80,12 @@ def _read(needs: str) -> Mapping[str, Mapping[str, Any]]:
     return jobs
 
 
-def _is_empty(plan: Mapping[str, Any]) -> bool:
-    """Whether the plan was made, and says that there is nothing to run."""
+def _planned(plan: Mapping[str, Any]) -> list[str] | None:
+    """Return the sessions of the plan; None where there is none, which is no empty plan."""
     try:
-        return bool(json.loads(plan["outputs"]["matrix"])["include"] == [])
+        return [job["session"] for job in json.loads(plan["outputs"]["matrix"])["include"]]
     except (KeyError, TypeError, ValueError):
-        return False  # no plan is not an empty plan
+        return None
 
 
 def _problem(name: str, result: str, nothing_planned: bool) -> str | None:  # noqa: FBT001

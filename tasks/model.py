@@ -47,7 +47,8 @@ def evaluate(session: nox.Session) -> None:
     environment.run(session, folder, "python", *judge, *how, success_codes=_GAVE_A_VERDICT)
     if not _VERDICT.exists():
         session.error("my_project.eval ended without a verdict; its message is above")
-    card = ["-m", "gates", "card", "--run", str(_LATEST.resolve().parent)]
+    # By the link: a run's name is made of the time, and no two machines would do the same.
+    card = ["-m", "gates", "card", "--run", str(_LATEST)]
     environment.run(session, folder, "python", *card, "--verdict", str(_VERDICT))
     # Nox makes 1 of every exit code but 0: what the gate said is in its file.
     verdict = json.loads(_VERDICT.read_text(encoding="utf-8"))

@@ -65,7 +65,8 @@ def matrix(session: nox.Session, python_version: str, torch_version: str) -> Non
     _pytest(session, folder, *_workers(session), *(session.posargs or _SUITES))
 
 
-@session(tiers=["nightly"], timeout_minutes=45, inputs=["src", "configs", "tests"])
+# Every file: it copies the repository and runs the workflows' own lines in the copy.
+@session(tiers=["nightly"], timeout_minutes=45, inputs=["."])
 def integration(session: nox.Session) -> None:
     """Run what needs several processes: kills and exact resume, torchrun, reproduction.
 

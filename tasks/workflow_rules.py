@@ -26,8 +26,9 @@ ONE_OF_THE_MATRIX = '"$SESSION"'
 
 _CALL = re.compile(
     rf"uvx nox (?:-s (?P<session>[\w-]+|{re.escape(ONE_OF_THE_MATRIX)})|-t (?P<tier>[\w-]+))"
-    r"(?P<arguments> --(?: [\w./=:@+-]+)+)?"
+    r"(?P<arguments> --(?: (?:[\w./=:@+-]+|\"\$[A-Z_]+\"))+)?"
 )
+_VARIABLE = re.compile(r'"\$([A-Z_]+)"')
 _PIN = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 _LOOKS_LIKE_PIN = re.compile(r"[0-9a-fA-F]{6,}")
 _IMAGE = re.compile(r"(?:docker://)?[^@\s]+@sha256:[0-9a-f]{64}")
@@ -139,6 +140,9 @@ def _problem_of_run(step: CommentedMap, catalogue: Catalogue) -> str | None:
     if call is None:
         shown = command.splitlines()[0] if command else ""
         return f"runs {shown!r}, which is not one session; make it one and call uvx nox -s NAME"
+    for variable in _VARIABLE.findall(call["arguments"] or ""):
+        if variable not in _mapping(step, "env"):
+            return f"{variable} is not set in this step; add env: {variable}:"
     if call["session"] == ONE_OF_THE_MATRIX:
         if _mapping(step, "env").get("SESSION") == "${{ matrix.session }}":
             return None
@@ -381,6 +385,22 @@ def _is_asked(source: Source, job: CommentedMap) -> Iterator[Finding]:
         yield source.job_finding(REQUIRED, "name", text)
 
 
+def sees_what_was_left(source: Source) -> Iterator[Finding]:
+    """The last job has what the others left: one that ran nothing is a success as well."""
+    steps = _steps(source.jobs.get(REQUIRED, {}))
+    uses = "actions/download-artifact@"
+    downloads = [step for step in steps if str(step.get("uses", "")).startswith(uses)]
+    folders = {_mapping(step, "with").get("path") for step in downloads} - {None}
+    for step in steps:
+        is_asked = step.get("run") == f"uvx nox -s {REQUIRED}"
+        if is_asked and _mapping(step, "env").get("RESULTS") not in folders:
+            text = (
+                "does not see what the sessions left; before it, download the artifacts to "
+                "path: results, and add env: RESULTS: results"
+            )
+            yield source.finding(step, "run", text)
+
+
 RULES: tuple[Rule, ...] = (
     calls_sessions_only,
     keeps_the_shell,
@@ -395,6 +415,7 @@ RULES: tuple[Rule, ...] = (
     fails_when_it_fails,
     runs_the_whole_plan,
     ends_in_green,
+    sees_what_was_left,
 )
 
 

@@ -1,6 +1,7 @@
 """Sessions about CI itself: whether the workflows only call sessions, and whether all are green."""
 
 import os
+from pathlib import Path
 
 import nox
 
@@ -41,14 +42,16 @@ def workflows(session: nox.Session) -> None:
 def green(session: nox.Session) -> None:
     """Pass if every other job of the workflow did: the one required check, run by CI only.
 
-    Reads the results from the variable NEEDS, which the workflow fills with toJSON(needs). A job
-    may be skipped only if the plan was empty.
+    Reads the results from the variable NEEDS, which the workflow fills with toJSON(needs), and the
+    manifests from the folder RESULTS, to which it downloads what the jobs left. A job may be
+    skipped only if the plan was empty, and a planned session must have passed.
     """
-    needs = os.environ.get("NEEDS")
-    if needs is None:
-        uv.stop("green: judges a workflow's jobs, from NEEDS: ${{ toJSON(needs) }}; none is set")
+    needs, left = os.environ.get("NEEDS"), os.environ.get("RESULTS")
+    if needs is None or left is None:
+        unset = "NEEDS: ${{ toJSON(needs) }}" if needs is None else "RESULTS: results"
+        uv.stop(f"green: judges a workflow's jobs, from {unset}; none is set")
     try:
-        problems = results.problems(needs)
+        problems = results.problems(needs) + results.missing(needs, Path(left))
     except results.NeedsError as error:
         uv.stop(f"green: {error}")
     if problems:

@@ -11,7 +11,11 @@ HELP = "write a model card"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument(
-        "--run", type=Path, required=True, metavar="FOLDER", help="such as outputs/RUN_ID"
+        "--run",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="such as outputs/RUN_ID, or the checkpoint in it",
     )
     parser.add_argument(
         "--verdict", type=Path, required=True, metavar="FILE", help="of the evaluation gate"
@@ -39,9 +43,10 @@ def run(options: argparse.Namespace) -> ExitCode:
     from gates.verdict import read_verdict  # noqa: PLC0415
 
     settings = load_settings(options.settings)
-    statement = provenance.read(options.run / "provenance.json")
+    folder = options.run.resolve().parent if options.run.is_file() else options.run
+    statement = provenance.read(folder / "provenance.json")
     card = model_card(settings, statement, read_verdict(options.verdict))
-    file = options.output or options.run / "model_card.md"
+    file = options.output or folder / "model_card.md"
     write_text(file, card)
     print(f"model card: {file}")
     return ExitCode.PASSED

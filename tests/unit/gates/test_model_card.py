@@ -155,12 +155,14 @@ def test_settings_have_no_default(tmp_path: Path) -> None:
         load_settings(file)
 
 
+@pytest.mark.parametrize("named", ["", "checkpoint.pt", "../latest.pt"])
 def test_command_leaves_the_card_in_the_runs_folder(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    named: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (run.parent / "latest.pt").symlink_to(run / "checkpoint.pt")
     verdict = verdict_on(run)
     write_text(tmp_path / "verdict.json", verdict.to_json())
-    arguments = ["card", "--run", str(run), "--verdict", str(tmp_path / "verdict.json")]
+    arguments = ["card", "--run", str(run / named), "--verdict", str(tmp_path / "verdict.json")]
     assert main([*arguments, "--settings", str(SETTINGS)]) == 0
     assert (run / "model_card.md").read_text() == card_of(run, verdict)
     assert capsys.readouterr().out == f"model card: {run / 'model_card.md'}\n"

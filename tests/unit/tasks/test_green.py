@@ -1,10 +1,12 @@
 """The one required check: every combination of results, and what is not results at all."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from tasks import green
+from tasks import green, manifest
+from tasks.manifest import Manifest, Result
 from tests.unit.tasks.test_sessions import nox
 
 RESULTS = ("success", "failure", "cancelled", "skipped")
@@ -64,21 +66,75 @@ def test_what_is_not_the_results_cannot_be_judged(text: str, says: str) -> None:
         green.problems(text)
 
 
+def left(folder: Path, session: str = "lint", result: Result = "passed") -> Path:
+    """What the job of a session left, as GitHub unpacks it."""
+    run = Manifest(session=session, tiers=["pr"], result=result, commands=["nox"])
+    return manifest.write(run, folder / session / "manifests")
+
+
+def test_a_session_that_was_planned_and_left_nothing_is_missing(tmp_path: Path) -> None:
+    passed = needs("success", FULL, session="success")
+    nothing = ["lint: planned, and nothing is what it left; see its log"]
+    assert green.missing(passed, tmp_path / "no folder") == nothing
+    left(tmp_path, "unit")
+    assert green.missing(passed, tmp_path) == nothing
+    left(tmp_path)
+    assert green.missing(passed, tmp_path) == []
+
+
+@pytest.mark.parametrize("result", ["failed", "skipped"])
+def test_a_session_that_did_not_pass_is_missing_though_its_job_did(
+    result: Result, tmp_path: Path
+) -> None:
+    left(tmp_path, result=result)
+    (line,) = green.missing(needs("success", FULL, session="success"), tmp_path)
+    assert line == f"lint: planned, and {result} is what it left; see its log"
+
+
+def test_a_manifest_that_is_cut_off_is_no_result(tmp_path: Path) -> None:
+    left(tmp_path).write_text("{")
+    (line,) = green.missing(needs("success", FULL, session="success"), tmp_path)
+    assert "not a whole manifest" in line
+
+
+def test_a_lost_plan_can_have_no_results(tmp_path: Path) -> None:
+    (line,) = green.missing(needs("success", None, session="success"), tmp_path)
+    assert line == "plan: did not hand over what it planned; see its log"
+
+
+@pytest.mark.parametrize("result", ["failure", "cancelled", "skipped"])
+def test_nothing_is_missing_of_jobs_that_are_named_already(result: str, tmp_path: Path) -> None:
+    assert green.missing(needs("success", FULL, session=result), tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("given", "code", "says"),
     [
         pytest.param(needs("success", EMPTY, session="skipped"), 0, "", id="green"),
+        pytest.param(
+            needs("success", FULL, session="success"), 1, "lint: planned, and nothing", id="missing"
+        ),
         pytest.param(needs("success", FULL, session="skipped"), 1, "skip", id="red"),
         pytest.param("?", 2, "green: NEEDS is no JSON", id="no_json"),
         pytest.param(None, 2, "green: judges a workflow's jobs", id="unset"),
     ],
 )
 def test_the_session_says_it_with_its_exit_code(
-    given: str | None, code: int, says: str, monkeypatch: pytest.MonkeyPatch
+    given: str | None, code: int, says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("NEEDS", raising=False)
+    monkeypatch.setenv("RESULTS", str(tmp_path))
     if given is not None:
         monkeypatch.setenv("NEEDS", given)
     ran = nox("-s", "green")
     assert (ran.returncode, says in ran.stderr) == (code, True), ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_without_the_folder_of_results_nothing_can_be_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RESULTS", raising=False)
+    ran = nox("-s", "green", NEEDS=needs("success", EMPTY, session="skipped"))
+    assert ran.returncode == 2
+    assert "green: judges a workflow's jobs, from RESULTS: results; none is set" in ran.stderr

@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ WORKFLOWS = sorted(file.name for file in (ROOT / ".github" / "workflows").iterdi
 CHECKOUT = "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"
 PR, NIGHTLY, RELEASE = "workflows/pr.yml", "workflows/nightly.yml", "workflows/release.yml"
 ACTION = "actions/setup/action.yml"
+PLAN = 'uvx nox -s plan -- pr --since "$BASE"'
 
 
 @pytest.fixture
@@ -64,7 +66,7 @@ def test_our_own_workflows_are_clean() -> None:
 DEFECTS = [
     pytest.param(
         PR,
-        "uvx nox -s plan -- pr",
+        PLAN,
         "pytest",
         0,
         "runs 'pytest', which is not one session; make it one and call uvx nox -s NAME",
@@ -72,7 +74,7 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
-        "uvx nox -s plan -- pr",
+        PLAN,
         "uvx nox -s plan -- pr; curl example.invalid",
         0,
         "runs 'uvx nox -s plan -- pr; curl example.invalid', which is not one session;",
@@ -80,7 +82,7 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
-        "uvx nox -s plan -- pr",
+        PLAN,
         "|\n          uvx nox -s plan -- pr\n          pytest",
         0,
         "runs 'uvx nox -s plan -- pr', which is not one session;",
@@ -88,7 +90,7 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
-        "uvx nox -s plan -- pr",
+        PLAN,
         "echo ${{ github.event.pull_request.title }}",
         0,
         "an expression is pasted into the shell before it runs, whatever it holds; hand it over",
@@ -105,9 +107,9 @@ DEFECTS = [
     pytest.param(
         PR, "plan -- pr", "plan -- weekly", 0, "no tier is named 'weekly';", id="a plan of no tier"
     ),
-    pytest.param(PR, "-s plan -- pr", "-s plan", 0, "no tier is named '';", id="a plan of nothing"),
+    pytest.param(PR, PLAN, "uvx nox -s plan", 0, "no tier is named '';", id="a plan of nothing"),
     pytest.param(
-        PR, "-s plan -- pr", "-t weekly", 0, "no tier is named 'weekly';", id="an unknown tag"
+        PR, PLAN, "uvx nox -t weekly", 0, "no tier is named 'weekly';", id="an unknown tag"
     ),
     pytest.param(
         PR,
@@ -276,7 +278,7 @@ DEFECTS = [
         PR,
         "persist-credentials: false",
         'persist-credentials: "true"',
-        -2,
+        -3,
         "leaves the token behind;",
         id="credentials that are told to stay",
     ),
@@ -332,7 +334,7 @@ DEFECTS = [
         PR,
         "  merge_group:\n",
         "",
-        -2,
+        -3,
         "the merge queue waits for it for ever; add the trigger merge_group:",
         id="no merge queue",
     ),
@@ -432,6 +434,22 @@ DEFECTS = [
         "started by hand on a branch, it would stand for a pull request's check green; give it",
         id="a second check of the required one's name",
     ),
+    pytest.param(
+        PR,
+        "          BASE: ",
+        "          HEAD: ",
+        -2,
+        "BASE is not set in this step; add env: BASE:",
+        id="a variable that is not there",
+    ),
+    pytest.param(
+        PR,
+        "          RESULTS: results",
+        "          RESULTS: elsewhere",
+        -3,
+        "does not see what the sessions left; before it, download the artifacts to path: results",
+        id="a last job that does not see what was left",
+    ),
     pytest.param(PR, "jobs:", "jobs: [", 2, "is no YAML (", id="no YAML"),
     pytest.param(PR, "name: pr\n", "name: pr\nname: pr\n", 1, "is no YAML (", id="a key twice"),
 ]
@@ -486,7 +504,7 @@ def test_the_rules_as_a_command_print_the_findings_and_exit_1(
     monkeypatch.chdir(root)
     arguments = [f"--sessions={','.join(CATALOGUE)}", f"--tiers={','.join(TIERS)}"]
     assert (workflow_rules.main(arguments), capsys.readouterr().out) == (0, "")
-    plant(PR, "uvx nox -s plan -- pr", "pytest")
+    plant(PR, PLAN, "pytest")
     assert workflow_rules.main(arguments) == 1
     assert capsys.readouterr().out.count("\n") == 1
 
@@ -508,12 +526,14 @@ def test_the_lines_of_a_workflow_run_here(workflow: str, tmp_path: Path) -> None
     text = text_of(f"workflows/{workflow}")
     (plan,) = re.findall(r"run: uvx nox (-s plan .*)", text)
     output = tmp_path / "output"
-    ran = nox(*plan.split(), GITHUB_OUTPUT=str(output), CI="true")
+    # Without a commit to compare with, as where a workflow is started by hand.
+    plan = plan.replace('"$BASE"', "''")
+    ran = nox(*shlex.split(plan), GITHUB_OUTPUT=str(output), CI="true", PLAN_LABELS="")
     assert ran.returncode == 0, ran.stderr
     matrix = output.read_text().removeprefix("matrix=").strip()
     jobs = json.loads(matrix)["include"]
     tier = plan.split()[3]
-    left_out = set(plan.split()[5::2])
+    left_out = re.findall(r"--without (\S+)", plan)
     assert [job["session"] for job in jobs] == [
         job.session for job in catalogue.plan(tier) if job.session not in left_out
     ]
@@ -523,6 +543,17 @@ def test_the_lines_of_a_workflow_run_here(workflow: str, tmp_path: Path) -> None
         "session": {"result": result, "outputs": {}},
     }
     assert green.problems(json.dumps(needs)) == []
+
+
+def test_a_pull_request_is_planned_from_its_whole_history_with_its_labels() -> None:
+    (plan,) = re.findall(r"^  plan:\n(?:(?:    .*)?\n)+", text_of(PR), re.MULTILINE)
+    assert "fetch-depth: 0" in plan
+    assert "join(github.event.pull_request.labels.*.name, ',')" in plan
+    assert "labeled" in text_of(PR)
+
+
+def test_every_night_the_declared_inputs_are_checked() -> None:
+    assert 'CHECK_INPUTS: "1"' in text_of(NIGHTLY)
 
 
 def test_the_names_that_green_and_the_rules_agree_on() -> None:
