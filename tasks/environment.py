@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks import inputs, interpreters, manifest, uv
-from tasks.project import PROJECT, ROOT, Cell
+from tasks.project import PROJECT, ROOT, Cell, torch_index
 
 if TYPE_CHECKING:
     import nox  # the git hooks run this module without Nox
@@ -301,10 +301,22 @@ def _fill(folder: Path, requirements: str, root: Path, lock: int) -> None:
     # with build tools that nobody has locked. Byte-compiled now, or every process pays for it
     # where PYTHONDONTWRITEBYTECODE is set.
     sync = ("pip", "sync", "--require-hashes", "--no-build", "--compile-bytecode", python)
-    uv.install(*sync, str(file), cwd=root, lock=lock)
+    uv.install(*sync, *_where_torch_is(root), str(file), cwd=root, lock=lock)
     # The build backend is among the locked packages: nothing is fetched to build the project.
     own = ("pip", "install", "--no-deps", "--no-build-isolation", python, "--editable=.")
     uv.install(*own, cwd=root, lock=lock)
+
+
+def _where_torch_is(root: Path) -> list[str]:
+    """Return the arguments by which uv looks for torch where the lock has it from as well."""
+    place = torch_index(root)
+    if place is None:
+        return []
+    if "://" not in place:
+        return [f"--find-links={place}"]
+    # Such an index has old versions of other packages, at which uv would stop looking. What is
+    # "unsafe" about looking further is that another index may have the version: the hash decides.
+    return [f"--index={place}", "--index-strategy=unsafe-best-match"]
 
 
 def _round_times(folder: Path) -> None:

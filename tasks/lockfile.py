@@ -1,8 +1,13 @@
 """The portable lock: uv.lock without any index's host, so that it installs from any index.
 
+Torch may come from an index of its own, [tool.tasks] torch-index: of that, too, only the version
+and the hashes are in the lock.
+
 python3 -m tasks.lockfile     checks that uv.lock is portable and fits pyproject.toml
 """
 
+import hashlib
+import json
 import re
 import shutil
 import sys
@@ -12,18 +17,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks import uv
-from tasks.project import ROOT
+from tasks.project import ROOT, torch_index
 
 PLACEHOLDER = "https://index.invalid"
 
 _REGISTRY = re.compile(r'registry = "[^"]*"')
 # The files of a package stand in lines with their hash; a local index gives paths, not URLs.
 _FILE = re.compile(r'\{ (?:url|path) = "(?:[^"]*/)?([^"/]+)", hash =')
+_UNHASHED = re.compile(r'\{ (?:url|path) = "(?P<place>[^"]+)"(?!, hash)')
+# What uv repeats of [tool.uv.sources] in the project's requirements.
+_INDEX = re.compile(r', index = "[^"]*"')
 
 
 def portable(lock: str) -> str:
     """Return `lock` with every index and every file's address replaced by the placeholder."""
-    lock = _REGISTRY.sub(f'registry = "{PLACEHOLDER}/simple"', lock)
+    lock = _REGISTRY.sub(f'registry = "{PLACEHOLDER}/simple"', _INDEX.sub("", lock))
     return _FILE.sub(rf'{{ url = "{PLACEHOLDER}/\1", hash =', lock)
 
 
@@ -56,7 +64,8 @@ def staleness(root: Path = ROOT) -> str | None:
 def renew(root: Path, arguments: Sequence[str]) -> str:
     """Make the lock in `root` fit pyproject.toml; return uv's account of what changed.
 
-    uv works on a copy, so that an error or a kill leaves the lock as it was.
+    uv works on a copy, so that an error or a kill leaves the lock as it was; and that where torch
+    comes from is known to this copy only, or the lock would not fit the project without it.
 
     Args:
         root: the folder of pyproject.toml and uv.lock.
@@ -68,15 +77,50 @@ def renew(root: Path, arguments: Sequence[str]) -> str:
     lock = root / "uv.lock"
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "uv.lock"
-        shutil.copy(root / "pyproject.toml", scratch)
+        project = (root / "pyproject.toml").read_text(encoding="utf-8")
+        sources = _sources_of_torch(torch_index(root))
+        Path(scratch, "pyproject.toml").write_text(project + sources, encoding="utf-8")
         if lock.exists():
             shutil.copy(lock, copy)
         changes = uv.changes("lock", *arguments, cwd=Path(scratch))
-        renewed = portable(copy.read_text(encoding="utf-8"))
+        renewed = portable(_hashed(copy.read_text(encoding="utf-8"), Path(scratch)))
     new = lock.with_name(".uv.lock.new")
     new.write_text(renewed, encoding="utf-8")
     new.replace(lock)
     return changes or "uv.lock: no version changed"
+
+
+def _sources_of_torch(place: str | None) -> str:
+    """Return what pyproject.toml says in uv's words where torch comes from `place`."""
+    if place is None:
+        return ""
+    form = "" if "://" in place else 'format = "flat"\n'
+    # Explicit: an index of torch has other packages too, and those are not taken from there.
+    return (
+        '\n[tool.uv.sources.torch]\nindex = "torch"\n\n[[tool.uv.index]]\nname = "torch"\n'
+        f"url = {json.dumps(place)}\n{form}explicit = true\n"
+    )
+
+
+def _hashed(lock: str, folder: Path) -> str:
+    """Return `lock` with the hashes of files on this machine, which uv leaves out.
+
+    Raises:
+        SystemExit: with exit code 2 and one line, if the file is elsewhere.
+    """
+
+    def with_hash(found: re.Match[str]) -> str:
+        file = folder / found["place"]
+        if not file.is_file():
+            uv.stop(
+                f"lock: the index has no hash of {found['place']}, without which it could not be "
+                "checked; name another index"
+            )
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        return f'{found[0]}, hash = "sha256:{digest}"'
+
+    return _UNHASHED.sub(with_hash, lock)
 
 
 def main(root: Path = ROOT) -> int:

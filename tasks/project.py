@@ -68,6 +68,13 @@ def read(pyproject: Path = ROOT / "pyproject.toml") -> Project:
     )
 
 
+def torch_index(root: Path = ROOT) -> str | None:
+    """Return where torch comes from, if [tool.tasks] names a place: an address or a folder."""
+    table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    place: str | None = table["tool"].get("tasks", {}).get("torch-index")
+    return place if place is None or "://" in place else str(root / place)
+
+
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 

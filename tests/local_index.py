@@ -19,7 +19,7 @@ class Index:
     def publish(self, name: str, version: str) -> None:
         """Add a wheel and, as most packages have one, a source distribution."""
         wheel = self.folder / name / f"{name}-{version}-py3-none-any.whl"
-        wheel.parent.mkdir(exist_ok=True)
+        wheel.parent.mkdir(exist_ok=True, parents=True)
         _write_wheel(wheel, name, version)
         _write_sdist(wheel.parent / f"{name}-{version}.tar.gz", name, version)
         links = [
@@ -28,6 +28,13 @@ class Index:
             for file in sorted(wheel.parent.glob(f"{name}-*"))
         ]
         (wheel.parent / "index.html").write_text("\n".join(links))
+
+    def publish_file(self, name: str, version: str) -> Path:
+        """Add nothing but a wheel to the folder itself, which is then a flat index."""
+        self.folder.mkdir(exist_ok=True)
+        wheel = self.folder / f"{name}-{version}-py3-none-any.whl"
+        _write_wheel(wheel, name, version)
+        return wheel
 
 
 def _write_wheel(wheel: Path, name: str, version: str) -> None:
