@@ -68,7 +68,7 @@ def matrix(session: nox.Session, python_version: str, torch_version: str) -> Non
 # Every file: it copies the repository and runs the workflows' own lines in the copy.
 @session(tiers=["nightly"], timeout_minutes=45, inputs=["."])
 def integration(session: nox.Session) -> None:
-    """Run what needs several processes: kills and exact resume, torchrun, reproduction.
+    """Run what needs several processes: kills and exact resume, torchrun, the workflows' lines.
 
     After --: arguments of pytest.
     """

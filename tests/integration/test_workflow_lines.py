@@ -1,0 +1,132 @@
+"""The lines of pr.yml do on a runner what they do on a laptop, and `nox -s parity` agrees."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tasks import uv
+from tasks.project import ROOT
+from tests import repository
+
+JOBS: dict[str, Any] = YAML(typ="safe").load(ROOT / ".github" / "workflows" / "pr.yml")["jobs"]
+SESSION = "workflows"  # the quickest of the tier that has an environment
+BASE = "github.event.pull_request.base.sha || github.event.merge_group.base_sha"
+LABELS = "join(github.event.pull_request.labels.*.name, ',')"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A checkout somewhere, and the variables under which its owner runs what is in it."""
+
+    root: Path
+    variables: Mapping[str, str]
+
+    def runs(self, job: str, **expressions: str) -> subprocess.CompletedProcess[str]:
+        """Run the one line of a job, its expressions replaced, as GitHub's own shell does."""
+        (step,) = (step for step in JOBS[job]["steps"] if "run" in step)
+        set_by_step = {name: filled(text, expressions) for name, text in step["env"].items()}
+        ran = self.shell(step["run"], **set_by_step)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return ran
+
+    def shell(self, line: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-e", "-c", line],  # noqa: S607 - the one on PATH, as on a runner
+            cwd=self.root,
+            env={**self.variables, **more},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # without a terminal
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def filled(text: str, expressions: Mapping[str, str]) -> str:
+    values = {name.replace("_", "."): value for name, value in expressions.items()}
+    values |= {BASE: values.get("base", ""), LABELS: ""}
+    return re.sub(r"\$\{\{ (.+?) \}\}", lambda found: values[found[1]], text)
+
+
+@pytest.fixture
+def laptop(tmp_path: Path) -> Machine:
+    """A working copy on a branch that changed a workflow, with what runs leave behind in it."""
+    root = repository.copy(tmp_path / "a laptop")
+    workflow = root / ".github" / "workflows" / "data.yml"
+    workflow.write_text(workflow.read_text() + "# changed\n")
+    repository.commit(cwd=root)
+    (root / "outputs").mkdir()
+    (root / "outputs" / "metrics.jsonl").write_text("")
+    # A test runs in a session, whose settings are not those of the person who called it.
+    inside = ("UV", "VIRTUAL_ENV", "CI")
+    variables = uv.without_user_choices(repository.outside_of_sessions())
+    return Machine(root, {name: variables[name] for name in variables.keys() - inside})
+
+
+@pytest.fixture
+def runner(laptop: Machine, tmp_path: Path) -> Machine:
+    """A clean clone elsewhere, under what a hosted runner has and a laptop has not."""
+    home, root = tmp_path / "home", tmp_path / "work" / "project"
+    home.mkdir()
+    cloned = repository.git("clone", "--quiet", str(laptop.root), str(root), cwd=tmp_path)
+    assert cloned.returncode == 0, cloned.stderr
+    # An empty home, but for what a download or a compiler would put there again.
+    kept = {"UV_CACHE_DIR": ".cache/uv", "PYENV_ROOT": ".pyenv"}
+    caches = {name: os.environ.get(name, str(Path.home() / kept[name])) for name in kept}
+    own = {"CI": "true", "GITHUB_ACTIONS": "true", "HOME": str(home), "GITHUB_OUTPUT": "output"}
+    variables = {name: value for name, value in laptop.variables.items() if name != "TERM"}
+    return Machine(root, {**variables, **caches, **own})
+
+
+def test_the_lines_of_a_pull_request_run_alike_and_a_planted_difference_is_named(
+    laptop: Machine, runner: Machine, tmp_path: Path
+) -> None:
+    base = repository.git("rev-parse", "HEAD^", cwd=laptop.root).stdout.strip()
+    for machine in (laptop, runner):
+        machine.runs("plan", base=base)
+        machine.runs("session", matrix_session=SESSION)
+    matrix = json.loads((runner.root / "output").read_text().removeprefix("matrix="))
+    planned = {job["session"] for job in matrix["include"]}
+    assert SESSION in planned
+    assert "smoke" not in planned, "a workflow is none of its inputs"
+
+    check_that_green_sees_it(
+        runner, [job for job in matrix["include"] if job["session"] == SESSION]
+    )
+    uploaded = tmp_path / "downloaded" / SESSION
+    shutil.copytree(runner.root / "artifacts", uploaded)
+    compare = f"uvx nox -s parity -- artifacts/manifests '{uploaded}'"
+    equal = laptop.shell(compare)
+    assert equal.returncode == 0, equal.stdout + equal.stderr
+    assert f"The same in both: plan, {SESSION}" in equal.stderr
+
+    with (runner.root / "noxfile.py").open("a") as noxfile:
+        noxfile.write("# planted\n")
+    runner.runs("plan", base=base)
+    shutil.copytree(runner.root / "artifacts", uploaded, dirs_exist_ok=True)
+    different = laptop.shell(compare)
+    assert (different.returncode, different.stdout) == (1, "plan: noxfile.py is not the same\n")
+
+
+def check_that_green_sees_it(runner: Machine, jobs: list[dict[str, Any]]) -> None:
+    """Its results are there after the job's artifacts were downloaded, and not before."""
+    plan = {"result": "success", "outputs": {"matrix": json.dumps({"include": jobs})}}
+    needs = json.dumps({"plan": plan, "session": {"result": "success", "outputs": {}}})
+    (step,) = (step for step in JOBS["green"]["steps"] if "run" in step)
+    results = runner.root / step["env"]["RESULTS"]
+    before = runner.shell(step["run"], NEEDS=needs, RESULTS=str(results))
+    assert before.returncode == 1
+    assert f"{SESSION}: planned, and nothing is what it left" in before.stderr
+    shutil.copytree(runner.root / "artifacts", results / SESSION)
+    after = runner.shell(step["run"], NEEDS=needs, RESULTS=str(results))
+    shutil.rmtree(results)
+    assert after.returncode == 0, after.stderr
