@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import lockfile
+from tasks import lockfile, uv
 from tasks.project import ROOT
 from tests.local_index import Index
+from tests.repository import git
 
 LOCK = """\
 [[package]]
@@ -66,8 +67,9 @@ def test_the_projects_own_lock_is_portable_and_fresh(capsys: pytest.CaptureFixtu
 
 
 def test_a_lock_that_names_a_host_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.delenv("GITHUB_HEAD_REF", raising=False)
     (tmp_path / "uv.lock").write_text(LOCK)
     assert lockfile.main(tmp_path) == 1
     assert capsys.readouterr().out == (
@@ -82,7 +84,7 @@ def test_the_users_own_configuration_of_uv_does_not_make_the_lock_stale(
     (tmp_path / "uv").mkdir()
     (tmp_path / "uv" / "uv.toml").write_text('exclude-newer = "2024-01-01T00:00:00Z"\n')
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert lockfile.staleness(ROOT) is None
+    assert lockfile.main(ROOT) == 0
 
 
 def test_a_requirement_that_was_added_makes_the_lock_stale(
@@ -127,6 +129,57 @@ def test_renew_upgrades_when_asked(project: Path, index: Index) -> None:
     index.publish("tiny", "2.0")
     assert lockfile.renew(project, ["--upgrade"]) == "Updated tiny v1.0 -> v2.0"
     assert 'name = "tiny"\nversion = "2.0"' in (project / "uv.lock").read_text()
+
+
+@pytest.fixture
+def of_dependabot(project: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project with the lock of a newer version as uv writes it, with its index's name."""
+    monkeypatch.delenv("GITHUB_HEAD_REF", raising=False)
+    git("init", "--quiet", "--initial-branch=main", cwd=project)
+    index.publish("tiny", "2.0")
+    assert uv.problem("lock", "--upgrade", cwd=project) is None
+    assert index.url in (project / "uv.lock").read_text()
+    return project
+
+
+@pytest.mark.parametrize("by_variable", [True, False], ids=["pull_request", "branch"])
+def test_the_full_form_is_accepted_on_a_branch_of_dependabot(
+    of_dependabot: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    by_variable: bool,
+) -> None:
+    assert lockfile.main(of_dependabot) == 1
+    capsys.readouterr()
+    branch = "dependabot/uv/python-1a2b3c"
+    if by_variable:
+        monkeypatch.setenv("GITHUB_HEAD_REF", branch)
+    else:
+        git("checkout", "--quiet", "-b", branch, cwd=of_dependabot)
+    assert lockfile.main(of_dependabot) == 0
+    told = "uv.lock: in the form that Dependabot writes; before it is merged: nox -s lock\n"
+    assert capsys.readouterr().out == told
+
+
+def test_a_stale_lock_of_dependabot_is_refused(
+    of_dependabot: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_HEAD_REF", "dependabot/uv/python-1a2b3c")
+    pyproject = of_dependabot / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace('"tiny"', '"tiny<2"'))
+    assert lockfile.main(of_dependabot) == 1
+    assert capsys.readouterr().out.startswith("uv.lock: not what pyproject.toml asks for; renew")
+
+
+def test_renew_makes_the_full_form_portable_and_keeps_its_versions(
+    of_dependabot: Path, index: Index
+) -> None:
+    lockfile.renew(of_dependabot, [])
+    lock = (of_dependabot / "uv.lock").read_text()
+    assert index.url not in lock
+    assert 'name = "tiny"\nversion = "2.0"' in lock
+    assert lockfile.main(of_dependabot) == 0
 
 
 def test_renew_that_finds_no_solution_leaves_the_lock(
