@@ -5,7 +5,7 @@ from pathlib import Path
 
 import nox
 
-from tasks import environment, uv
+from tasks import environment, rulesets, uv
 from tasks import green as results
 from tasks.catalogue import CATALOGUE, TIERS, session
 from tasks.project import ROOT
@@ -22,8 +22,12 @@ def workflows(session: nox.Session) -> None:
     """Check that the workflows only call sessions, pin their actions and hold few rights.
 
     The project's own rules are in tasks/workflow_rules.py; then the schemas of GitHub's files,
-    actionlint and zizmor. Nothing asks the network.
+    actionlint and zizmor; and the checks that .github/rulesets requires are jobs. Nothing asks the
+    network.
     """
+    if found := rulesets.findings(ROOT):
+        print(*found, sep="\n")
+        session.error(f"findings in {rulesets.FOLDER}: {len(found)}")
     tools = environment.prepare(environment.of_tools(environment.default_python()))
     known = [f"--sessions={','.join(CATALOGUE)}", f"--tiers={','.join(TIERS)}"]
     # First what GitHub itself would refuse: the rules take the files' shape for granted.

@@ -565,6 +565,14 @@ def test_the_schedule_is_every_morning() -> None:
     assert 'cron: "0 6 * * *"' in text_of(NIGHTLY)
 
 
+def test_the_session_finds_a_ruleset_that_requires_what_is_no_job(checkout: Path) -> None:
+    ruleset = checkout / ".github" / "rulesets" / "main.json"
+    ruleset.write_text(ruleset.read_text().replace('"context": "green"', '"context": "blue"'))
+    ran = nox("-s", "workflows", cwd=checkout)
+    assert ran.returncode == 1
+    assert re.search(r"main\.json:\d+: requires the check 'blue', and no workflow", ran.stdout)
+
+
 def test_a_release_takes_nothing_from_a_cache() -> None:
     text = text_of(RELEASE)
     assert "cache:" not in text
