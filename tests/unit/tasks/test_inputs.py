@@ -22,7 +22,7 @@ WAYS = {
     "LICENSE": "open('LICENSE')",
     "README.md": "os.open('src/../README.md', os.O_RDONLY)",
     "CHANGELOG.md": "pathlib.Path('CHANGELOG.md').read_bytes()",
-    "SECURITY.md": "shutil.copy('SECURITY.md', '/dev/null')",
+    "SECURITY.md": "shutil.copyfile('SECURITY.md', '/dev/null')",
     ".gitignore": "subprocess.run([sys.executable, '-c', 'open(\".gitignore\")'])",
     "CONTRIBUTING.md": "os.fork() or os._exit(open('CONTRIBUTING.md').close() or 0); os.wait()",
     "elsewhere.py": "sys.path.insert(0, '.'); import elsewhere",
