@@ -27,9 +27,20 @@ from tasks import (  # noqa: E402 - the path is set above
     model,
     protect,
     quality,
+    release,
     repository,
     tests,
     workflows,
 )
 
-__all__ = ["gpu", "image", "model", "protect", "quality", "repository", "tests", "workflows"]
+__all__ = [
+    "gpu",
+    "image",
+    "model",
+    "protect",
+    "quality",
+    "release",
+    "repository",
+    "tests",
+    "workflows",
+]

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,19 +54,22 @@ class Environment:
         python: the interpreter, `major.minor`.
         groups: the dependency groups of pyproject.toml.
         torch: the torch version, `major.minor`; None for tools without the project's packages.
+        with_project: whether the project is installed, editable, with what its sessions use.
     """
 
     folder: str
     python: str
     groups: tuple[str, ...]
     torch: str | None = None
+    with_project: bool = True
 
     @property
     def selection(self) -> list[str]:
         """The arguments with which `uv export` selects the packages."""
         if self.torch is None:
             return [f"--only-group={group}" for group in self.groups]
-        extras = [f"--extra=torch-{self.torch.replace('.', '-')}", "--extra=mlflow"]
+        extras = [f"--extra=torch-{self.torch.replace('.', '-')}"]
+        extras += ["--extra=mlflow"] if self.with_project else []
         return [*extras, "--no-default-groups", *(f"--group={group}" for group in self.groups)]
 
 
@@ -102,6 +106,25 @@ def prepare_default_cell() -> Path:
 def of_tools(python: str) -> Environment:
     """The environment of the checks that only read the source."""
     return Environment(folder=".nox/tools", python=python, groups=("build", "lint"))
+
+
+def of_release(python: str) -> Environment:
+    """The environment in which the package is built and its description checked."""
+    return Environment(folder=".nox/release", python=python, groups=("build", "release"))
+
+
+def of_wheel(cell: Cell) -> Environment:
+    """What the wheel needs, and not the project: a session installs its wheel there.
+
+    The next session that asks for it finds it changed, and takes the wheel out again.
+    """
+    return Environment(
+        folder=f".nox/{cell}-wheel",
+        python=cell.python,
+        torch=cell.torch,
+        groups=(),
+        with_project=False,
+    )
 
 
 def of_benchmarks(cell: Cell) -> Environment:
@@ -177,6 +200,8 @@ def _make_whole(folder: Path, environment: Environment, requirements: str, root:
             interpreter = _find_or_install(environment.python)
             _make_empty(folder, interpreter, root, lock)
         _fill(folder, requirements, root, lock)
+        if environment.with_project:
+            _install_project(folder, root, lock)
         _round_times(folder)
         stamp = Stamp(
             interpreter=str(interpreter),
@@ -207,6 +232,19 @@ def run(
         external=True,
         success_codes=success_codes,
     )
+
+
+def output(folder: Path, program: str, *arguments: str) -> str:
+    """Return what a program of the environment in `folder` prints; end if it fails."""
+    command = [str(folder / "bin" / program), *arguments]
+    manifest.note_command(command, {})
+    done = subprocess.run(
+        command, env=isolated(folder), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        uv.stop(said[-1] if said else f"{program} failed without a word")
+    return done.stdout
 
 
 def isolated(folder: Path, outer: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -302,6 +340,10 @@ def _fill(folder: Path, requirements: str, root: Path, lock: int) -> None:
     # where PYTHONDONTWRITEBYTECODE is set.
     sync = ("pip", "sync", "--require-hashes", "--no-build", "--compile-bytecode", python)
     uv.install(*sync, *_where_torch_is(root), str(file), cwd=root, lock=lock)
+
+
+def _install_project(folder: Path, root: Path, lock: int) -> None:
+    python = f"--python={folder / 'bin' / 'python'}"
     # The build backend is among the locked packages: nothing is fetched to build the project.
     own = ("pip", "install", "--no-deps", "--no-build-isolation", python, "--editable=.")
     uv.install(*own, cwd=root, lock=lock)

@@ -3,9 +3,13 @@
     config = load(Path("configs/ci-tiny.yaml"), overrides=["train.epochs=3"])
 
 Every key is required and no other is allowed, so a file shows all that a run depends on.
+The JSON Schema of a file is `config.schema.json` beside this module; after a change:
+
+    python -m my_project.config > src/my_project/config.schema.json
 """
 
 import io
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -132,3 +136,14 @@ def dump(config: RunConfig) -> bytes:
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment] # typed as None
     yaml.dump(config.model_dump(), stream)
     return stream.getvalue()
+
+
+def json_schema() -> str:
+    """Return the JSON Schema of a configuration file, as text."""
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    schema = {**head, **RunConfig.model_json_schema()}
+    return json.dumps(schema, indent=2, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    print(json_schema(), end="")

@@ -1,0 +1,282 @@
+"""Sessions of a release: the package, its version, the changelog, and what would be uploaded."""
+
+import datetime as dt
+import json
+import os
+import re
+import shutil
+import tempfile
+import tomllib
+from pathlib import Path
+
+import nox
+
+from tasks import changelog as log
+from tasks import commits as messages
+from tasks import environment, git, package, uv, versions
+from tasks.catalogue import session
+from tasks.options import Options
+from tasks.project import ROOT
+
+DIST = ROOT / "dist"
+SUMS = ROOT / "artifacts" / "SHA256SUMS"
+NOTES = ROOT / "artifacts" / "release-notes.md"
+_CHANGELOG = ROOT / "CHANGELOG.md"
+_LATEST = ROOT / "outputs" / "latest.pt"
+_PACKAGED = ("src", "README.md", "LICENSE", "CHANGELOG.md")
+
+
+@session(tiers=["pr"], timeout_minutes=5, inputs=["."], parallel=True)
+def commits(session: nox.Session) -> None:
+    """Check the messages of the new commits, and that one which breaks a schema says so.
+
+    New is what the branch has that its target does not; on the target itself, the last commit.
+    Skipped in a shallow clone (with CI=true that is an error). After --: --since COMMIT.
+    """
+    parser = Options("commits")
+    parser.add_argument("--since", metavar="COMMIT")
+    options = parser.parse_args(session.posargs)
+    _need_history(session)
+    since = options.since or messages.base(target=os.environ.get("GITHUB_BASE_REF"))
+    if git.output("rev-parse", "--verify", "--quiet", f"{since}^{{commit}}", cwd=ROOT) is None:
+        uv.stop(f"commits: git knows no commit {since} here")
+    new = messages.read(f"{since}..HEAD")
+    problems = [line for commit in new for line in messages.problems(commit)]
+    print(*problems, sep="\n", end="\n" if problems else "")
+    if problems:
+        session.error(f"{len(problems)} found; to write a message anew: git rebase --interactive")
+    session.log(f"Commits since {since[:8]}: {len(new)}, each in the form")
+
+
+@session(tiers=["release"], timeout_minutes=30, inputs=[*_PACKAGED, "configs"])
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source distribution twice, alike to the byte; train with the wheel.
+
+    From clean clones of HEAD in different places, under different locale, time zone, umask and
+    file times, and the wheel a third time from the source distribution; then twine check, what
+    the archives hold, and my_project.train from the wheel alone in an empty environment with the
+    locked dependencies. Leaves dist/ and artifacts/SHA256SUMS.
+    """
+    commit = _commit()
+    if git.output("status", "--porcelain", cwd=ROOT):
+        session.warn("Builds the last commit: what is not committed is not in it")
+    tools = environment.prepare(environment.of_release(environment.default_python()))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        files = _build_alike(session, tools, commit, place)
+        problems = package.problems_of_contents(files, place / "here")
+        print(*problems, sep="\n", end="\n" if problems else "")
+        if problems:
+            session.error(f"what is in the archives is not what is committed: {len(problems)}")
+        environment.run(session, tools, "twine", "check", "--strict", *map(str, files))
+        _train_with(session, _wheel(files))
+        _keep(files)
+    for line in SUMS.read_text(encoding="utf-8").splitlines():
+        session.log(line)
+
+
+def _build_alike(session: nox.Session, tools: Path, commit: str, place: Path) -> list[Path]:
+    """Build in two places and from the source distribution; return the files of the first."""
+    epoch = package.commit_time(commit)
+    one = package.clone(commit, place / "here", package.HERE)
+    other = package.clone(commit, place / "else where", package.ELSEWHERE)
+    files = package.build(tools, one, place / "1", epoch, package.HERE)
+    again = package.build(tools, other, place / "2", epoch, package.ELSEWHERE)
+    sdist = next(file for file in again if file.suffix != ".whl")
+    unpacked = package.unpack(sdist, place / "unpacked")
+    wheels = package.build(tools, unpacked, place / "3", epoch, package.HERE, ["wheel"])
+    if [file.name for file in files] != [file.name for file in again]:
+        session.error("two builds of one commit made files of different names")
+    pairs = [*zip(files, again, strict=True), (_wheel(files), wheels[0])]
+    found = [line for pair in pairs for line in package.differences(*pair)]
+    print(*found, sep="\n", end="\n" if found else "")
+    if found:
+        session.error(f"two builds of {commit[:8]} are not alike; they differ in {len(found)}")
+    session.log(f"Two builds of {commit[:8]} and one from the source distribution are alike")
+    return files
+
+
+def _wheel(files: list[Path]) -> Path:
+    return next(file for file in files if file.suffix == ".whl")
+
+
+def _train_with(session: nox.Session, wheel: Path) -> None:
+    """Train a little with nothing but the wheel and the locked packages that it needs."""
+    folder = environment.prepare(environment.of_wheel(environment.default_cell()))
+    python = f"--python={folder / 'bin' / 'python'}"
+    installing = ("pip", "install", "--quiet", "--no-deps", "--no-index", python, str(wheel))
+    problem = uv.problem(*installing, cwd=ROOT) or uv.problem("pip", "check", python, cwd=ROOT)
+    if problem:
+        session.error(f"the wheel and the lock do not fit together: {problem}")
+    config = str(ROOT / "configs" / "ci-tiny.yaml")
+    with tempfile.TemporaryDirectory() as empty, session.chdir(empty):
+        training = ("-m", "my_project.train", "--config", config, "--set", "train.epochs=1")
+        environment.run(session, folder, "python", *training)
+
+
+def _keep(files: list[Path]) -> None:
+    """Put the files into dist/, where nothing of an earlier build stays, with their digests."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    DIST.mkdir()
+    for file in files:
+        shutil.copy(file, DIST / file.name)
+    SUMS.parent.mkdir(exist_ok=True)
+    sums = (f"{package.digest(file)}  dist/{file.name}\n" for file in files)
+    SUMS.write_text("".join(sums), encoding="utf-8")
+
+
+@session(tiers=["release"], timeout_minutes=5, inputs=["."])
+def version(session: nox.Session) -> None:
+    """Print the package's next version and why, commit by commit since the last tag.
+
+    Fails if HEAD is tagged with another version than pyproject.toml has, or a lower one than its
+    commits ask for. After --: --write puts the version into pyproject.toml and uv.lock.
+    """
+    parser = Options("version")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args(session.posargs)
+    _need_history(session)
+    declared = _declared()
+    release = versions.of_head(declared)
+    print(*versions.account(release), sep="\n")
+    problems = versions.problems(release, declared)
+    if problems:
+        session.error("; ".join(problems))
+    if options.write and release.version:
+        write_version(release.version)
+        session.log(f"pyproject.toml and uv.lock say {release.version}")
+
+
+def write_version(new: versions.Version, root: Path = ROOT) -> None:
+    """Put the package's version into pyproject.toml and uv.lock."""
+    pyproject, lock = root / "pyproject.toml", root / "uv.lock"
+    name = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["name"]
+    entry = rf'(^\[\[package\]\]\nname = "{re.escape(name)}"\nversion = )"[^"]*"'
+    for file, pattern in ((pyproject, r'(^version = )"[^"]*"'), (lock, entry)):
+        text = file.read_text(encoding="utf-8")
+        changed, count = re.subn(pattern, rf'\g<1>"{new}"', text, flags=re.MULTILINE)
+        if count != 1:
+            uv.stop(f"version: {file.name}: no single line with the version of {name} to write")
+        file.write_text(changed, encoding="utf-8")
+
+
+@session(tiers=["release"], timeout_minutes=5, inputs=["."])
+def changelog(session: nox.Session) -> None:
+    """Move what is unreleased in CHANGELOG.md under the next version; write the release notes.
+
+    The text written by hand stays. Commits since the last tag that brought no text of their own
+    get a line each (none in a first release that has text). Run again, it changes nothing.
+    artifacts/release-notes.md has the section, and which model goes with the package.
+    """
+    _need_history(session)
+    declared = _declared()
+    release = versions.of_head(declared)
+    new = release.tagged or release.version
+    if new is None:
+        session.skip(versions.account(release)[-1])
+    text = _CHANGELOG.read_text(encoding="utf-8")
+    if release.tagged and log.section(text, new) is None:
+        session.error(f"v{new} is tagged without a section in CHANGELOG.md; tag after changelog")
+    has_text = release.last is None and log.has_unreleased_text(text)
+    steps = [] if has_text else log.untold(release.steps)
+    date = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    try:
+        changed = log.release(text, new, date, log.lines(steps))
+    except log.ChangelogError as error:
+        uv.stop(f"changelog: {error}")
+    if changed == text:
+        session.log(f"CHANGELOG.md has a section of {new} already")
+    else:
+        _CHANGELOG.write_text(changed, encoding="utf-8")
+        session.log(f"CHANGELOG.md: {new}; read it, then commit it")
+    model = _model_version(session)
+    NOTES.parent.mkdir(exist_ok=True)
+    notes = log.notes(_name(), new, _commit(), model, log.section(changed, new) or "")
+    NOTES.write_text(notes, encoding="utf-8")
+    session.log(f"{NOTES.relative_to(ROOT)}: {_name()} {new} goes with model {model or 'none'}")
+
+
+def _model_version(session: nox.Session) -> str | None:
+    """Return the version of the model in outputs/, which its provenance must be about."""
+    if not _LATEST.exists():
+        reason = "there is no model in outputs/: nox -s train makes one"
+        if environment.in_ci():
+            uv.stop(f"changelog: {reason}; CI=true allows no release notes without it")
+        session.warn(f"The release notes name no model: {reason}")
+        return None
+    provenance = _LATEST.resolve().parent / "provenance.json"
+    subject = json.loads(provenance.read_text(encoding="utf-8"))["subject"][0]["digest"]["sha256"]
+    if subject != package.digest(_LATEST):
+        session.error(f"{provenance.relative_to(ROOT)} is about another checkpoint; train again")
+    folder = environment.prepare_default_cell()
+    code = (
+        "import pathlib, sys; from gates import provenance; "
+        "print(provenance.model_version(provenance.read(pathlib.Path(sys.argv[1]))))"
+    )
+    return environment.output(folder, "python", "-c", code, str(provenance)).strip()
+
+
+@session(tiers=["release"], timeout_minutes=5, inputs=["."])
+def publish(session: nox.Session) -> None:
+    """Say what a release would upload and where; uploads nothing itself, release.yml does.
+
+    Fails if dist/ is not what `build` left, or of another version than pyproject.toml.
+    """
+    if not SUMS.exists():
+        uv.stop("publish: there is no artifacts/SHA256SUMS; run first: nox -s build")
+    name, declared = _name(), _declared()
+    files = sorted(DIST.iterdir()) if DIST.is_dir() else []
+    sums = [f"{package.digest(file)}  dist/{file.name}" for file in files]
+    if sums != SUMS.read_text(encoding="utf-8").splitlines():
+        session.error("dist/ is not what nox -s build left there; run it again")
+    stem = f"{name.replace('-', '_')}-{declared}"
+    strangers = [file.name for file in files if not re.match(rf"{re.escape(stem)}[-.]", file.name)]
+    if strangers:
+        session.error(f"{strangers[0]} is not {name} {declared}; run again: nox -s build")
+    tagged = versions.of_head(declared).tagged
+    when = f"HEAD is v{tagged}" if tagged else f"not yet: HEAD has no tag v{declared}"
+    print(f"Dry run. release.yml uploads on a pushed tag v{declared} only ({when}):")
+    for file, line in zip(files, sums, strict=True):
+        print(f"  {line}, {file.stat().st_size:,} bytes")
+        print(f"    to PyPI as {name} {declared}, by trusted publishing: environment `pypi`")
+        print("    its provenance to GitHub's attestations of this repository")
+    notes = NOTES.relative_to(ROOT)
+    state = "written" if NOTES.exists() else "not yet written: nox -s changelog"
+    print(f"  {notes} ({state})\n    to the workflow run, in the artifact `model`")
+
+
+def _need_history(session: nox.Session) -> None:
+    """End the session where git cannot tell all the commits."""
+    _commit()
+    if messages.is_shallow():
+        reason = "a shallow clone lacks commits; git fetch --unshallow --tags, or fetch-depth: 0"
+        if environment.in_ci():
+            uv.stop(f"{session.name}: {reason}; CI=true allows no skip")
+        session.skip(reason)
+
+
+def _commit() -> str:
+    found = git.output("rev-parse", "--verify", "--quiet", "HEAD", cwd=ROOT)
+    if found is None:
+        uv.stop("a release is made from a commit, and there is no git repository with one here")
+    return found.strip()
+
+
+def _name() -> str:
+    name: str = _project()["name"]
+    return name
+
+
+def _declared() -> versions.Version:
+    """Return the version in pyproject.toml."""
+    said = _project()["version"]
+    found = versions.read(said)
+    if found is None:
+        uv.stop(f"pyproject.toml: version is {said!r}; write MAJOR.MINOR.PATCH")
+    return found
+
+
+def _project() -> dict[str, str]:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project: dict[str, str] = table["project"]
+    return project
