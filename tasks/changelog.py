@@ -13,7 +13,8 @@ from tasks.versions import Level, Step, Version
 
 _UNRELEASED = re.compile(r"^## \[?Unreleased\]?[ \t]*$", re.MULTILINE | re.IGNORECASE)
 _NEXT_SECTION = re.compile(r"^(?:## |\[[^\]]+\]: )", re.MULTILINE)
-_HEADING = re.compile(r"^### (.+?)[ \t]*$", re.MULTILINE)
+_NEXT_HEADING = re.compile(r"^(?=### )", re.MULTILINE)
+_HEADING = re.compile(r"### (.+?)[ \t]*$", re.MULTILINE)
 
 # The order that Keep a Changelog names them in.
 _KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
@@ -73,7 +74,7 @@ def release(text: str, version: Version, date: str, more: Mapping[str, Sequence[
         msg = "CHANGELOG.md: no heading `## [Unreleased]`; add it above the newest version"
         raise ChangelogError(msg)
     body = _body(text, heading.end())
-    merged = _merge(body, more).strip("\n")
+    merged = _merge(body, more)
     rest = text[heading.end() + len(body) :]
     told = f"\n\n{merged}" if merged else ""
     new = f"{text[: heading.end()]}\n\n## [{version}] - {date}{told}\n"
@@ -100,31 +101,25 @@ def _body(text: str, start: int) -> str:
 
 def _merge(body: str, more: Mapping[str, Sequence[str]]) -> str:
     """Return `body` with lines added at the end of their headings' text."""
-    blocks = _blocks(body)
+    blocks = [block.strip("\n") for block in _NEXT_HEADING.split(body) if block.strip()]
     for kind, added in more.items():
-        index = next((i for i, (name, _) in enumerate(blocks) if name == kind), None)
-        if index is None:
-            rank = _KINDS.index(kind)
-            later = (i for i, (name, _) in enumerate(blocks) if _rank(name) > rank)
-            index = next(later, len(blocks))
-            blocks.insert(index, (kind, f"### {kind}\n\n"))
-        name, block = blocks[index]
-        written = block.rstrip("\n")
-        gap = "\n" if written != f"### {name}" else block[len(written) :] or "\n"
-        blocks[index] = (name, "\n".join([written + gap + added[0], *added[1:], "", ""]))
-    return "".join(block if block.endswith("\n\n") else f"{block}\n" for _, block in blocks)
+        text = "\n".join(added)
+        names = [_name(block) for block in blocks]
+        if kind in names:
+            block = blocks[names.index(kind)]
+            gap = "\n" if "\n" in block else "\n\n"
+            blocks[names.index(kind)] = f"{block}{gap}{text}"
+        else:
+            before = [name for name in names if _rank(name) < _rank(kind)]
+            index = len(names) - names[::-1].index(before[-1]) if before else 0
+            blocks.insert(index, f"### {kind}\n\n{text}")
+    return "\n\n".join(blocks)
 
 
-def _blocks(body: str) -> list[tuple[str, str]]:
-    """Return the parts of a section with their headings; what stands before the first has ""."""
-    starts = [(found[1], found.start()) for found in _HEADING.finditer(body)]
-    ends = [start for _, start in starts[1:]] + [len(body)]
-    first = body[: starts[0][1]] if starts else body
-    before = [("", first)] if first.strip() else []
-    return [
-        *before,
-        *((name, body[start:end]) for (name, start), end in zip(starts, ends, strict=True)),
-    ]
+def _name(block: str) -> str:
+    """Return the heading of a part of a section; "" for what stands before the first."""
+    found = _HEADING.match(block)
+    return found[1] if found else ""
 
 
 def _rank(kind: str) -> int:

@@ -6,7 +6,7 @@ breaking: nobody has shown that it is not.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,82 +64,83 @@ def breaking(
     old: Mapping[str, Any], new: Mapping[str, Any], *, use: Literal["read", "written"]
 ) -> list[str]:
     """Return a line for each change from one schema to another that breaks somebody."""
-    found = list(_Comparison(old, new).refusals(old, new, ""))
+    found = [f"old files: {each}" for each in _Comparison(old, new).refusals(old, new, "")]
     if use == "written":
         back = _Comparison(new, old, ignores_more_keys=True).refusals(new, old, "")
-        found += [f"a reader does not expect it: {each}, seen from the new one" for each in back]
+        found += [f"old readers: {each}" for each in back]
     return found
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Compares what two documents accept.
+    """Looks for what one document accepts and another refuses.
 
     Args:
-        old: the document in which the old side's references are looked up.
-        new: that of the new side.
-        ignores_more_keys: whether a reader takes no notice of keys that it doesn't know.
+        old: the document in which the one side's references are looked up.
+        new: that of the other side.
+        ignores_more_keys: whether the other side takes no notice of keys that it doesn't know.
+        begun: the pairs being compared, since a schema may hold itself.
     """
 
     old: Mapping[str, Any]
     new: Mapping[str, Any]
     ignores_more_keys: bool = False
+    begun: set[tuple[int, int]] = field(default_factory=set)
 
-    def refusals(self, old: Any, new: Any, where: str) -> Iterator[str]:
-        """Yield why something that `old` accepts may be refused by `new`; nothing if nothing is."""
+    def refusals(self, old: Any, new: Any, where: str) -> list[str]:
+        """Return why `new` may refuse something that `old` accepts; nothing if it does not."""
         if new is True or new == {} or old is False:
-            return
-        if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-            if old != new:
-                yield f"{_shown(where)} accepts less"
-            return
+            return []
+        if new is False:
+            return [f"{_shown(where)} is not allowed"]
+        pair = (id(old), id(new))
+        if pair in self.begun:
+            return []
+        self.begun.add(pair)
+        try:
+            return self._of_alternatives({} if old is True else old, new, where)
+        finally:
+            self.begun.discard(pair)
+
+    def _of_alternatives(
+        self, old: Mapping[str, Any], new: Mapping[str, Any], where: str
+    ) -> list[str]:
         olds, news = _alternatives(self.old, old), _alternatives(self.new, new)
-        if olds == news and self.old.get("$defs") == self.new.get("$defs"):
-            return
+        if _same([olds, self.old.get("$defs")], [news, self.new.get("$defs")]):
+            return []
+        found: list[str] = []
         for one in olds:
-            best: list[str] | None = None
-            for other in news:
-                found = list(self._of_one(one, other, where))
-                if not found:
-                    break
-                # Of several alternatives, say what keeps it out of the one that it resembles.
-                if best is None or len(found) < len(best):
-                    best = found
-            else:
-                yield from _of_alternatives(one, best, where)
+            tried = [list(self._of_one(one, other, where)) for other in news]
+            # Of several alternatives, say what keeps it out of the one that it resembles.
+            found += min(tried, key=len, default=[f"{_shown(where)} accepts nothing"])
+        return found
 
     def _of_one(self, old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> Iterator[str]:
-        for key in sorted(new.keys() - _UNDERSTOOD):
-            if old.get(key) != new[key]:
-                yield f"{_shown(where)} is now held to {key}, which cannot be compared"
+        for key in sorted((old.keys() | new.keys()) - _UNDERSTOOD):
+            if not _same(old.get(key), new.get(key)):
+                yield f"{_shown(where)}: {key} differs, which cannot be compared"
         yield from _of_values(old, new, where)
         yield from _of_limits(old, new, where)
-        yield from self._of_keys(old, new, where)
-        yield from self._of_items(old, new, where)
+        if _may_be(old, "object"):
+            yield from self._of_keys(old, new, where)
+        if _may_be(old, "array"):
+            yield from self._of_items(old, new, where)
 
     def _of_keys(self, old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> Iterator[str]:
-        if not _may_be(old, "object"):
-            return
         for key in sorted({*new.get("required", [])} - {*old.get("required", [])}):
-            yield f"{_shown(where, key)} is now required"
+            yield f"{_join(where, key)} is required"
         had, has = old.get("properties", {}), new.get("properties", {})
         others, rest = old.get("additionalProperties", True), new.get("additionalProperties", True)
-        for key in had.keys() | has.keys():
-            if key in has:
-                # What an old file could have under a key that it had no rule for.
-                yield from self.refusals(had.get(key, others), has[key], _join(where, key))
-            elif rest is False and had[key] is not False and not self.ignores_more_keys:
-                yield f"{_shown(where, key)} was removed"
-            elif rest is not False:
-                yield from self.refusals(had[key], rest, _join(where, key))
-        if not (self.ignores_more_keys and rest is False):
-            yield from self.refusals(others, rest, _join(where, "*"))
+        if self.ignores_more_keys and rest is False:
+            others, rest, had = False, True, {key: had[key] for key in had if key in has}
+        for key in sorted(had.keys() | has.keys()):
+            # Under a key without a rule of its own stands what the others may be.
+            yield from self.refusals(had.get(key, others), has.get(key, rest), _join(where, key))
+        yield from self.refusals(others, rest, _join(where, "*"))
 
     def _of_items(
         self, old: Mapping[str, Any], new: Mapping[str, Any], where: str
     ) -> Iterator[str]:
-        if not _may_be(old, "array"):
-            return
         first, firsts = old.get("prefixItems", []), new.get("prefixItems", [])
         rest, rests = old.get("items", True), new.get("items", True)
         for index in range(max(len(first), len(firsts))):
@@ -149,50 +150,54 @@ class _Comparison:
         yield from self.refusals(rest, rests, _join(where, "[]"))
 
 
-def _of_alternatives(one: Mapping[str, Any], best: list[str] | None, where: str) -> Iterator[str]:
-    if best:
-        yield from best
-    else:
-        yield f"{_shown(where)} no longer accepts {json.dumps(one, sort_keys=True)}"
-
-
 def _of_values(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> Iterator[str]:
     allowed, values = _values(new), _values(old)
     if allowed is not None:
-        lost = ["others"] if values is None else [each for each in values if each not in allowed]
+        lost = (
+            ["anything else"]
+            if values is None
+            else [each for each in values if each not in allowed]
+        )
         if lost:
-            yield f"{_shown(where)} no longer accepts {', '.join(map(json.dumps, lost))}"
+            yield f"{_shown(where)} may not be {', '.join(lost)}"
     kind, kinds = old.get("type"), new.get("type")
     if kinds is not None and kinds not in (kind, _TYPES_WITHIN.get(str(kind))):
-        yield f"{_shown(where)} was {kind or 'anything'} and is {kinds}"
+        yield f"{_shown(where)} must be {kinds}, not {kind or 'anything'}"
 
 
 def _of_limits(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> Iterator[str]:
     for key in _LOWER:
         if key in new and (key not in old or new[key] > old[key]):
-            yield f"{_shown(where)}: {key} rose to {new[key]}"
+            yield f"{_shown(where)}: {key} is {new[key]}, not {old.get(key, 'unlimited')}"
     for key in _UPPER:
         if key in new and (key not in old or new[key] < old[key]):
-            yield f"{_shown(where)}: {key} fell to {new[key]}"
+            yield f"{_shown(where)}: {key} is {new[key]}, not {old.get(key, 'unlimited')}"
     if "pattern" in new and new["pattern"] != old.get("pattern"):
-        yield f"{_shown(where)}: its pattern changed"
+        yield f"{_shown(where)} must match {new['pattern']}"
 
 
-def _alternatives(document: Mapping[str, Any], schema: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _alternatives(document: Mapping[str, Any], schema: Any) -> list[dict[str, Any]]:
     """Return the schemas of which a value must fit one; together they are `schema`."""
+    if isinstance(schema, bool):
+        return [{}] if schema else []
     rest = {key: value for key, value in schema.items() if key not in _SILENT}
     if "$ref" in rest:
-        target = _resolve(document, str(rest.pop("$ref")))
-        return [{**each, **rest} for each in _alternatives(document, target)]
-    if "anyOf" in rest:
+        several = [_resolve(document, str(rest.pop("$ref")))]
+    elif "anyOf" in rest:
         several = rest.pop("anyOf")
-        return [{**rest, **each} for one in several for each in _alternatives(document, one)]
-    if isinstance(rest.get("type"), list):
-        return [{**rest, "type": kind} for kind in rest["type"]]
-    return [rest]
+    elif isinstance(rest.get("type"), list):
+        several = [{"type": kind} for kind in rest.pop("type")]
+    else:
+        return [rest]
+    return [_both(rest, each) for one in several for each in _alternatives(document, one)]
 
 
-def _resolve(document: Mapping[str, Any], reference: str) -> Mapping[str, Any]:
+def _both(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that holds a value to two; where they meet, one that is not understood."""
+    return {"allOf": [one, other]} if one.keys() & other.keys() else {**one, **other}
+
+
+def _resolve(document: Mapping[str, Any], reference: str) -> Any:
     """Return what a reference inside of a document points to."""
     found: Any = document
     for part in reference.removeprefix("#/").split("/"):
@@ -200,21 +205,24 @@ def _resolve(document: Mapping[str, Any], reference: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {"a reference to nothing": reference}
 
 
-def _values(schema: Mapping[str, Any]) -> list[Any] | None:
-    """Return the only values that a schema accepts; None if it does not list them."""
-    if "const" in schema:
-        return [schema["const"]]
-    values: list[Any] | None = schema.get("enum")
-    return values
+def _values(schema: Mapping[str, Any]) -> list[str] | None:
+    """Return the only values that a schema accepts, as JSON; None if it does not list them."""
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    return None if values is None else [json.dumps(each, sort_keys=True) for each in values]
 
 
 def _may_be(schema: Mapping[str, Any], kind: str) -> bool:
-    return schema.get("type", kind) == kind and _values(schema) is None
+    return schema.get("type", kind) == kind
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two are the same JSON: for Python, true is 1."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
 
 
 def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _shown(where: str, key: str | None = None) -> str:
-    return _join(where, key) if key else where or "the whole"
+def _shown(where: str) -> str:
+    return where or "the whole"

@@ -69,7 +69,7 @@ def build(session: nox.Session) -> None:
         if problems:
             session.error(f"what is in the archives is not what is committed: {len(problems)}")
         environment.run(session, tools, "twine", "check", "--strict", *map(str, files))
-        _train_with(session, _wheel(files))
+        _train_with(session, _wheel(files), place / "here" / "configs" / "ci-tiny.yaml")
         _keep(files)
     for line in SUMS.read_text(encoding="utf-8").splitlines():
         session.log(line)
@@ -100,7 +100,7 @@ def _wheel(files: list[Path]) -> Path:
     return next(file for file in files if file.suffix == ".whl")
 
 
-def _train_with(session: nox.Session, wheel: Path) -> None:
+def _train_with(session: nox.Session, wheel: Path, config: Path) -> None:
     """Train a little with nothing but the wheel and the locked packages that it needs."""
     folder = environment.prepare(environment.of_wheel(environment.default_cell()))
     python = f"--python={folder / 'bin' / 'python'}"
@@ -108,9 +108,8 @@ def _train_with(session: nox.Session, wheel: Path) -> None:
     problem = uv.problem(*installing, cwd=ROOT) or uv.problem("pip", "check", python, cwd=ROOT)
     if problem:
         session.error(f"the wheel and the lock do not fit together: {problem}")
-    config = str(ROOT / "configs" / "ci-tiny.yaml")
     with tempfile.TemporaryDirectory() as empty, session.chdir(empty):
-        training = ("-m", "my_project.train", "--config", config, "--set", "train.epochs=1")
+        training = ("-m", "my_project.train", "--config", str(config), "--set", "train.epochs=1")
         environment.run(session, folder, "python", *training)
 
 

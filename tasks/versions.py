@@ -141,6 +141,9 @@ def _asked(step: Step) -> str:
 
 
 def _decision(release: Release) -> str:
+    if release.tagged is not None:
+        asked = release.version or "none"
+        return f"HEAD is v{release.tagged}; its commits ask for {asked}"
     if release.last is None:
         return f"next: {release.version}, the first release: no tag vMAJOR.MINOR.PATCH before it"
     if release.version is None:

@@ -1,14 +1,15 @@
 """Configuration files: strict YAML, checked against a model, told in one line when wrong."""
 
 import difflib
+import re
 import reprlib
 import types
 import typing
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
@@ -22,6 +23,36 @@ class Section(BaseModel):
     """A part of a configuration: read-only, every key given, no unknown keys, no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
+
+
+# A commit: a branch or a tag can be moved under us.
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
+class HubModel(Section):
+    """A model of the Hugging Face Hub, for a configuration that starts from one.
+
+    Args:
+        repo_id: its name there, such as `org/model`.
+        revision: the commit of it, all 40 digits.
+    """
+
+    repo_id: str = Field(min_length=1)
+    revision: Revision
+
+
+_PINNED_ADDRESS = re.compile(r"hf://[^@]*@[0-9a-f]{40}(/|$)")
+
+
+def _pinned(address: str) -> str:
+    if "hf://" in address and not _PINNED_ADDRESS.search(address):
+        msg = "a branch of the Hub can be moved; name a commit, 40 digits: hf://…/NAME@COMMIT/…"
+        raise ValueError(msg)
+    return address
+
+
+# An address that fsspec opens; one of the Hugging Face Hub names a commit.
+Address = Annotated[str, Field(min_length=1), AfterValidator(_pinned)]
 
 
 # Beyond its own errors, ruamel lets those of the types through: `2024-13-45`, `!!bool x`.

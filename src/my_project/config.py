@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from ruamel.yaml import YAML
 
 from gates import configuration
-from gates.configuration import Section, apply_override, read_yaml
+from gates.configuration import Address, Section, apply_override, read_yaml
 
 
 class DataConfig(Section):
@@ -30,7 +30,7 @@ class DataConfig(Section):
         workers: processes that load batches; 0 takes them from memory, for small data.
     """
 
-    source: str = Field(min_length=1)
+    source: Address
     cache_dir: str = Field(min_length=1)
     workers: int = Field(ge=0)
 

@@ -348,3 +348,20 @@ def test_dump_keeps_the_order_of_the_sections(config: RunConfig) -> None:
     lines = io.TextIOWrapper(io.BytesIO(configs.dump(config)))
     keys = [line.split(":")[0] for line in lines if re.match(r"\w", line)]
     assert keys == ["seed", "tracking", "data", "model", "train"]
+
+
+def test_the_committed_schema_is_that_of_the_configuration() -> None:
+    committed = Path(configs.__file__).with_name("config.schema.json").read_text()
+    command = "python -m my_project.config > src/my_project/config.schema.json"
+    assert committed == configs.json_schema(), command
+
+
+@pytest.mark.parametrize(
+    "source", ["hf://datasets/org/name/x.parquet", "simplecache::hf://datasets/org/name@main/x"]
+)
+def test_a_source_on_the_hub_names_a_commit(source: str, config_file: Path) -> None:
+    assert error_of(config_file, f"data.source={source}").startswith(
+        "--set: data.source: a branch of the Hub"
+    )
+    pinned = f"data.source=hf://datasets/org/name@{'0a' * 20}/x.parquet"
+    assert configs.load(config_file, [pinned]).data.source == pinned.partition("=")[2]

@@ -7,7 +7,15 @@ from pathlib import Path
 from tasks import environment
 from tests import repository
 
-HOOKS = ("ruff-check", "ruff-format", "typos", "import-contracts", "lock", "tracked-files")
+HOOKS = (
+    "ruff-check",
+    "ruff-format",
+    "typos",
+    "import-contracts",
+    "lock",
+    "tracked-files",
+    "pins",
+)
 IMPORT = "from my_project import config"
 MISSPELLED = "reci" + "eve"  # in two parts, or this file would not pass
 
@@ -24,7 +32,8 @@ def test_a_clean_tree_passes_and_each_defect_fails_in_the_hook_and_the_session_a
 
 def check_clean_tree(checkout: Path) -> None:
     plant(checkout, {"src/gates/fine.py": '"""Fine."""\n'})
-    committed = repository.git("commit", "--message", "fine", cwd=checkout)
+    refused = repository.git("commit", "--message", "fine", cwd=checkout)
+    committed = repository.git("commit", "--message", "feat: fine", cwd=checkout)
     (checkout / "untracked.py").write_text("")
     shadow = checkout.parent / "shadow"
     shadow.mkdir()
@@ -32,6 +41,8 @@ def check_clean_tree(checkout: Path) -> None:
         "raise SystemExit('the PYTHONPATH of the user leaked in')"
     )
     linted = lint(checkout, PYTHONPATH=str(shadow))
+    assert refused.returncode != 0
+    assert failed_hooks(refused.stdout + refused.stderr) == {"commit-message"}
     assert committed.returncode == 0, committed.stderr
     assert linted.returncode == 0, linted.stdout
     assert "Not checked, as git does not track them: untracked.py" in linted.stdout
@@ -48,6 +59,7 @@ def check_each_defect(checkout: Path) -> None:
             '__all__ = ["errors"]\n',
             "docs/spelling.md": f"{MISSPELLED}\n",
             "weights.pt": "not even a model",
+            "configs/hub.yaml": "model:\n  repo_id: org/model\n  revision: main\n",
             "pyproject.toml": pyproject.replace('"mypy>=2.3"', '"mypy>=2.3", "flask"'),
         },
     )

@@ -1,0 +1,176 @@
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tasks import changelog, versions
+from tasks.changelog import ChangelogError
+from tasks.project import ROOT
+from tasks.versions import Version
+from tests.history import History
+
+NEW = Version(0, 2, 0)
+
+TEXT = """\
+# Changelog
+
+Words.
+
+## [Unreleased]
+
+A note by hand.
+
+### Added
+- One thing
+  over two lines.
+
+### Own heading
+- Another.
+
+## [0.1.0] - 2026-01-02
+
+### Fixed
+- Old.
+
+[0.1.0]: compare/0.1.0
+"""
+
+RELEASED = """\
+# Changelog
+
+Words.
+
+## [Unreleased]
+
+## [0.2.0] - 2026-11-24
+
+A note by hand.
+
+### Added
+- One thing
+  over two lines.
+- Two (11111111)
+
+### Fixed
+
+- Three (22222222)
+- Four (33333333)
+
+### Own heading
+- Another.
+
+## [0.1.0] - 2026-01-02
+
+### Fixed
+- Old.
+
+[0.1.0]: compare/0.1.0
+"""
+
+
+def test_a_release_takes_the_text_and_the_lines_of_its_commits() -> None:
+    more = {"Fixed": ["- Three (22222222)", "- Four (33333333)"], "Added": ["- Two (11111111)"]}
+    assert changelog.release(TEXT, NEW, "2026-11-24", more) == RELEASED
+
+
+def test_a_second_time_changes_nothing() -> None:
+    assert changelog.release(RELEASED, NEW, "2026-12-31", {"Added": ["- New"]}) == RELEASED
+
+
+def test_a_changelog_without_a_place_for_a_release_is_told_in_one_line() -> None:
+    with pytest.raises(ChangelogError, match=r"no heading `## \[Unreleased\]`"):
+        changelog.release("# Changelog\n", NEW, "2026-11-24", {})
+
+
+@pytest.mark.parametrize(
+    "heading",
+    ["## [Unreleased]", "## Unreleased", "## [unreleased]", "## Unreleased  "],
+)
+def test_the_heading_stays_as_it_is_written(heading: str) -> None:
+    text = f"# Changelog\n\n{heading}\n\n### Added\n- One.\n"
+    assert changelog.release(text, NEW, "2026-11-24", {}) == (
+        f"# Changelog\n\n{heading}\n\n## [0.2.0] - 2026-11-24\n\n### Added\n- One.\n"
+    )
+
+
+WORDS = st.text("ab `-#[]", min_size=1, max_size=8).filter(
+    lambda text: not re.match(r"#{1,3} |\[[^\]]+\]: ", text)
+)
+BODIES = st.lists(
+    WORDS | st.just("") | st.sampled_from(["### Added", "### Fixed", "### Mine"]), max_size=12
+).map("\n".join)
+MORE = st.dictionaries(
+    st.sampled_from(["Added", "Changed", "Fixed"]), st.lists(WORDS, min_size=1, max_size=3)
+)
+
+
+@given(BODIES, BODIES, MORE)
+def test_not_a_line_by_hand_is_lost_or_moved(
+    body: str, older: str, more: dict[str, list[str]]
+) -> None:
+    text = f"# Changelog\n\n## [Unreleased]\n\n{body}\n\n## [0.1.0] - 2026-01-02\n\n{older}\n"
+    done = changelog.release(text, NEW, "2026-11-24", more)
+    written = [line for line in text.splitlines() if line.strip()]
+    lines = iter(line for line in done.splitlines() if line.strip())
+    assert all(line in lines for line in written), "each is found after the one before it"
+    assert all(line in done.splitlines() for added in more.values() for line in added)
+    assert changelog.release(done, NEW, "2026-11-24", more) == done
+    assert done.endswith(text[text.index("## [0.1.0]") :]), "what is released stays as it is"
+
+
+def history(root: Path) -> History:
+    made = History(root / "a")
+    made.commit("feat: begin", {"CHANGELOG.md": "# Changelog\n"})
+    made.tag("v0.1.0")
+    return made
+
+
+def test_a_commit_that_wrote_its_own_text_gets_no_line(tmp_path: Path) -> None:
+    made = history(tmp_path)
+    made.commit("feat: told by hand", {"CHANGELOG.md": "# Changelog\n\nTold.\n", "a": "1"})
+    made.commit("fix: untold", {"a": "2"})
+    steps = versions.of_head(NEW, made.root).steps
+    headers = [step.commit.header for step in changelog.untold(steps, made.root)]
+    assert headers == ["fix: untold"]
+
+
+def test_each_notable_commit_gets_a_line_under_its_heading(tmp_path: Path) -> None:
+    made = history(tmp_path)
+    digests = [
+        made.commit(message)[:8]
+        for message in (
+            "feat(data): read more",
+            "fix: é",
+            "perf: faster",
+            "feat!: needs a seed",
+            'Revert "feat: x"',
+            "docs: unseen",
+            "whatever",
+        )
+    ]
+    assert changelog.lines(versions.of_head(NEW, made.root).steps) == {
+        "Added": [f"- data: Read more ({digests[0]})"],
+        "Fixed": [f"- É ({digests[1]})"],
+        "Changed": [
+            f"- Faster ({digests[2]})",
+            f"- **Breaking:** Needs a seed ({digests[3]})",
+            f"- Reverted: Feat: x ({digests[4]})",
+        ],
+    }
+
+
+def test_the_notes_say_which_model_goes_with_the_package() -> None:
+    notes = changelog.notes("own", NEW, "c" * 40, "cccccccc-123456789abc", "### Added\n- One.")
+    assert notes == (
+        "# own 0.2.0\n\n| package | commit | model |\n|---|---|---|\n"
+        "| 0.2.0 | `cccccccc` | `cccccccc-123456789abc` |\n\n## Added\n- One.\n"
+    )
+    assert "none was trained" in changelog.notes("own", NEW, "c" * 40, None, "")
+
+
+def test_our_own_changelog_has_a_place_for_a_release() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    done = changelog.release(text, Version(99, 0, 0), "2026-11-24", {})
+    assert changelog.has_unreleased_text(text) == bool(changelog.section(done, Version(99, 0, 0)))

@@ -1,0 +1,289 @@
+"""The package, built for real: alike whatever differs between two machines, and nothing missing."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tasks import package
+from tasks.package import Circumstances
+from tasks.project import ROOT
+from tests.history import History
+
+TOOLS = Path(sys.prefix)  # it has hatchling too
+
+# Python runs this first: its clock is ten years ahead.
+CLOCK = """\
+import datetime, time
+AHEAD = 10 * 365 * 86_400
+now, now_ns, localtime, gmtime = time.time, time.time_ns, time.localtime, time.gmtime
+time.time = lambda: now() + AHEAD
+time.time_ns = lambda: now_ns() + AHEAD * 10**9
+time.localtime = lambda seconds=None: localtime(time.time() if seconds is None else seconds)
+time.gmtime = lambda seconds=None: gmtime(time.time() if seconds is None else seconds)
+"""
+
+PYPROJECT = """\
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "own-project"
+version = "1.2.3"
+readme = "README.md"
+license = "MIT"
+license-files = ["LICENSE"]
+requires-python = ">=3.11,<4"
+
+[tool.hatch.build.targets.wheel]
+packages = ["src/own"]
+
+[tool.hatch.build.targets.sdist]
+include = ["/src", "/LICENSE", "/README.md"]
+"""
+FILES = {
+    "pyproject.toml": PYPROJECT,
+    "README.md": "# Own\n",
+    "LICENSE": "MIT\n",
+    "src/own/__init__.py": "",
+    "src/own/data/table.csv": "a,b\n1,2\n",
+}
+
+# Puts something of its surroundings into the package, as a generated _version.py does.
+HOOK = """\
+import os, pathlib, time
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+class CustomBuildHook(BuildHookInterface):
+    def initialize(self, version, build_data):
+        made = pathlib.Path(self.root, "made.py")
+        made.write_text(f"{MADE_OF}")
+        build_data["force_include"][str(made)] = "own/made.py"
+"""
+HOOKED = PYPROJECT + "\n[tool.hatch.build.hooks.custom]\n"
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    made = History(tmp_path / "own project")
+    made.commit("feat: begin", FILES)
+    return made
+
+
+def head(root: Path) -> str:
+    return subprocess.run(
+        ["git", "rev-parse", "HEAD"],  # noqa: S607 - the one on PATH
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
+def built(root: Path, folder: Path, circumstances: Circumstances) -> dict[str, Path]:
+    """Build the last commit of `root` in a clone; return the files by their endings."""
+    commit = head(root)
+    clone = package.clone(commit, folder / "clone", circumstances, root)
+    epoch = package.commit_time(commit, root)
+    files = package.build(TOOLS, clone, folder / "dist", epoch, circumstances)
+    return {file.suffix: file for file in files}
+
+
+def differences(one: Mapping[str, Path], other: Mapping[str, Path]) -> list[str]:
+    assert one.keys() == other.keys() == {".gz", ".whl"}
+    return [line for key in one for line in package.differences(one[key], other[key])]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    return built(ROOT, tmp_path_factory.mktemp("here"), package.HERE)
+
+
+def circumstances_with(**variables: str) -> Circumstances:
+    return Circumstances(variables={**package.HERE.variables, **variables})
+
+
+@pytest.mark.parametrize(
+    "circumstances",
+    [
+        pytest.param(package.HERE, id="path_only"),
+        pytest.param(package.ELSEWHERE, id="everything_that_the_session_varies"),
+        pytest.param(circumstances_with(LC_ALL="C", LANG="tr_TR.UTF-8"), id="locale"),
+        pytest.param(circumstances_with(TZ="XXX+12"), id="time_zone"),
+        pytest.param(Circumstances(umask=0o077), id="umask"),
+        pytest.param(Circumstances(modified=86_400), id="file_times"),
+        pytest.param(circumstances_with(PYTHONHASHSEED="42"), id="hash_seed"),
+    ],
+)
+def test_this_project_is_alike_to_the_byte(
+    circumstances: Circumstances, reference: Mapping[str, Path], tmp_path: Path
+) -> None:
+    other = built(ROOT, tmp_path / "a place with spaces and é", circumstances)
+    assert differences(reference, other) == []
+
+
+def test_this_project_is_alike_at_another_time(
+    reference: Mapping[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "clock").mkdir()
+    (tmp_path / "clock" / "sitecustomize.py").write_text(CLOCK)
+    ahead = circumstances_with(PYTHONPATH=str(tmp_path / "clock"))
+    year = [sys.executable, "-c", "import time; print(time.gmtime().tm_year - 10 >= 2026)"]
+    told = subprocess.run(
+        year, env={**os.environ, **ahead.variables}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "True\n", "the clock is ahead"
+    assert differences(reference, built(ROOT, tmp_path, ahead)) == []
+
+
+def test_the_wheel_of_the_source_distribution_is_the_same(
+    reference: Mapping[str, Path], tmp_path: Path
+) -> None:
+    unpacked = package.unpack(reference[".gz"], tmp_path / "unpacked")
+    epoch = package.commit_time(head(ROOT))
+    (wheel,) = package.build(
+        TOOLS, unpacked, tmp_path / "dist", epoch, package.ELSEWHERE, ["wheel"]
+    )
+    assert package.differences(reference[".whl"], wheel) == []
+
+
+def test_this_project_packs_what_is_committed(reference: Mapping[str, Path]) -> None:
+    clone = reference[".whl"].parent.parent / "clone"
+    assert package.problems_of_contents([*reference.values()], clone) == []
+
+
+def test_the_users_line_ends_do_not_get_in(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = built(history.root, tmp_path / "1", package.HERE)
+    config = tmp_path / "gitconfig"
+    config.write_text("[core]\n\tautocrlf = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    assert differences(one, built(history.root, tmp_path / "2", package.HERE)) == []
+
+
+def test_what_is_not_committed_does_not_get_in(history: History, tmp_path: Path) -> None:
+    one = built(history.root, tmp_path / "1", package.HERE)
+    (history.root / "src" / "own" / "secret.py").write_text("TOKEN = 1\n")
+    (history.root / "README.md").write_text("# Changed\n")
+    assert differences(one, built(history.root, tmp_path / "2", package.HERE)) == []
+
+
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        pytest.param("{time.tzname}", id="time_zone"),
+        pytest.param("{self.root}", id="path"),
+        pytest.param("{os.stat('README.md').st_mtime}", id="file_times"),
+        pytest.param("{hash('a')}", id="hash_seed"),
+        pytest.param("{os.umask(0)}", id="umask"),
+        pytest.param("{os.environ['LC_ALL']}", id="locale"),
+    ],
+)
+def test_a_package_made_of_its_surroundings_is_found(
+    made_of: str, history: History, tmp_path: Path
+) -> None:
+    hook = HOOK.replace("{MADE_OF}", made_of)
+    history.commit("feat: a hook", {"pyproject.toml": HOOKED, "hatch_build.py": hook})
+    one = built(history.root, tmp_path / "1", package.HERE)
+    other = built(history.root, tmp_path / "2", package.ELSEWHERE)
+    assert "own_project-1.2.3-py3-none-any.whl: own/made.py" in differences(one, other)
+
+
+def test_an_archive_that_is_only_packed_differently_is_found(
+    history: History, tmp_path: Path
+) -> None:
+    wheel = built(history.root, tmp_path, package.HERE)[".whl"]
+    again = tmp_path / wheel.name
+    with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(again, "w") as new:
+        for each in old.infolist():
+            each.compress_type = zipfile.ZIP_STORED
+            new.writestr(each, old.read(each))
+    assert package.differences(wheel, again) == [f"{wheel.name}: how it is packed"]
+    assert package.differences(wheel, wheel) == []
+
+
+def problems(history: History, folder: Path, change: Mapping[str, str | None]) -> list[str]:
+    """Build a clone with a `change` that nobody committed; return what is found in the files."""
+    clone = package.clone(head(history.root), folder / "clone", package.HERE, history.root)
+    for name, text in change.items():
+        if text is None:
+            (clone / name).unlink()
+        else:
+            (clone / name).write_text(text)
+    files = package.build(TOOLS, clone, folder / "dist", "1", package.HERE)
+    shutil.copy(history.root / "pyproject.toml", clone)
+    return package.problems_of_contents(files, clone)
+
+
+WHEEL, SDIST = "own_project-1.2.3-py3-none-any.whl", "own_project-1.2.3.tar.gz"
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        pytest.param({}, [], id="nothing"),
+        pytest.param(
+            {"src/own/stray.py": "x = 1\n"},
+            [f"{SDIST}: also holds src/own/stray.py", f"{WHEEL}: also holds own/stray.py"],
+            id="more",
+        ),
+        pytest.param(
+            {"src/own/data/table.csv": None},
+            [
+                f"{SDIST}: lacks src/own/data/table.csv",
+                f"{WHEEL}: lacks own/data/table.csv",
+            ],
+            id="less",
+        ),
+        pytest.param(
+            {"pyproject.toml": PYPROJECT.replace(">=3.11,<4", ">=3.8")},
+            [
+                f"{SDIST}: its Requires-Python is >=3.8, in pyproject.toml it is <4,>=3.11",
+                f"{WHEEL}: its Requires-Python is >=3.8, in pyproject.toml it is <4,>=3.11",
+            ],
+            id="metadata",
+        ),
+        pytest.param(
+            {
+                "pyproject.toml": PYPROJECT.replace(
+                    'license-files = ["LICENSE"]', "license-files=[]"
+                )
+            },
+            [f"{WHEEL}: lacks own_project-1.2.3.dist-info/licenses/LICENSE"],
+            id="licence",
+        ),
+    ],
+)
+def test_archives_are_compared_with_what_is_committed(
+    change: Mapping[str, str | None], found: list[str], history: History, tmp_path: Path
+) -> None:
+    assert problems(history, tmp_path, change) == found
+
+
+def test_a_project_that_does_not_build_is_one_line_and_exit_2(
+    history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history.commit("feat: no", {"pyproject.toml": PYPROJECT.replace('"README.md"', '"NO.md"')})
+    with pytest.raises(SystemExit) as ended:
+        built(history.root, tmp_path, package.HERE)
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("build: hatchling: ")
+    assert said.count("\n") == 1
+    assert "NO.md" in said
+
+
+def test_a_commit_that_is_not_there_is_one_line_and_exit_2(
+    history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        package.clone("0" * 40, tmp_path / "clone", package.HERE, history.root)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("build: git: fatal: ")
