@@ -126,7 +126,8 @@ def base(root: Path = ROOT, target: str | None = None) -> str:
     """Return the commit since which HEAD's commits are new.
 
     That is where HEAD left the branch it goes to. On that branch itself, and where there is
-    none to be found, it is the commit before the last one.
+    none to be found, it is the commit before the last one. A first commit is nobody's: GitHub
+    or a template makes it.
 
     Args:
         root: the repository.

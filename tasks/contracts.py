@@ -112,7 +112,7 @@ class _Comparison:
         for one in olds:
             tried = [list(self._of_one(one, other, where)) for other in news]
             # Of several alternatives, say what keeps it out of the one that it resembles.
-            found += min(tried, key=len, default=[f"{_shown(where)} accepts nothing"])
+            found += min(tried or [[f"{_shown(where)} accepts nothing"]], key=len)
         return found
 
     def _of_one(self, old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> Iterator[str]:
@@ -212,7 +212,7 @@ def _values(schema: Mapping[str, Any]) -> list[str] | None:
 
 
 def _may_be(schema: Mapping[str, Any], kind: str) -> bool:
-    return schema.get("type", kind) == kind
+    return bool(schema.get("type", kind) == kind)
 
 
 def _same(one: object, other: object) -> bool:

@@ -60,7 +60,7 @@ def schemas(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Schema]:
     return objects | arrays | typed | alternatives | unlike_any
 
 
-LEAVES = (
+LEAVES: st.SearchStrategy[Any] = (
     st.booleans()
     | st.just({})
     | st.builds(lambda value: {"const": value}, VALUES)
