@@ -110,9 +110,13 @@ class _Comparison:
             return []
         found: list[str] = []
         for one in olds:
-            tried = [list(self._of_one(one, other, where)) for other in news]
+            tried = [[*self._of_one(one, other, where)] for other in news]
             # Of several alternatives, say what keeps it out of the one that it resembles.
-            found += min(tried or [[f"{_shown(where)} accepts nothing"]], key=len)
+            closest = min(map(len, tried), default=0)
+            found += next(
+                (each for each in tried if len(each) == closest),
+                [f"{_shown(where)} accepts nothing"],
+            )
         return found
 
     def _of_one(self, old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> Iterator[str]:

@@ -95,6 +95,9 @@ def install(*arguments: str, cwd: Path, lock: int) -> None:
 
 def explain(stderr: str) -> str:
     """Return uv's error as one line that ends in what to do about it."""
+    clashes = re.findall(r"^The package .+$", stderr, re.MULTILINE)  # of uv pip check
+    if clashes:
+        return "; ".join(clashes)
     error, *causes = re.findall(r"^\s*(?:error|cause): (.+)$", stderr, re.MULTILINE) or [
         "uv failed"
     ]

@@ -1,0 +1,110 @@
+"""The session `build`, as CI runs it, with each defect that it is there to find."""
+
+import hashlib
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import repository
+from tests.repository import git, nox
+
+HOOK = """\
+import pathlib, time
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+class CustomBuildHook(BuildHookInterface):
+    def initialize(self, version, build_data):
+        made = pathlib.Path(self.root, "made.py")
+        made.write_text(f"BUILT_IN = {self.root!r}")
+        build_data["force_include"][str(made)] = "gates/made.py"
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return repository.copy(tmp_path_factory.mktemp("release") / "a checkout")
+
+
+def build(root: Path) -> subprocess.CompletedProcess[str]:
+    return nox("-s", "build", cwd=root, CI="true", NO_COLOR="1")
+
+
+def test_build_leaves_the_package_and_its_digests(checkout: Path) -> None:
+    (checkout / "dist").mkdir()
+    (checkout / "dist" / "my_project-0.0.9.tar.gz").write_text("of an earlier build")
+    ran = build(checkout)
+    assert ran.returncode == 0, ran.stderr
+    assert "and one from the source distribution are alike" in ran.stderr
+    assert "epoch 1/1: loss" in ran.stdout + ran.stderr, "trained with the wheel"
+    files = sorted((checkout / "dist").iterdir())
+    assert [file.suffix for file in files] == [".whl", ".gz"]
+    sums = (checkout / "artifacts" / "SHA256SUMS").read_text().splitlines()
+    assert sums == [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  dist/{file.name}" for file in files
+    ]
+    shutil.rmtree(checkout / "dist")
+    assert build(checkout).returncode == 0
+    again = (checkout / "artifacts" / "SHA256SUMS").read_text().splitlines()
+    assert again == sums, "in another pair of clones"
+
+
+def test_another_machine_checks_the_digests(checkout: Path) -> None:
+    if shutil.which("sha256sum") is None:
+        pytest.skip("no sha256sum here")
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", "artifacts/SHA256SUMS"],  # noqa: S607 - on PATH
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def of_hook(text: str) -> str:
+    return f"{text}\n[tool.hatch.build.hooks.custom]\n"
+
+
+def without_schemas(text: str) -> str:
+    wheel = "[tool.hatch.build.targets.wheel]\n"
+    assert wheel in text
+    return text.replace(wheel, f'{wheel}exclude = ["*.json"]\n')
+
+
+def with_more_needs(text: str) -> str:
+    assert '  "fsspec>=2026.1",\n' in text
+    return text.replace(
+        '  "fsspec>=2026.1",\n', '  "fsspec>=2026.1",\n  "not-in-the-lock>=1",\n', 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        pytest.param(of_hook, r"are not alike; they differ in 3", id="made_of_its_place"),
+        pytest.param(without_schemas, r"lacks gates/verdict\.schema\.json", id="a_file_left_out"),
+        pytest.param(
+            with_more_needs,
+            r"The package `my-project` requires `not-in-the-lock>=1`, but it's not installed",
+            id="needs_what_is_not_locked",
+        ),
+    ],
+)
+def test_build_finds_a_planted_defect(change: object, found: str, checkout: Path) -> None:
+    assert callable(change)
+    pyproject = checkout / "pyproject.toml"
+    before = pyproject.read_text()
+    sums = (checkout / "artifacts" / "SHA256SUMS").read_text()
+    pyproject.write_text(change(before))
+    (checkout / "hatch_build.py").write_text(HOOK)
+    repository.commit(cwd=checkout)
+    try:
+        ran = build(checkout)
+    finally:
+        git("reset", "--quiet", "--hard", "HEAD~1", cwd=checkout)
+    assert ran.returncode == 1
+    assert re.search(found, ran.stdout + ran.stderr), ran.stdout + ran.stderr
+    assert (checkout / "artifacts" / "SHA256SUMS").read_text() == sums, "nothing is left half done"
