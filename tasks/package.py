@@ -19,7 +19,8 @@ from typing import Any
 from tasks import environment, git, manifest, uv
 from tasks.project import ROOT
 
-_OF_SDIST = frozenset(("PKG-INFO", ".gitignore", "pyproject.toml"))  # what hatchling adds
+# What hatchling adds by itself.
+_OF_SDIST = frozenset(("PKG-INFO", ".gitignore", "hatch_build.py", "pyproject.toml"))
 _OF_WHEEL = frozenset(("METADATA", "WHEEL", "RECORD", "entry_points.txt"))
 
 

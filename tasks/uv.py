@@ -95,12 +95,9 @@ def install(*arguments: str, cwd: Path, lock: int) -> None:
 
 def explain(stderr: str) -> str:
     """Return uv's error as one line that ends in what to do about it."""
+    errors = re.findall(r"^\s*(?:error|cause): (.+)$", stderr, re.MULTILINE)
     clashes = re.findall(r"^The package .+$", stderr, re.MULTILINE)  # of uv pip check
-    if clashes:
-        return "; ".join(clashes)
-    error, *causes = re.findall(r"^\s*(?:error|cause): (.+)$", stderr, re.MULTILINE) or [
-        "uv failed"
-    ]
+    error, *causes = errors or clashes or ["uv failed"]
     text = "; ".join([error, *causes[:1], *causes[1:][-1:]])
     if "Hash mismatch" in text:
         *locked, computed = re.findall(r"^\s*(sha\d+:\S+)$", stderr, re.MULTILINE)
