@@ -121,7 +121,7 @@ class _Comparison:
 
     def _of_one(self, old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> Iterator[str]:
         for key in sorted((old.keys() | new.keys()) - _UNDERSTOOD):
-            if not _same(old.get(key), new.get(key)):
+            if not _same(_whole(self.old, old.get(key)), _whole(self.new, new.get(key))):
                 yield f"{_shown(where)}: {key} differs, which cannot be compared"
         yield from _of_values(old, new, where)
         yield from _of_limits(old, new, where)
@@ -207,6 +207,12 @@ def _resolve(document: Mapping[str, Any], reference: str) -> Any:
     for part in reference.removeprefix("#/").split("/"):
         found = found.get(part) if isinstance(found, Mapping) else None
     return found if isinstance(found, Mapping) else {"a reference to nothing": reference}
+
+
+def _whole(document: Mapping[str, Any], value: object) -> list[object]:
+    """Return a part that is not understood, with all that its references may point to."""
+    refers = '"$ref"' in json.dumps(value)
+    return [value, document.get("$defs") if refers else None]
 
 
 def _values(schema: Mapping[str, Any]) -> list[str] | None:

@@ -113,6 +113,57 @@ def test_one_more_alternative_breaks_no_file(schema: Schema, value: Any) -> None
     assert breaking(schema, new, use="read") == []
 
 
+# With a value that the first schema accepts and the second refuses.
+@pytest.mark.parametrize(
+    ("old", "new", "value"),
+    [
+        pytest.param({"items": {"type": "number"}}, {"items": {"type": "string"}}, [1], id="items"),
+        pytest.param(
+            {"prefixItems": [{"type": "number"}]},
+            {"prefixItems": [{"type": "number"}], "items": False},
+            [1, 2],
+            id="no_more_items",
+        ),
+        pytest.param({}, {"additionalProperties": False}, {"a": 1}, id="no_more_keys"),
+        pytest.param(
+            {"additionalProperties": {"type": "number"}},
+            {"additionalProperties": {"type": "string"}},
+            {"a": 1},
+            id="other_keys",
+        ),
+        pytest.param(
+            {"additionalProperties": {"type": "string"}},
+            {"properties": {"a": {"type": "number"}}},
+            {"a": "x"},
+            id="a_rule_for_a_key_that_had_none",
+        ),
+        pytest.param({"const": True}, {"const": 1}, True, id="true_is_not_1"),
+        pytest.param(
+            {"not": {"const": True}}, {"not": {"const": 1}}, 1, id="not_understood_true_is_not_1"
+        ),
+        pytest.param(
+            {"minimum": 0}, {"minimum": 5, "anyOf": [{"minimum": 0}]}, 3, id="beside_alternatives"
+        ),
+        pytest.param(
+            {"anyOf": [{"type": "string"}, {"type": "null"}]}, {"type": "string"}, None, id="null"
+        ),
+        pytest.param({"type": ["string", "null"]}, {"type": "string"}, None, id="list_of_types"),
+        pytest.param(
+            {"patternProperties": {"^x": {}}, "additionalProperties": False},
+            {"additionalProperties": False},
+            {"x": 1},
+            id="a_keyword_that_is_gone",
+        ),
+        pytest.param(True, False, 1, id="nothing_at_all"),
+    ],
+)
+def test_a_value_that_is_refused_now_is_found(old: Any, new: Any, value: Any) -> None:
+    assert Draft202012Validator(old).is_valid(value)
+    assert not Draft202012Validator(new).is_valid(value)
+    keys = [{"properties": {"k": each}, "$defs": {}} for each in (old, new)]
+    assert breaking(keys[0], keys[1], use="read")
+
+
 def config() -> Schema:
     schema: Schema = json.loads((ROOT / "src/my_project/config.schema.json").read_text())
     return schema

@@ -4,6 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -156,6 +158,16 @@ def test_the_wheel_of_the_source_distribution_is_the_same(
 def test_this_project_packs_what_is_committed(reference: Mapping[str, Path]) -> None:
     clone = reference[".whl"].parent.parent / "clone"
     assert package.problems_of_contents([*reference.values()], clone) == []
+
+
+def test_every_file_has_the_time_of_the_commit(reference: Mapping[str, Path]) -> None:
+    epoch = int(package.commit_time(head(ROOT)))
+    with tarfile.open(reference[".gz"]) as sdist:
+        assert {member.mtime for member in sdist} == {epoch}
+    with zipfile.ZipFile(reference[".whl"]) as wheel:
+        even = epoch - epoch % 2  # the format has no odd seconds
+        expected = time.gmtime(even)[:6]
+        assert {each.date_time for each in wheel.infolist()} == {expected}
 
 
 def test_the_users_line_ends_do_not_get_in(

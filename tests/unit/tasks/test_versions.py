@@ -109,8 +109,8 @@ def test_the_next_version_of_a_real_history(
 def test_the_last_version_is_the_highest_that_head_has(tmp_path: Path) -> None:
     history = History(tmp_path / "a")
     history.commit("feat: begin")
-    history.tag("v0.10.0")
-    history.tag("v0.9.0")
+    for tag in ("v0.1.0", "v0.10.0", "v0.9.0"):  # as git sorts them
+        history.tag(tag)
     history.commit("fix: x")
     history.tag("v0.11.0-rc1")  # no final version
     history.tag("vendor")
