@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import nox
@@ -18,11 +19,12 @@ from tasks.catalogue import session
 from tasks.options import Options
 from tasks.project import ROOT
 
-DIST = ROOT / "dist"
-SUMS = ROOT / "artifacts" / "SHA256SUMS"
-NOTES = ROOT / "artifacts" / "release-notes.md"
-_CHANGELOG = ROOT / "CHANGELOG.md"
-_LATEST = ROOT / "outputs" / "latest.pt"
+# Relative to the root.
+DIST = "dist"
+SUMS = "artifacts/SHA256SUMS"
+NOTES = "artifacts/release-notes.md"
+_CHANGELOG = "CHANGELOG.md"
+_LATEST = "outputs/latest.pt"
 _PACKAGED = ("src", "README.md", "LICENSE", "CHANGELOG.md")
 
 
@@ -37,11 +39,11 @@ def commits(session: nox.Session) -> None:
     parser.add_argument("--since", metavar="COMMIT")
     options = parser.parse_args(session.posargs)
     _need_history(session)
-    since = options.since or messages.base(target=os.environ.get("GITHUB_BASE_REF"))
+    since = options.since or messages.base(ROOT, os.environ.get("GITHUB_BASE_REF"))
     if git.output("rev-parse", "--verify", "--quiet", f"{since}^{{commit}}", cwd=ROOT) is None:
         uv.stop(f"commits: git knows no commit {since} here")
-    new = messages.read(f"{since}..HEAD")
-    problems = [line for commit in new for line in messages.problems(commit)]
+    new = messages.read(f"{since}..HEAD", ROOT)
+    problems = [line for commit in new for line in messages.problems(commit, ROOT)]
     print(*problems, sep="\n", end="\n" if problems else "")
     if problems:
         session.error(f"{len(problems)} found; to write a message anew: git rebase --interactive")
@@ -71,15 +73,15 @@ def build(session: nox.Session) -> None:
         environment.run(session, tools, "twine", "check", "--strict", *map(str, files))
         _train_with(session, _wheel(files), place / "here" / "configs" / "ci-tiny.yaml")
         _keep(files)
-    for line in SUMS.read_text(encoding="utf-8").splitlines():
+    for line in (ROOT / SUMS).read_text(encoding="utf-8").splitlines():
         session.log(line)
 
 
 def _build_alike(session: nox.Session, tools: Path, commit: str, place: Path) -> list[Path]:
     """Build in two places and from the source distribution; return the files of the first."""
-    epoch = package.commit_time(commit)
-    one = package.clone(commit, place / "here", package.HERE)
-    other = package.clone(commit, place / "else where", package.ELSEWHERE)
+    epoch = package.commit_time(commit, ROOT)
+    one = package.clone(commit, place / "here", package.HERE, ROOT)
+    other = package.clone(commit, place / "else where", package.ELSEWHERE, ROOT)
     files = package.build(tools, one, place / "1", epoch, package.HERE)
     again = package.build(tools, other, place / "2", epoch, package.ELSEWHERE)
     sdist = next(file for file in again if file.suffix != ".whl")
@@ -115,13 +117,18 @@ def _train_with(session: nox.Session, wheel: Path, config: Path) -> None:
 
 def _keep(files: list[Path]) -> None:
     """Put the files into dist/, where nothing of an earlier build stays, with their digests."""
-    shutil.rmtree(DIST, ignore_errors=True)
-    DIST.mkdir()
+    dist, sums = ROOT / DIST, ROOT / SUMS
+    shutil.rmtree(dist, ignore_errors=True)
+    dist.mkdir()
     for file in files:
-        shutil.copy(file, DIST / file.name)
-    SUMS.parent.mkdir(exist_ok=True)
-    sums = (f"{package.digest(file)}  dist/{file.name}\n" for file in files)
-    SUMS.write_text("".join(sums), encoding="utf-8")
+        shutil.copy(file, dist / file.name)
+    sums.parent.mkdir(exist_ok=True)
+    sums.write_text("".join(f"{line}\n" for line in _sums(files)), encoding="utf-8")
+
+
+def _sums(files: Sequence[Path]) -> list[str]:
+    """Return the lines with which sha256sum checks files of dist/."""
+    return [f"{package.digest(file)}  {DIST}/{file.name}" for file in files]
 
 
 @session(tiers=["release"], timeout_minutes=5, inputs=["."])
@@ -136,17 +143,17 @@ def version(session: nox.Session) -> None:
     options = parser.parse_args(session.posargs)
     _need_history(session)
     declared = _declared()
-    release = versions.of_head(declared)
+    release = versions.of_head(declared, ROOT)
     print(*versions.account(release), sep="\n")
     problems = versions.problems(release, declared)
     if problems:
         session.error("; ".join(problems))
     if options.write and release.version:
-        write_version(release.version)
+        write_version(release.version, ROOT)
         session.log(f"pyproject.toml and uv.lock say {release.version}")
 
 
-def write_version(new: versions.Version, root: Path = ROOT) -> None:
+def write_version(new: versions.Version, root: Path) -> None:
     """Put the package's version into pyproject.toml and uv.lock."""
     pyproject, lock = root / "pyproject.toml", root / "uv.lock"
     name = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["name"]
@@ -169,15 +176,15 @@ def changelog(session: nox.Session) -> None:
     """
     _need_history(session)
     declared = _declared()
-    release = versions.of_head(declared)
+    release = versions.of_head(declared, ROOT)
     new = release.tagged or release.version
     if new is None:
         session.skip(versions.account(release)[-1])
-    text = _CHANGELOG.read_text(encoding="utf-8")
+    text = (ROOT / _CHANGELOG).read_text(encoding="utf-8")
     if release.tagged and log.section(text, new) is None:
         session.error(f"v{new} is tagged without a section in CHANGELOG.md; tag after changelog")
     has_text = release.last is None and log.has_unreleased_text(text)
-    steps = [] if has_text else log.untold(release.steps)
+    steps = [] if has_text else log.untold(release.steps, ROOT)
     date = dt.datetime.now(tz=dt.UTC).date().isoformat()
     try:
         changed = log.release(text, new, date, log.lines(steps))
@@ -186,27 +193,34 @@ def changelog(session: nox.Session) -> None:
     if changed == text:
         session.log(f"CHANGELOG.md has a section of {new} already")
     else:
-        _CHANGELOG.write_text(changed, encoding="utf-8")
+        (ROOT / _CHANGELOG).write_text(changed, encoding="utf-8")
         session.log(f"CHANGELOG.md: {new}; read it, then commit it")
     model = _model_version(session)
-    NOTES.parent.mkdir(exist_ok=True)
+    file = ROOT / NOTES
+    file.parent.mkdir(exist_ok=True)
     notes = log.notes(_name(), new, _commit(), model, log.section(changed, new) or "")
-    NOTES.write_text(notes, encoding="utf-8")
-    session.log(f"{NOTES.relative_to(ROOT)}: {_name()} {new} goes with model {model or 'none'}")
+    file.write_text(notes, encoding="utf-8")
+    session.log(f"{NOTES}: {_name()} {new} goes with model {model or 'none'}")
 
 
 def _model_version(session: nox.Session) -> str | None:
     """Return the version of the model in outputs/, which its provenance must be about."""
-    if not _LATEST.exists():
+    checkpoint = ROOT / _LATEST
+    if not checkpoint.exists():
         reason = "there is no model in outputs/: nox -s train makes one"
         if environment.in_ci():
             uv.stop(f"changelog: {reason}; CI=true allows no release notes without it")
         session.warn(f"The release notes name no model: {reason}")
         return None
-    provenance = _LATEST.resolve().parent / "provenance.json"
-    subject = json.loads(provenance.read_text(encoding="utf-8"))["subject"][0]["digest"]["sha256"]
-    if subject != package.digest(_LATEST):
-        session.error(f"{provenance.relative_to(ROOT)} is about another checkpoint; train again")
+    provenance = checkpoint.resolve().parent / "provenance.json"
+    shown = provenance.relative_to(ROOT)
+    try:
+        document = json.loads(provenance.read_text(encoding="utf-8"))
+        subject = document["subject"][0]["digest"]["sha256"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        uv.stop(f"changelog: {shown}: cannot be read as provenance ({error}); nox -s train")
+    if subject != package.digest(checkpoint):
+        session.error(f"{shown} is about another checkpoint; make both anew: nox -s train")
     folder = environment.prepare_default_cell()
     code = (
         "import pathlib, sys; from gates import provenance; "
@@ -221,33 +235,32 @@ def publish(session: nox.Session) -> None:
 
     Fails if dist/ is not what `build` left, or of another version than pyproject.toml.
     """
-    if not SUMS.exists():
-        uv.stop("publish: there is no artifacts/SHA256SUMS; run first: nox -s build")
+    if not (ROOT / SUMS).exists():
+        uv.stop(f"publish: there is no {SUMS}; run first: nox -s build")
     name, declared = _name(), _declared()
-    files = sorted(DIST.iterdir()) if DIST.is_dir() else []
-    sums = [f"{package.digest(file)}  dist/{file.name}" for file in files]
-    if sums != SUMS.read_text(encoding="utf-8").splitlines():
+    files = sorted((ROOT / DIST).iterdir()) if (ROOT / DIST).is_dir() else []
+    sums = _sums(files)
+    if sums != (ROOT / SUMS).read_text(encoding="utf-8").splitlines():
         session.error("dist/ is not what nox -s build left there; run it again")
     stem = f"{name.replace('-', '_')}-{declared}"
     strangers = [file.name for file in files if not re.match(rf"{re.escape(stem)}[-.]", file.name)]
     if strangers:
         session.error(f"{strangers[0]} is not {name} {declared}; run again: nox -s build")
-    tagged = versions.of_head(declared).tagged
+    tagged = versions.of_head(declared, ROOT).tagged
     when = f"HEAD is v{tagged}" if tagged else f"not yet: HEAD has no tag v{declared}"
     print(f"Dry run. release.yml uploads on a pushed tag v{declared} only ({when}):")
     for file, line in zip(files, sums, strict=True):
         print(f"  {line}, {file.stat().st_size:,} bytes")
         print(f"    to PyPI as {name} {declared}, by trusted publishing: environment `pypi`")
         print("    its provenance to GitHub's attestations of this repository")
-    notes = NOTES.relative_to(ROOT)
-    state = "written" if NOTES.exists() else "not yet written: nox -s changelog"
-    print(f"  {notes} ({state})\n    to the workflow run, in the artifact `model`")
+    state = "written" if (ROOT / NOTES).exists() else "not yet written: nox -s changelog"
+    print(f"  {NOTES} ({state})\n    to the workflow run, in the artifact `model`")
 
 
 def _need_history(session: nox.Session) -> None:
     """End the session where git cannot tell all the commits."""
     _commit()
-    if messages.is_shallow():
+    if messages.is_shallow(ROOT):
         reason = "a shallow clone lacks commits; git fetch --unshallow --tags, or fetch-depth: 0"
         if environment.in_ci():
             uv.stop(f"{session.name}: {reason}; CI=true allows no skip")

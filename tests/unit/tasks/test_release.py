@@ -1,74 +1,175 @@
-"""The sessions of a release, run with Nox in a copy of this repository."""
+"""The sessions of a release in a copy of this repository, with real git and real builds."""
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn, cast
 
+import nox
 import pytest
 
+from gates import provenance
 from tasks import lockfile, package, release
 from tasks.project import ROOT
 from tasks.versions import Version
-from tests.repository import git, nox
+from tests.repository import git
+from tests.repository import nox as run_nox
 
 
-def commit(checkout: Path, message: str, **files: str) -> None:
+class SkippedError(Exception):
+    pass
+
+
+class FailedError(Exception):
+    pass
+
+
+class Session:
+    """As much of Nox's session as these use."""
+
+    def __init__(self, name: str, *posargs: str) -> None:
+        self.name = name
+        self.posargs = list(posargs)
+        self.logged: list[str] = []
+        self.ran: list[tuple[str, ...]] = []
+
+    def log(self, message: str) -> None:
+        self.logged.append(message)
+
+    warn = log
+
+    def skip(self, reason: str) -> NoReturn:
+        raise SkippedError(reason)
+
+    def error(self, reason: str) -> NoReturn:
+        raise FailedError(reason)
+
+    def run(self, *command: str, **_: object) -> None:
+        """Note a command; test_release_sessions.py of the integration tests runs them."""
+        self.ran.append(command)
+
+    @contextmanager
+    def chdir(self, folder: str) -> Iterator[None]:
+        assert Path(folder).is_dir()
+        yield
+
+
+def run(name: str, *arguments: str) -> Session:
+    session = Session(name, *arguments)
+    getattr(release, name)(cast("nox.Session", session))
+    return session
+
+
+@pytest.fixture
+def root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of this repository, which the sessions take for their own."""
+    monkeypatch.setattr(release, "ROOT", checkout)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
+    return checkout
+
+
+def commit(root: Path, message: str, **files: str) -> None:
     for name, text in files.items():
-        (checkout / name).write_text(text)
-    git("add", "--all", cwd=checkout)
-    done = git("commit", "--quiet", "--allow-empty", "--message", message, cwd=checkout)
+        (root / name).write_text(text)
+    git("add", "--all", cwd=root)
+    done = git("commit", "--quiet", "--allow-empty", "--message", message, cwd=root)
     assert done.returncode == 0, done.stderr
 
 
-def test_commits_refuses_what_is_not_in_the_form(checkout: Path) -> None:
-    first = nox("-s", "commits", cwd=checkout)
-    assert first.returncode == 0, "GitHub or a template has made it"
+def test_nox_runs_them_by_these_names(checkout: Path) -> None:
     commit(checkout, "mend it")
-    refused = nox("-s", "commits", cwd=checkout)
-    assert refused.returncode == 1
-    assert "'mend it' is not of the form" in refused.stdout
-    commit(checkout, "fix: mend it")
-    passed = nox("-s", "commits", cwd=checkout)
-    assert passed.returncode == 0, passed.stderr
-    assert "1, each in the form" in passed.stderr
-    assert nox("-s", "commits", "--", "--since", "HEAD~1", cwd=checkout).returncode == 0
-    unknown = nox("-s", "commits", "--", "--since", "nothing", cwd=checkout)
-    assert unknown.returncode == 2
-    assert "commits: git knows no commit nothing here\n" in unknown.stderr
+    ran = run_nox("-s", "version", "commits", cwd=checkout)
+    assert ran.returncode == 1
+    assert "'mend it' is not of the form" in ran.stdout
+    assert "next: 0.1.0, the first release" in ran.stdout
+    assert "Session version was successful" in ran.stderr
 
 
-@pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 2)])
+def test_commits_refuses_what_is_not_in_the_form(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("commits").logged[0].endswith(": 0, each in the form"), "a template made the first"
+    commit(root, "mend it")
+    with pytest.raises(FailedError, match=r"1 found; .* git rebase --interactive"):
+        run("commits")
+    assert "'mend it' is not of the form" in capsys.readouterr().out
+    commit(root, "fix: mend it")
+    assert run("commits").logged[0].endswith(": 1, each in the form")
+    with pytest.raises(FailedError):
+        run("commits", "--since", "HEAD~2")
+    with pytest.raises(SystemExit) as ended:
+        run("commits", "--since", "nothing")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "commits: git knows no commit nothing here\n"
+
+
 @pytest.mark.parametrize("name", ["commits", "version", "changelog"])
 def test_a_shallow_clone_skips_and_says_so_but_not_in_ci(
-    name: str, ci: str, code: int, checkout: Path, tmp_path: Path
+    name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit(checkout, "fix: mend it")
+    commit(root, "fix: mend it")
     shallow = tmp_path / "shallow"
-    address = checkout.as_uri()
-    cloned = git("clone", "--quiet", "--depth=1", address, str(shallow), cwd=tmp_path)
+    cloned = git("clone", "--quiet", "--depth=1", root.as_uri(), str(shallow), cwd=tmp_path)
     assert cloned.returncode == 0, cloned.stderr
-    ran = nox("-s", name, cwd=shallow, CI=ci)
-    assert ran.returncode == code
-    assert "a shallow clone lacks commits; git fetch --unshallow --tags" in ran.stderr
+    monkeypatch.setattr(release, "ROOT", shallow)
+    with pytest.raises(SkippedError, match="a shallow clone lacks commits; git fetch --unshallow"):
+        run(name)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(SystemExit) as ended:
+        run(name)
+    assert ended.value.code == 2
 
 
-def test_version_prints_why_and_writes_it(checkout: Path) -> None:
-    git("tag", "v0.1.0", cwd=checkout)
-    commit(checkout, "feat(data): more of it")
-    ran = nox("-s", "version", "--", "--write", cwd=checkout)
-    assert ran.returncode == 0, ran.stderr
-    first, second, third = ran.stdout.splitlines()
+@pytest.mark.parametrize("name", ["commits", "build", "version", "changelog"])
+def test_a_folder_without_a_commit_is_one_line_and_exit_2(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(release, "ROOT", tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        run(name)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_version_prints_why_and_writes_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    git("tag", "v0.1.0", cwd=root)
+    commit(root, "feat(data): more of it")
+    run("version", "--write")
+    first, second, third = capsys.readouterr().out.splitlines()
     assert first == "commits since v0.1.0: 1"
     assert re.fullmatch(r"minor  [0-9a-f]{8} feat\(data\): more of it", second)
     assert re.fullmatch(r"next: 0.1.0 -> 0.2.0, because [0-9a-f]{8} adds a feature", third)
-    changed = git("diff", "--stat=100", "--numstat", cwd=checkout).stdout
-    assert "1\t1\tpyproject.toml" in changed
-    assert "1\t1\tuv.lock" in changed
-    assert lockfile.staleness(checkout) is None
-    git("tag", "v0.2.1", cwd=checkout)
-    wrong = nox("-s", "version", cwd=checkout)
-    assert wrong.returncode == 1
-    assert "tagged v0.2.1, and pyproject.toml says 0.2.0" in wrong.stderr
+    assert git("diff", "--numstat", cwd=root).stdout == "1\t1\tpyproject.toml\n1\t1\tuv.lock\n"
+    assert lockfile.staleness(root) is None
+    git("tag", "v0.2.1", cwd=root)
+    with pytest.raises(FailedError, match=r"tagged v0\.2\.1, and pyproject\.toml says 0\.2\.0"):
+        run("version")
+
+
+@pytest.mark.parametrize(
+    ("pyproject", "said"),
+    [
+        pytest.param('[project]\nname = "a"\nversion = "1.0"\n', "write MAJOR.MINOR", id="form"),
+        pytest.param(
+            '[project]\nname = "a"\nversion = "1.0.0rc1"\n', "write MAJOR", id="not_final"
+        ),
+    ],
+)
+def test_a_version_in_another_form_is_one_line_and_exit_2(
+    pyproject: str, said: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "pyproject.toml").write_text(pyproject)
+    with pytest.raises(SystemExit) as ended:
+        run("version")
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_version_that_stands_nowhere_is_one_line_and_exit_2(
@@ -82,87 +183,207 @@ def test_a_version_that_stands_nowhere_is_one_line_and_exit_2(
     assert capsys.readouterr().err.startswith("version: pyproject.toml: no single line")
 
 
-def test_changelog_moves_the_text_and_adds_what_nobody_wrote(checkout: Path) -> None:
-    by_hand = "# Changelog\n\n## [Unreleased]\n\n### Added\n- Told by hand.\n"
-    git("tag", "v0.1.0", cwd=checkout)
-    commit(checkout, "feat: told", **{"CHANGELOG.md": by_hand})
-    commit(checkout, "fix: untold")
-    ran = nox("-s", "changelog", cwd=checkout)
-    assert ran.returncode == 0, ran.stderr
-    text = (checkout / "CHANGELOG.md").read_text()
+BY_HAND = "# Changelog\n\n## [Unreleased]\n\n### Added\n- Told by hand.\n"
+
+
+def test_changelog_moves_the_text_and_adds_what_nobody_wrote(root: Path) -> None:
+    git("tag", "v0.1.0", cwd=root)
+    commit(root, "feat: told", **{"CHANGELOG.md": BY_HAND})
+    commit(root, "fix: untold")
+    logged = run("changelog").logged
+    text = (root / "CHANGELOG.md").read_text()
     expected = (
         r"# Changelog\n\n## \[Unreleased\]\n\n## \[0\.2\.0\] - 20\d\d-\d\d-\d\d\n\n"
         r"### Added\n- Told by hand\.\n\n### Fixed\n\n- Untold \([0-9a-f]{8}\)\n"
     )
     assert re.fullmatch(expected, text), text
-    notes = (checkout / "artifacts" / "release-notes.md").read_text()
+    notes = (root / "artifacts" / "release-notes.md").read_text()
     assert notes.startswith("# my-project 0.2.0\n")
     assert "none was trained" in notes
-    assert "there is no model in outputs/: nox -s train makes one" in ran.stderr
-    again = nox("-s", "changelog", cwd=checkout)
-    assert again.returncode == 0
-    assert (checkout / "CHANGELOG.md").read_text() == text
+    assert any("there is no model in outputs/: nox -s train makes one" in line for line in logged)
+    assert "CHANGELOG.md has a section of 0.2.0 already" in run("changelog").logged
+    assert (root / "CHANGELOG.md").read_text() == text
 
 
-def test_changelog_in_ci_needs_a_model_and_a_tag_needs_its_section(checkout: Path) -> None:
-    without = nox("-s", "changelog", cwd=checkout, CI="true")
-    assert without.returncode == 2
-    assert "CI=true allows no release notes without it" in without.stderr
-    git("checkout", "--", ".", cwd=checkout)
-    git("tag", "v9.0.0", cwd=checkout)
-    untold = nox("-s", "changelog", cwd=checkout)
-    assert untold.returncode == 1
-    assert "v9.0.0 is tagged without a section in CHANGELOG.md" in untold.stderr
-    git("tag", "--delete", "v9.0.0", cwd=checkout)
-    git("tag", "v0.1.0", cwd=checkout)
-    commit(checkout, "docs: nothing notable")
-    skipped = nox("-s", "changelog", cwd=checkout)
-    assert skipped.returncode == 0
-    assert "next: none" in skipped.stderr
+def test_the_first_release_is_told_by_hand_and_else_by_its_commits(root: Path) -> None:
+    commit(root, "feat: untold", **{"CHANGELOG.md": BY_HAND})
+    commit(root, "feat: another")
+    run("changelog")
+    assert "nother" not in (root / "CHANGELOG.md").read_text()
+    commit(root, "docs: empty", **{"CHANGELOG.md": "# Changelog\n\n## [Unreleased]\n"})
+    run("changelog")
+    assert "- Another (" in (root / "CHANGELOG.md").read_text()
 
 
-def test_release_notes_of_a_model_with_another_provenance_are_refused(checkout: Path) -> None:
-    run = checkout / "outputs" / "run"
-    run.mkdir(parents=True)
-    (run / "checkpoint.pt").write_bytes(b"swapped")
-    (checkout / "outputs" / "latest.pt").symlink_to("run/checkpoint.pt")
-    subject = [{"name": "checkpoint.pt", "digest": {"sha256": "0" * 64}}]
-    (run / "provenance.json").write_text(json.dumps({"subject": subject}))
-    ran = nox("-s", "changelog", cwd=checkout)
-    assert ran.returncode == 1
-    assert "outputs/run/provenance.json is about another checkpoint" in ran.stderr
+def test_changelog_in_ci_needs_a_model(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert root.exists()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(SystemExit) as ended:
+        run("changelog")
+    assert ended.value.code == 2
+    assert "CI=true allows no release notes without it" in capsys.readouterr().err
 
 
-def test_publish_says_what_would_go_where_and_uploads_nothing(checkout: Path) -> None:
-    nothing = nox("-s", "publish", cwd=checkout)
-    assert nothing.returncode == 2
-    assert "run first: nox -s build" in nothing.stderr
-    dist, artifacts = checkout / "dist", checkout / "artifacts"
+def test_a_tag_needs_its_section(root: Path) -> None:
+    git("tag", "v9.0.0", cwd=root)
+    with pytest.raises(FailedError, match=r"v9\.0\.0 is tagged without a section in CHANGELOG\.md"):
+        run("changelog")
+
+
+def test_a_changelog_without_a_place_for_a_release_is_one_line_and_exit_2(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "CHANGELOG.md").write_text("# Changelog\n")
+    with pytest.raises(SystemExit) as ended:
+        run("changelog")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("changelog: CHANGELOG.md: no heading")
+
+
+def test_nothing_notable_is_nothing_to_release(root: Path) -> None:
+    git("tag", "v0.1.0", cwd=root)
+    commit(root, "docs: nothing notable")
+    with pytest.raises(SkippedError, match="next: none"):
+        run("changelog")
+
+
+@pytest.fixture
+def checkpoint(root: Path) -> Path:
+    """The newest run of the checkout: a checkpoint with its provenance."""
+    made = root / "outputs" / "run" / "checkpoint.pt"
+    made.parent.mkdir(parents=True)
+    made.write_bytes(b"weights")
+    (root / "outputs" / "latest.pt").symlink_to("run/checkpoint.pt")
+    began = datetime(2026, 11, 24, tzinfo=UTC)
+    training = provenance.TrainingRun(
+        run_id="run",
+        config={},
+        data_digest="d" * 64,
+        runtime={},
+        determinism={},
+        started=began,
+        finished=began,
+    )
+    source = provenance.SourceState(commit="c" * 40, diff_digest=None, lock_digest=None)
+    document = provenance.statement(made, training, source)
+    provenance.write(document, made.with_name("provenance.json"))
+    return made
+
+
+def test_the_notes_name_the_model(root: Path, checkpoint: Path) -> None:
+    run("changelog")
+    model = f"cccccccc-{package.digest(checkpoint)[:12]}"
+    assert f"| `{model}` |" in (root / "artifacts" / "release-notes.md").read_text()
+
+
+def test_release_notes_of_a_model_with_another_provenance_are_refused(checkpoint: Path) -> None:
+    checkpoint.write_bytes(b"swapped")
+    with pytest.raises(FailedError, match=r"outputs/run/provenance\.json is about another"):
+        run("changelog")
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", json.dumps({"subject": []})])
+def test_provenance_that_cannot_be_read_is_one_line_and_exit_2(
+    content: str | None, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = checkpoint.with_name("provenance.json")
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        run("changelog")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("changelog: outputs/run/provenance.json: cannot be read as provenance")
+
+
+def test_build_checks_the_package_and_leaves_it_with_its_digests(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The environment with torch is the integration test's.
+    monkeypatch.setattr(release, "_train_with", lambda *_: None)
+    (root / "dist").mkdir()
+    (root / "dist" / "my_project-0.0.9.tar.gz").write_text("of an earlier build")
+    (root / "uncommitted.py").write_text("")
+    session = run("build")
+    assert "what is not committed is not in it" in session.logged[0]
+    assert "are alike" in session.logged[1]
+    ((_, *twine),) = session.ran
+    assert twine[:2] == ["check", "--strict"]
+    wheel, sdist = sorted((root / "dist").iterdir())
+    assert (wheel.suffix, sdist.name) == (".whl", "my_project-0.1.0.tar.gz")
+    sums = (root / "artifacts" / "SHA256SUMS").read_text().splitlines()
+    assert sums == [
+        f"{package.digest(wheel)}  dist/{wheel.name}",
+        f"{package.digest(sdist)}  dist/{sdist.name}",
+    ]
+    assert session.logged[2:] == sums
+
+
+HOOK = """\
+import pathlib
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+class CustomBuildHook(BuildHookInterface):
+    def initialize(self, version, build_data):
+        made = pathlib.Path(self.root, "made.py")
+        made.write_text({CONTENTS})
+        build_data["force_include"][str(made)] = "gates/made.py"
+"""
+
+
+@pytest.mark.parametrize(
+    ("contents", "refused", "printed"),
+    [
+        pytest.param("self.root", "are not alike", ".whl: gates/made.py", id="not_alike"),
+        pytest.param("''", "is not what is committed", "also holds gates/made.py", id="a_stranger"),
+    ],
+)
+def test_build_refuses(
+    contents: str, refused: str, printed: str, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pyproject = (root / "pyproject.toml").read_text()
+    (root / "pyproject.toml").write_text(f"{pyproject}\n[tool.hatch.build.hooks.custom]\n")
+    commit(root, "feat: a hook", **{"hatch_build.py": HOOK.replace("{CONTENTS}", contents)})
+    with pytest.raises(FailedError, match=refused):
+        run("build")
+    assert printed in capsys.readouterr().out
+    assert not (root / "dist").exists()
+
+
+def test_publish_says_what_would_go_where_and_uploads_nothing(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dist, sums = root / "dist", root / "artifacts" / "SHA256SUMS"
+    with pytest.raises(SystemExit) as ended:
+        run("publish")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("run first: nox -s build\n")
     dist.mkdir()
-    artifacts.mkdir(exist_ok=True)
+    sums.parent.mkdir()
     wheel = dist / "my_project-0.1.0-py3-none-any.whl"
     wheel.write_bytes(b"a wheel")
-    sums = artifacts / "SHA256SUMS"
     sums.write_text(f"{package.digest(wheel)}  dist/{wheel.name}\n")
-    told = nox("-s", "publish", cwd=checkout)
-    assert told.returncode == 0, told.stderr
-    assert f"{package.digest(wheel)}  dist/{wheel.name}, 7 bytes" in told.stdout
-    assert "to PyPI as my-project 0.1.0, by trusted publishing" in told.stdout
-    assert "GitHub's attestations" in told.stdout
-    assert "not yet: HEAD has no tag v0.1.0" in told.stdout
-    git("tag", "v0.1.0", cwd=checkout)
-    assert "(HEAD is v0.1.0)" in nox("-s", "publish", cwd=checkout).stdout
+    run("publish")
+    told = capsys.readouterr().out
+    assert f"{package.digest(wheel)}  dist/{wheel.name}, 7 bytes" in told
+    assert "to PyPI as my-project 0.1.0, by trusted publishing" in told
+    assert "GitHub's attestations" in told
+    assert "not yet: HEAD has no tag v0.1.0" in told
+    git("tag", "v0.1.0", cwd=root)
+    run("publish")
+    assert "(HEAD is v0.1.0)" in capsys.readouterr().out
 
     wheel.write_bytes(b"another wheel")
-    swapped = nox("-s", "publish", cwd=checkout)
-    assert swapped.returncode == 1
-    assert "dist/ is not what nox -s build left there" in swapped.stderr
-
+    with pytest.raises(FailedError, match="dist/ is not what nox -s build left there"):
+        run("publish")
     sums.write_text(f"{package.digest(wheel)}  dist/{wheel.name}\n")
-    release.write_version(Version(0, 1, 1), checkout)
-    older = nox("-s", "publish", cwd=checkout)
-    assert older.returncode == 1
-    assert f"{wheel.name} is not my-project 0.1.1" in older.stderr
+    release.write_version(Version(0, 1, 1), root)
+    with pytest.raises(FailedError, match=r"any\.whl is not my-project 0\.1\.1"):
+        run("publish")
 
 
 def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it() -> None:
@@ -178,3 +399,10 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
         ("pypa/gh-action-pypi-publish", "        if: github.ref_type == 'tag'"),
     ]
     assert "id-token: write" not in text.replace(job, ""), "no other job can publish"
+
+
+def test_a_release_on_a_laptop_runs_its_sessions_in_an_order_that_works() -> None:
+    listed = run_nox("--list", "-t", "release", cwd=ROOT).stdout
+    names = re.findall(r"^\* (\S+)", listed, re.MULTILINE)
+    order = ["train", "evaluate", "build", "version", "changelog", "publish"]
+    assert [name for name in names if name in order] == order
