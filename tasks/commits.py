@@ -151,19 +151,8 @@ def problems(commit: Commit, root: Path = ROOT) -> list[str]:
     """Return what is wrong with a commit's message, and with what it keeps silent about."""
     if commit.text.startswith(_TO_BE_SQUASHED):
         return [f"{commit}: squash it into its commit: git rebase --interactive --autosquash"]
-    try:
-        message = parse(commit.text)
-    except MessageError as error:
-        return [f"{commit.digest[:8]}: {error}"]
-    if message.is_breaking:
-        return []
-    breaks = contracts.broken(f"{commit.digest}~1", commit.digest, root)
-    return [f"{commit}: {each}; {_say_so(message)}" for each in breaks]
-
-
-def _say_so(message: Message) -> str:
-    scope = f"({message.scope})" if message.scope else ""
-    return f"say that it breaks something: {message.type}{scope}!: {message.description}"
+    found = problems_of(commit.text, f"{commit.digest}~1", commit.digest, root)
+    return [f"{commit.digest[:8]}: {each}" for each in found]
 
 
 def problems_of_new(text: str, root: Path = ROOT) -> list[str]:
@@ -171,15 +160,21 @@ def problems_of_new(text: str, root: Path = ROOT) -> list[str]:
     merging = git.output("rev-parse", "--verify", "--quiet", "MERGE_HEAD", cwd=root) is not None
     if merging or text.startswith(_TO_BE_SQUASHED):
         return []
+    return problems_of(text, "HEAD", contracts.INDEX, root)
+
+
+def problems_of(text: str, before: str, after: str, root: Path) -> list[str]:
+    """Return what is wrong with a message for all that changed between two revisions."""
     try:
         message = parse(text)
     except MessageError as error:
         return [str(error)]
     if message.is_breaking:
         return []
-    return [
-        f"{each}; {_say_so(message)}" for each in contracts.broken("HEAD", contracts.INDEX, root)
-    ]
+    scope = f"({message.scope})" if message.scope else ""
+    loud = f"{message.type}{scope}!: {message.description}"
+    broken = contracts.broken(before, after, root)
+    return [f"{each}; say that it breaks something: {loud}" for each in broken]
 
 
 def main(arguments: Sequence[str], root: Path = ROOT) -> int:

@@ -33,7 +33,8 @@ def commits(session: nox.Session) -> None:
     """Check the messages of the new commits, and that one which breaks a schema says so.
 
     New is what the branch has that its target does not; on the target itself, the last commit.
-    Skipped in a shallow clone (with CI=true that is an error). After --: --since COMMIT.
+    A squash makes one commit of all, with the pull request's title, so PULL_REQUEST_TITLE is held
+    to the same. Skipped in a shallow clone (with CI=true that is an error). After --: --since COMMIT.
     """
     parser = Options("commits")
     parser.add_argument("--since", metavar="COMMIT")
@@ -44,6 +45,10 @@ def commits(session: nox.Session) -> None:
         uv.stop(f"commits: git knows no commit {since} here")
     new = messages.read(f"{since}..HEAD", ROOT)
     problems = [line for commit in new for line in messages.problems(commit, ROOT)]
+    title = os.environ.get("PULL_REQUEST_TITLE")
+    if title:
+        whole = messages.problems_of(title, since, "HEAD", ROOT)
+        problems += [f"the pull request's title: {each}" for each in whole]
     print(*problems, sep="\n", end="\n" if problems else "")
     if problems:
         session.error(f"{len(problems)} found; to write a message anew: git rebase --interactive")
@@ -198,6 +203,8 @@ def changelog(session: nox.Session) -> None:
     model = _model_version(session)
     file = ROOT / NOTES
     file.parent.mkdir(exist_ok=True)
+    if model and not model.startswith(_commit()[:8]):
+        session.warn(f"The model {model} was not made from {_commit()[:8]}: nox -s train")
     notes = log.notes(_name(), new, _commit(), model, log.section(changed, new) or "")
     file.write_text(notes, encoding="utf-8")
     session.log(f"{NOTES}: {_name()} {new} goes with model {model or 'none'}")

@@ -69,6 +69,7 @@ def root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(release, "ROOT", checkout)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
+    monkeypatch.delenv("PULL_REQUEST_TITLE", raising=False)
     return checkout
 
 
@@ -105,6 +106,24 @@ def test_commits_refuses_what_is_not_in_the_form(
         run("commits", "--since", "nothing")
     assert ended.value.code == 2
     assert capsys.readouterr().err == "commits: git knows no commit nothing here\n"
+
+
+def test_commits_holds_the_title_of_a_squash_to_the_same(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema = "src/my_project/config.schema.json"
+    narrower = (root / schema).read_text().replace('"bfloat16",', "").replace('"mlflow"', '"mine"')
+    commit(root, "feat!: narrower", **{schema: narrower})
+    for title in ("", "feat!: all of it"):
+        monkeypatch.setenv("PULL_REQUEST_TITLE", title)
+        run("commits")
+    for title, said in (("All of it", "is not of the form"), ("feat: all of it", 'may not be "')):
+        monkeypatch.setenv("PULL_REQUEST_TITLE", title)
+        with pytest.raises(FailedError):
+            run("commits")
+        printed = capsys.readouterr().out
+        assert printed.startswith("the pull request's title: ")
+        assert said in printed
 
 
 @pytest.mark.parametrize("name", ["commits", "version", "changelog"])
@@ -273,7 +292,8 @@ def checkpoint(root: Path) -> Path:
 
 
 def test_the_notes_name_the_model(root: Path, checkpoint: Path) -> None:
-    run("changelog")
+    logged = run("changelog").logged
+    assert any("was not made from" in line for line in logged), "cccccccc is another commit"
     model = f"cccccccc-{package.digest(checkpoint)[:12]}"
     assert f"| `{model}` |" in (root / "artifacts" / "release-notes.md").read_text()
 
