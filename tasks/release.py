@@ -34,7 +34,8 @@ def commits(session: nox.Session) -> None:
 
     New is what the branch has that its target does not; on the target itself, the last commit.
     A squash makes one commit of all, with the pull request's title, so PULL_REQUEST_TITLE is held
-    to the same. Skipped in a shallow clone (with CI=true that is an error). After --: --since COMMIT.
+    to the same. Skipped in a shallow clone (with CI=true that is an error). After --: --since
+    COMMIT.
     """
     parser = Options("commits")
     parser.add_argument("--since", metavar="COMMIT")
