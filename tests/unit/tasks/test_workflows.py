@@ -115,7 +115,7 @@ DEFECTS = [
         PR,
         "${{ matrix.session }}\n      - uses",
         "${{ github.head_ref }}\n      - uses",
-        -2,
+        -3,
         "SESSION is not the matrix's; add env: SESSION: ${{ matrix.session }}",
         id="a session from elsewhere",
     ),
