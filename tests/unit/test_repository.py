@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +39,16 @@ def test_the_bars_are_where_they_were_set() -> None:
     assert tools["mypy"]["strict"] is True
     assert tools["coverage"]["run"]["branch"] is True
     assert tools["coverage"]["report"]["fail_under"] >= 90
+
+
+def test_the_tests_that_security_names_are_there() -> None:
+    named = set(re.findall(r"`(?:[\w/]*/)?(test_\w+)(?:\.py)?`", text_of("SECURITY.md")))
+    found = repository.git("grep", "--only-matching", "-h", "-E", r"def test_\w+").stdout
+    functions = {line.removeprefix("def ") for line in found.splitlines()}
+    files = {Path(name).stem for name in repository.files()}
+    assert len(named) > 5
+    assert named <= functions | files
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
