@@ -112,8 +112,8 @@ def _train_with(session: nox.Session, wheel: Path, config: Path) -> None:
     """Train a little with nothing but the wheel and the locked packages that it needs."""
     folder = environment.prepare(environment.of_wheel(environment.default_cell()))
     python = f"--python={folder / 'bin' / 'python'}"
-    installing = ("pip", "install", "--quiet", "--no-deps", "--no-index", python, str(wheel))
-    problem = uv.problem(*installing, cwd=ROOT) or uv.problem("pip", "check", python, cwd=ROOT)
+    install = ("pip", "install", "--reinstall", "--no-deps", "--no-index", python, str(wheel))
+    problem = uv.problem(*install, cwd=ROOT) or uv.problem("pip", "check", python, cwd=ROOT)
     if problem:
         session.error(f"the wheel and the lock do not fit together: {problem}")
     with tempfile.TemporaryDirectory() as empty, session.chdir(empty):

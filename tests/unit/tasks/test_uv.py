@@ -25,12 +25,25 @@ error: Request failed after 3 retries in 4.4s
   cause: error resolving DNS
   cause: failed to lookup address information: Temporary failure in name resolution
 """
+CLASH = """\
+Using Python 3.12.1 environment at: .nox/py3.12-torch2.15-wheel
+Checked 69 packages in 1ms
+Found 2 incompatibilities
+The package `aa` requires `not-locked>=1`, but it's not installed
+The package `aa` requires `numpy>=99`, but `2.5.5` is installed
+"""
 TOO_OLD = "error: Required uv version `>=0.13.0` does not match the running version `0.12.24`\n"
 
 
 @pytest.mark.parametrize(
     ("stderr", "line"),
     [
+        pytest.param(
+            CLASH,
+            "The package `aa` requires `not-locked>=1`, but it's not installed; "
+            "The package `aa` requires `numpy>=99`, but `2.5.5` is installed",
+            id="incompatible",
+        ),
         pytest.param(
             HASH_MISMATCH,
             "Hash mismatch for `ruff==0.17.6`: the lock says "
