@@ -29,6 +29,7 @@ class Project:
         torches: the torch versions, from the extras named `torch-MAJOR-MINOR`.
         default: the cell in which sessions run that need only one.
         baseline: the options of my_project.eval that name the model in production.
+        model: the name under which the registry keeps the project's models.
         runners: the labels of the machine that each kind of runner is, on GitHub.
     """
 
@@ -36,6 +37,7 @@ class Project:
     torches: tuple[str, ...]
     default: Cell
     baseline: tuple[str, ...]
+    model: str
     runners: Mapping[str, list[str]]
 
     @property
@@ -64,6 +66,7 @@ def read(pyproject: Path = ROOT / "pyproject.toml") -> Project:
         torches=tuple(sorted(torches, key=_numbers)),
         default=Cell(tasks["default-python"], tasks["default-torch"]),
         baseline=tuple(tasks["baseline"]),
+        model=tasks["model"],
         runners=tasks["runners"],
     )
 

@@ -100,13 +100,15 @@ def test_signature_of_an_address_is_not_told() -> None:
 
 
 def test_registry_must_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
     assert error_of("models:/digits@production") == (
-        "models:/digits@production: set MLFLOW_TRACKING_URI to the address of the registry"
+        "sqlite:///registry/mlflow.db: there is no registry yet (no such file); register a model "
+        "with python -m gates register, or set MLFLOW_TRACKING_URI"
     )
     # MLflow would make an empty registry there, in which nothing is found.
     absent = tmp_path / "absent.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{absent}")
-    assert error_of("models:/digits@production").endswith("and there is no such file")
+    assert "there is no registry yet (no such file)" in error_of("models:/digits@production")
     assert not absent.exists()

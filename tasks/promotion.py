@@ -1,0 +1,59 @@
+"""Sessions about the registry: register a run, promote it, and the way back."""
+
+from pathlib import Path
+
+import nox
+
+from tasks import environment
+from tasks.catalogue import session
+from tasks.project import PROJECT, ROOT
+
+_INPUTS = ("src", "configs")
+_LATEST = ROOT / "outputs" / "latest.pt"
+_SBOM = ROOT / "artifacts" / "sbom.cdx.json"
+
+
+# A workflow calls each of them where it belongs, in order: they are no jobs of a plan.
+@session(timeout_minutes=15, inputs=_INPUTS)
+def register(session: nox.Session) -> None:
+    """Keep the newest run and its verdict as a version in the registry.
+
+    The registry is the one of MLFLOW_TRACKING_URI, or else registry/mlflow.db. After --: further
+    arguments of gates register, such as --run outputs/RUN_ID or --data-verdict FILE.
+    """
+    arguments = list(session.posargs)
+    if "--run" not in arguments:
+        if not _LATEST.exists():
+            session.error("There is no outputs/latest.pt to register; nox -s train, then evaluate")
+        arguments += ["--run", str(_LATEST.resolve().parent)]
+    if "--sbom" not in arguments and _SBOM.exists():
+        arguments += ["--sbom", str(_SBOM)]
+    _gates(session, "register", *arguments)
+
+
+@session(timeout_minutes=15, inputs=_INPUTS)
+def promote(session: nox.Session) -> None:
+    """Move a version to staging or production if it meets every criterion: -- --to staging.
+
+    After --: further arguments of gates promote, such as --version N, --approver NAME, --why TEXT.
+    """
+    report = ROOT / "artifacts" / "verdicts" / "promotion.json"
+    # One of an earlier run must not be taken for this one's.
+    report.unlink(missing_ok=True)
+    _gates(session, "promote", "--report", str(report), *session.posargs)
+
+
+@session(timeout_minutes=15, inputs=_INPUTS)
+def rollback(session: nox.Session) -> None:
+    """Bring production back to the version before, or with -- --to N to that one.
+
+    After --: further arguments of gates rollback, such as --why TEXT.
+    """
+    _gates(session, "rollback", *session.posargs)
+
+
+def _gates(session: nox.Session, command: str, *arguments: str) -> None:
+    """Run a command of the registry on the project's model, with the credentials of the user."""
+    folder: Path = environment.prepare_default_cell()
+    words = ["-m", "gates", command, "--name", PROJECT.model, *arguments]
+    environment.run(session, folder, "python", *words)
