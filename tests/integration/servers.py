@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -42,17 +43,22 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def postgres(programs: Path, folder: Path) -> Iterator[str]:
-    """Run PostgreSQL on files in `folder`; give the address of a database for SQLAlchemy."""
+def postgres(programs: Path) -> Iterator[str]:
+    """Run PostgreSQL on files of its own; give the address of a database for SQLAlchemy."""
+    # Not in pytest's folder: that is root's alone, and PostgreSQL runs as another user.
+    with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
+        yield from _postgres(programs, Path(folder))
+
+
+def _postgres(programs: Path, folder: Path) -> Iterator[str]:
     user = _unprivileged()
-    folder.mkdir(mode=0o755)
     if user is not None:
         shutil.chown(folder, user)
     data, port = folder / "data", free_port()
 
     def run(*command: str) -> None:
-        # Its files go, not to pipes: a server that stays behind would keep a pipe open.
-        with (folder.parent / "postgres.log").open("ab") as log:
+        # To a file: a server that stays behind would keep a pipe open.
+        with (folder / "commands.log").open("ab") as log:
             subprocess.run(command, check=True, user=user, cwd="/", stdout=log, stderr=log)
 
     run(str(programs / "initdb"), "-D", str(data), "-U", "mlflow", "-A", "trust", "--no-sync")

@@ -39,12 +39,7 @@ pytestmark = pytest.mark.xdist_group("mlflow-server")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("server")
-    # PostgreSQL runs as another user than root, and must be let through to its folder.
-    for each in (folder, *folder.parents):
-        if each.is_relative_to("/tmp") and each != Path("/tmp"):  # noqa: S108 - pytest's place
-            each.chmod(0o755)
-    return folder
+    return tmp_path_factory.mktemp("server")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +50,7 @@ def server(place: Path) -> Iterator[MlflowServer]:
         if os.environ.get("CI") == "true":
             pytest.fail(f"{reason}; CI=true allows no skipped server")
         pytest.skip(reason)
-    with postgres(programs, place / "postgres") as database:
+    with postgres(programs) as database:
         running = MlflowServer(database, place)
         try:
             running.start()
@@ -192,7 +187,7 @@ def test_of_eight_processes_that_promote_at_once_one_wins(
     assert set(codes) <= {0, 1}, ended
     assert 0 in codes
     for out, err, code in ended:
-        assert code == 0 or "was quicker" in err, (out, err)
+        assert code == 0 or "was quicker" in err or "did not stay" in out, (out, err)
     found = registry.read().history
     promoted = [e.entry.after for e in found.held[entries:] if e.entry.action is Action.PROMOTE]
     assert promoted[-1] == there(registry)["staging"]

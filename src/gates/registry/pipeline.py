@@ -164,7 +164,7 @@ class Registry:
         problem = self._confirm_or_go_back(promoted, rules, self._ledger.align(now))
         if problem:
             findings.append(criterion("check after the promotion", holds=False, reason=problem))
-            reason = f"version {version.number} was put back: {problem}"
+            reason = f"version {version.number} did not stay in {promotion.stage}: {problem}"
             return self._verdict(version, policy, findings, Outcome.FAIL, reason)
         reason = f"version {version.number} is in {promotion.stage}"
         reason += f" in place of {there}" if there else ""

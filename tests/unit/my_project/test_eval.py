@@ -146,7 +146,9 @@ def test_baseline_beside_the_checkpoint_is_not_written_over(
         pytest.param("nosuch://x", "nosuch://x: cannot be read", id="protocol"),
         pytest.param("memory://x", "memory://x: cannot be read", id="memory"),
         pytest.param("", "the address of a model or its predictions is empty", id="empty"),
-        pytest.param("models:/x@production", "models:/x@production: set MLFLOW", id="registry"),
+        pytest.param(
+            "models:/x@production", "sqlite:///registry/mlflow.db: there is no reg", id="registry"
+        ),
     ],
 )
 def test_unreadable_baseline_is_told_in_one_line(
