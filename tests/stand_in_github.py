@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import re
+import shlex
 import socket
 import socketserver
 import sys
@@ -12,9 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, cast
 
-# Takes the arguments that tasks/protect.py gives; gh's own exit codes and messages.
+# Takes the arguments that tasks/protect.py gives; gh's own exit codes and messages. A shell starts
+# Python, and Python takes its line for a string: in a first line, no path may have a space.
 GH = f"""\
-#!{sys.executable} -IS
+#!/bin/sh
+'''exec' {shlex.quote(sys.executable)} -IS "$0" "$@"
+' '''
 import os, socket, sys
 arguments = sys.argv[1:]
 if os.environ.get("GH_TOKEN") is None:
