@@ -66,7 +66,13 @@ def _fetch(uri: str, folder: Path, _: str) -> Path:
 def _fetch_model(uri: str, folder: Path, prefer: str) -> Path:
     from gates.registry.loading import fetch_model  # noqa: PLC0415 - a path needs none of it
 
-    return fetch_model(uri, (prefer, *_OF_A_MODEL), folder)
+    names = tuple(dict.fromkeys((prefer, *_OF_A_MODEL)))
+    try:
+        return fetch_model(uri, names, folder)
+    except GateInputError as error:
+        told = str(error)
+        # What the registry says names its address, or the version; the user gave this one.
+        raise GateInputError(told if told.startswith(uri) else f"{uri}: {told}") from error
 
 
 def _told(error: Exception) -> str:

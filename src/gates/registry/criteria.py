@@ -150,7 +150,7 @@ def _origin(case: Case) -> Iterator[Finding]:
         yield criterion(
             "SBOM",
             holds=SBOM in case.version.files,
-            reason=f"{SBOM} must be one of its files; nox -s sbom, then register with --sbom",
+            reason=f"{SBOM} must be one of its files; write it, then register with --sbom",
         )
     if case.rule.clean_source:
         commit = case.version.fact("commit")

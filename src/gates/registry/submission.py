@@ -119,8 +119,8 @@ def _check_json(file: Path) -> None:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        msg = f"{file}: not readable as JSON ({error}); nox -s sbom writes it"
+        msg = f"{file}: not readable as JSON ({error}); name an SBOM"
         raise GateInputError(msg) from error
     if not isinstance(document, dict) or document.get("bomFormat") != "CycloneDX":
-        msg = f"{file}: is no CycloneDX document; nox -s sbom writes it"
+        msg = f"{file}: is no CycloneDX document; uv export --format cyclonedx1.5 writes one"
         raise GateInputError(msg)

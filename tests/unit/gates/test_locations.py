@@ -104,7 +104,8 @@ def test_registry_must_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
     assert error_of("models:/digits@production") == (
-        "sqlite:///registry/mlflow.db: there is no registry yet (no such file); register a model "
+        "models:/digits@production: sqlite:///registry/mlflow.db: there is no registry yet (no "
+        "such file); register a model "
         "with python -m gates register, or set MLFLOW_TRACKING_URI"
     )
     # MLflow would make an empty registry there, in which nothing is found.

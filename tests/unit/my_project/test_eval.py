@@ -147,7 +147,9 @@ def test_baseline_beside_the_checkpoint_is_not_written_over(
         pytest.param("memory://x", "memory://x: cannot be read", id="memory"),
         pytest.param("", "the address of a model or its predictions is empty", id="empty"),
         pytest.param(
-            "models:/x@production", "sqlite:///registry/mlflow.db: there is no reg", id="registry"
+            "models:/x@production",
+            "models:/x@production: sqlite:///registry/mlflow.db: there is no registry yet",
+            id="registry",
         ),
     ],
 )
