@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gates.errors import GateInputError
 from gates.registry import history, stages
-from gates.registry.history import STAGES, History
+from gates.registry.history import STAGES, History, Stage
 from gates.registry.store import Store, Version, fetch_checked, open_store
 
 _ADDRESS = re.compile(r"models:/(?P<model>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>[1-9]\d*))")
@@ -31,8 +31,9 @@ def fetch_model(uri: str, names: Sequence[str], folder: Path) -> Path:
     store = open_store()
     version = _version(store, parts)
     log = history.read(store.entries(version.model))
-    if parts["alias"] in STAGES:
-        _check_alias(uri, version, log)
+    for stage in STAGES:
+        if parts["alias"] == stage:
+            _check_alias(uri, stage, version, log)
     check_as_recorded(version, log)
     for name in names:
         if name in version.files:
@@ -67,12 +68,11 @@ def _version(store: Store, parts: re.Match[str]) -> Version:
     raise GateInputError(msg)
 
 
-def _check_alias(uri: str, version: Version, log: History) -> None:
+def _check_alias(uri: str, stage: Stage, version: Version, log: History) -> None:
     """Refuse an alias that was moved by other means than a promotion or a rollback.
 
     The version before the newest change will do: the change may be under way.
     """
-    stage = next(each for each in STAGES if uri.endswith(f"@{each}"))
     place = stages.replay(log.held)[stage]
     right = {place.current, place.since.entry.before if place.since else None}
     if version.number not in right:

@@ -139,10 +139,10 @@ def fetch_checked(store: Store, version: Version, names: Sequence[str], folder: 
         if name not in digests:
             msg = f"{version}: {name} is not one of its files; it has {', '.join(digests)}"
             raise GateInputError(msg)
-        copy = store.download(version, name, folder)
-        if sha256(copy) != digests[name]:
+        found = sha256(store.download(version, name, folder))
+        if found != digests[name]:
             msg = f"{version}: {name} was changed after it was registered (SHA-256 "
-            msg += f"{sha256(copy)[:12]}, registered as {digests[name][:12]}); do not use it, and "
+            msg += f"{found[:12]}, registered as {digests[name][:12]}); do not use it, and "
             msg += "find out who could write to the registry's files"
             raise GateInputError(msg)
 
