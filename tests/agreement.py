@@ -29,9 +29,9 @@ BFLOAT16_GRADIENT = 0.02
 BFLOAT16_LOSS = 3e-4
 BFLOAT16_AT_LEAST = 1e-3  # what comes nearer was computed in more bits
 
-# float32 rounds by up to 6e-8, and sums in another order differ by a few of these. But a GPU
-# convolves in TF32 (11 bits) unless told not to, and that feeds everything here. With the factors
-# of the convolution cut to as many bits, a CPU comes to 3e-4 of the gradient and 5e-6 of the loss.
+# float32 rounds by up to 6e-8, and sums in another order differ by a few of these. Products in TF32
+# (11 bits), which a machine may be told to allow, still agree: with the factors of the patches'
+# layer cut to as many bits, a CPU comes to 3e-4 of the gradient and 5e-6 of the loss.
 FLOAT32_GRADIENT = 2e-3
 FLOAT32_LOSS = 1e-4
 

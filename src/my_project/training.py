@@ -109,12 +109,15 @@ def fit(
     for step in range(trainer.step, steps):
         indices = order.batch(step)
         lr = learning_rate(step, steps, config)
-        loss, norm = _take_step(trainer, batches, len(indices), lr, config, processes)
+        # Read before the weights are changed: what is not finite spoils none, and a GPU is still
+        # changing them while this process prepares the next step.
+        loss, norm = _compute_gradients(trainer, batches, len(indices), config, processes)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             named = ", ".join(examples.ids[indices.numpy()][:3])
             msg = f"step {step + 1}: loss {loss}, gradient norm {norm} on the batch of {named} …; "
             msg += "lower train.lr"
             raise TrainingError(msg)
+        _change_weights(trainer, lr)
         trainer.step = step + 1
         on_step(
             StepReport(
@@ -189,7 +192,7 @@ def _load(
     if not workers:
         images, labels = examples.images.to(device), examples.labels.to(device)
         for part in parts:
-            on_device = part.to(device)
+            on_device = part.to(device, non_blocking=True)  # else it waits for the step before
             yield images[on_device], labels[on_device]
         return
     loader = DataLoader(
@@ -204,15 +207,14 @@ def _load(
         yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def _take_step(
+def _compute_gradients(
     trainer: Trainer,
     batches: Iterator[Batch],
     batch_size: int,
-    lr: float,
     config: TrainConfig,
     processes: Processes,
 ) -> tuple[float, float]:
-    """Take one optimiser step; return the loss before it and the norm of the gradients."""
+    """Compute a step's gradients and clip them; return its loss and their norm before that."""
     device = processes.device
     loss_of_batch = torch.zeros((), dtype=torch.float64, device=device)
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -230,12 +232,15 @@ def _take_step(
             (loss * processes.count).backward()
         loss_of_batch += loss.detach()
     norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), config.clip_norm)
-    for group in trainer.optimizer.param_groups:
-        group["lr"] = lr
-    trainer.optimizer.step()
     # Under FSDP the norm is spread over the processes until it is asked for.
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return processes.sum(loss_of_batch).item(), norm.item()
+
+
+def _change_weights(trainer: Trainer, lr: float) -> None:
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = lr
+    trainer.optimizer.step()
 
 
 def _check_finite(model: nn.Module) -> None:
