@@ -30,6 +30,7 @@ from tasks import (  # noqa: E402 - the path is set above
     quality,
     release,
     repository,
+    supply_chain,
     tests,
     workflows,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "quality",
     "release",
     "repository",
+    "supply_chain",
     "tests",
     "workflows",
 ]

@@ -127,6 +127,11 @@ def of_wheel(cell: Cell) -> Environment:
     )
 
 
+def of_supply(python: str) -> Environment:
+    """The environment of what reads the lock and the provenance of models."""
+    return Environment(folder=".nox/supply", python=python, groups=("build", "supply"))
+
+
 def of_benchmarks(cell: Cell) -> Environment:
     """The environment of benchmarks/: the project and, beside it, what it is compared with."""
     return Environment(
@@ -184,7 +189,7 @@ def prepare(environment: Environment, root: Path = ROOT) -> Path:
         SystemExit: with exit code 2 and one line on stderr, when it can't be made.
     """
     folder = root / environment.folder
-    requirements = _export(environment, root)
+    requirements = exported(environment, root)
     _make_whole(folder, environment, requirements, root)
     manifest.note_environment(environment.folder, folder, requirements)
     return folder
@@ -270,7 +275,8 @@ def isolated(folder: Path, outer: Mapping[str, str] = os.environ) -> dict[str, s
     }
 
 
-def _export(environment: Environment, root: Path) -> str:
+def exported(environment: Environment, root: Path = ROOT) -> str:
+    """Return the requirements of `environment`, as the lock has them."""
     return uv.output(
         "export",
         "--frozen",

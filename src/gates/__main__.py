@@ -4,7 +4,19 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from gates.commands import card, evaluate, history, promote, register, rollback, status
+from gates.commands import (
+    audit,
+    card,
+    evaluate,
+    history,
+    mlbom,
+    promote,
+    register,
+    rollback,
+    sbom,
+    status,
+    trace,
+)
 from gates.errors import CommandParser, run_command
 
 _COMMANDS = {
@@ -15,6 +27,10 @@ _COMMANDS = {
     "status": status,
     "history": history,
     "card": card,
+    "audit": audit,
+    "sbom": sbom,
+    "mlbom": mlbom,
+    "trace": trace,
 }
 
 

@@ -1,6 +1,9 @@
 """What holds for the repository as a whole."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -21,11 +24,23 @@ def code_of_quick_start() -> list[str]:
 def test_ci_runs_what_the_readme_says_and_nothing_else() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     commands = [line for line in script if line and not line.startswith(("#", "set "))]
-    assert commands == code_of_quick_start()
+    first, _, offline = code_of_quick_start()
+    assert commands == [first, offline]
 
 
-def test_the_quick_start_is_two_lines() -> None:
-    assert code_of_quick_start() == ["pip install uv && uvx nox -s smoke", "uvx nox -t pr"]
+def test_the_quick_start_is_two_lines_and_the_second_offline() -> None:
+    whole = "uvx nox -t pr"
+    first = "pip install uv && uvx nox -s smoke"
+    assert code_of_quick_start() == [first, whole, f'{whole} -k "not audit"']
+
+
+def test_offline_every_check_runs_but_the_audit() -> None:
+    def listed(*words: str) -> set[str]:
+        asked = [sys.executable, "-m", "nox", "--list", "--json", "-t", "pr", *words]
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, check=True)
+        return {each["session"] for each in json.loads(done.stdout)}
+
+    assert listed() - listed("-k", "not audit") == {"audit"}
 
 
 @pytest.mark.parametrize("host", [("pypi", "org"), ("files", "pythonhosted", "org")], ids=".".join)

@@ -269,7 +269,7 @@ def test_cells_differ_in_folder_and_torch() -> None:
 
 @pytest.mark.parametrize("cell", PROJECT.cells, ids=str)
 def test_every_cell_exports_one_torch_of_its_version(cell: Cell) -> None:
-    exported = environment._export(environment.of_cell(cell), ROOT)  # noqa: SLF001
+    exported = environment.exported(environment.of_cell(cell))
     (torch,) = [line for line in exported.splitlines() if line.startswith("torch==")]
     assert torch.startswith(f"torch=={cell.torch}.")
 
@@ -279,7 +279,7 @@ def test_the_peers_of_the_benchmarks_are_in_an_environment_of_their_own() -> Non
     peers, checks = environment.of_benchmarks(cell), environment.of_cell(cell)
     assert peers.folder != checks.folder
     names = [
-        {line.partition("==")[0] for line in environment._export(made, ROOT).splitlines()}  # noqa: SLF001
+        {line.partition("==")[0] for line in environment.exported(made).splitlines()}
         for made in (peers, checks)
     ]
     assert {"accelerate", "lightning"} <= names[0] - names[1]

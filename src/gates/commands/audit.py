@@ -1,0 +1,82 @@
+"""Judge every version in the lock: vulnerabilities, malware, yanked releases, licences, names."""
+
+import argparse
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gates.errors import ExitCode, GateInputError
+
+HELP = "may what is locked be used?"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    for option, default in {
+        "--lock": "uv.lock",
+        "--settings": "configs/audit.yaml",
+        "--licences": "configs/licences.json",
+        "--last-answer": ".nox/audit.json",
+    }.items():
+        shown = "default: %(default)s"
+        parser.add_argument(option, type=Path, default=Path(default), metavar="FILE", help=shown)
+    parser.add_argument(
+        "--database",
+        default=os.environ.get("AUDIT_DATABASE"),
+        metavar="URL",
+        help="an OSV service (default: AUDIT_DATABASE, else that of the settings)",
+    )
+    parser.add_argument(
+        "--index",
+        default=os.environ.get("AUDIT_INDEX"),
+        metavar="URL",
+        help="the package index that is asked for yanked releases (default: AUDIT_INDEX)",
+    )
+    parser.add_argument(
+        "--base-lock",
+        type=Path,
+        metavar="FILE",
+        help="the lock before the change: new names are compared with it as well",
+    )
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the verdict, as JSON")
+    parser.add_argument(
+        "--record-licences",
+        action="store_true",
+        help="write the licences that the index tells of each locked version, and end",
+    )
+
+
+def run(options: argparse.Namespace) -> ExitCode:
+    """Judge, or record."""
+    if options.record_licences:
+        return _record(options)
+    from gates.audit import Sources, audit  # noqa: PLC0415 - after the options: --help is quick
+    from gates.verdict import publish  # noqa: PLC0415
+
+    sources = Sources(
+        lock=options.lock,
+        settings=options.settings,
+        licences=options.licences,
+        last_answer=options.last_answer,
+        database=options.database,
+        index=options.index,
+        base_lock=options.base_lock,
+    )
+    return publish(audit(sources, now=datetime.now(UTC)), report=options.report)
+
+
+def _record(options: argparse.Namespace) -> ExitCode:
+    from gates.audit_settings import load_audit_settings  # noqa: PLC0415
+    from gates.licences import write_record  # noqa: PLC0415
+    from gates.locked import read_lock  # noqa: PLC0415
+
+    if not options.index:
+        msg = "audit: --record-licences asks a package index; name one with --index or AUDIT_INDEX"
+        raise GateInputError(msg)
+    untold = write_record(read_lock(options.lock), options.index, options.licences)
+    read = load_audit_settings(options.settings).read_by_people
+    unread = [key for key in untold if key.partition("==")[0] not in read]
+    print(f"licences: {options.licences}")
+    for key in unread:
+        print(f"  {key}: its metadata names none; read its files, then {options.settings}")
+    return ExitCode.FAILED if unread else ExitCode.PASSED

@@ -1,0 +1,52 @@
+"""Write the bill of materials of a model: code, data and model in one document."""
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gates.errors import ExitCode
+
+HELP = "list what a model was made from, as CycloneDX"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="outputs/RUN_ID")
+    for option, default in {
+        "--verdict": "artifacts/verdicts/evaluation.json",
+        "--settings": "configs/model_card.yaml",
+        "--output": "artifacts/mlbom.cdx.json",
+    }.items():
+        shown = "default: %(default)s"
+        parser.add_argument(option, type=Path, default=Path(default), metavar="FILE", help=shown)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("data"),
+        metavar="FOLDER",
+        help="searched for the manifest of what it learned from (default: %(default)s)",
+    )
+    parser.add_argument("--sbom", type=Path, metavar="FILE", help="linked by its digest")
+    parser.add_argument("--wheel", type=Path, metavar="FILE", help="linked by its digest")
+
+
+def run(options: argparse.Namespace) -> ExitCode:
+    """Write it."""
+    from gates import sbom  # noqa: PLC0415 - after the options, so that --help is quick
+    from gates.files import write_text  # noqa: PLC0415
+    from gates.mlbom import Evidence, mlbom  # noqa: PLC0415
+    from gates.model_card import load_settings  # noqa: PLC0415
+    from gates.verdict import read_verdict  # noqa: PLC0415
+
+    given = {"sbom": options.sbom, "wheel": options.wheel}
+    evidence = Evidence(
+        run=options.run,
+        verdict=read_verdict(options.verdict),
+        data_folder=options.data,
+        links={what: file for what, file in given.items() if file is not None},
+    )
+    time = sbom.declared_time(datetime.now(UTC))
+    document = mlbom(evidence, load_settings(options.settings), time=time)
+    write_text(options.output, sbom.as_text(document))
+    print(f"mlbom: {options.output}")
+    return ExitCode.PASSED

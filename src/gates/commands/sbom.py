@@ -1,0 +1,58 @@
+"""Write the bill of materials of the lock, or compare one with the lock."""
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gates.errors import ExitCode
+
+HELP = "list what the lock holds, as CycloneDX"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    for option, default in {
+        "--lock": "uv.lock",
+        "--licences": "configs/licences.json",
+        "--settings": "configs/audit.yaml",
+        "--output": "artifacts/sbom.cdx.json",
+    }.items():
+        shown = "default: %(default)s"
+        parser.add_argument(option, type=Path, default=Path(default), metavar="FILE", help=shown)
+    parser.add_argument("--project", default="my-project", metavar="NAME", help="what it is of")
+    parser.add_argument(
+        "--requirements", type=Path, metavar="FILE", help="what uv exported for one cell"
+    )
+    parser.add_argument("--cell", metavar="PYTHON-TORCH", help="the cell of the requirements")
+    parser.add_argument(
+        "--check", action="store_true", help="compare the output with the lock, and write nothing"
+    )
+
+
+def run(options: argparse.Namespace) -> ExitCode:
+    """Write or compare."""
+    from gates import sbom  # noqa: PLC0415 - after the options, so that --help is quick
+    from gates.audit_settings import load_audit_settings  # noqa: PLC0415
+    from gates.files import sha256, write_text  # noqa: PLC0415
+    from gates.licences import read_record, with_exceptions  # noqa: PLC0415
+    from gates.locked import read_lock, select  # noqa: PLC0415
+
+    packages = read_lock(options.lock)
+    if options.requirements:
+        packages = select(packages, options.requirements, cell=options.cell or "")
+    found = sbom.read_document(options.output) if options.check else None
+    read = load_audit_settings(options.settings).read_by_people
+    document = sbom.sbom(
+        packages,
+        with_exceptions(packages, read_record(options.licences), read),
+        project=options.project,
+        properties={"lock": sha256(options.lock), "cell": options.cell or "all"},
+        time=sbom.time_of(found) if found else sbom.declared_time(datetime.now(UTC)),
+    )
+    if found is not None:
+        lines = sbom.differences(found, document)
+        print("\n".join(f"{options.output}: {line}" for line in lines) or "sbom: is the lock's")
+        return ExitCode.FAILED if lines else ExitCode.PASSED
+    write_text(options.output, sbom.as_text(document))
+    print(f"sbom: {options.output}: {len(packages)} packages")
+    return ExitCode.PASSED

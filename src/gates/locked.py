@@ -1,0 +1,127 @@
+"""The packages of uv.lock: every version for every cell, whatever is installed here."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gates.errors import GateInputError
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class LockedPackage:
+    """A version of a package, as the lock has it.
+
+    Args:
+        name: in its normal form.
+        version: the version.
+        files: SHA-256 of each file that may be installed, by the file's name.
+        requires: the name and version of each package that it depends on in some cell.
+    """
+
+    name: str
+    version: str
+    files: tuple[tuple[str, str], ...]
+    requires: tuple[tuple[str, str], ...]
+
+    @property
+    def key(self) -> str:
+        """What it is called in files: `NAME==VERSION`."""
+        return f"{self.name}=={self.version}"
+
+
+def read_lock(file: Path) -> list[LockedPackage]:
+    """Return the packages in `file`, less the project itself, sorted.
+
+    Raises:
+        GateInputError: it is missing, damaged, or holds no package.
+    """
+    try:
+        entries = tomllib.loads(file.read_text(encoding="utf-8"))["package"]
+        versions = _versions_by_name(entries)
+        found = [_package(entry, versions) for entry in entries if "registry" in entry["source"]]
+    except OSError as error:
+        msg = f"{file}: cannot be read ({error.strerror}); name a uv.lock"
+        raise GateInputError(msg) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        msg = f"{file}: not a whole uv.lock ({error}); take it back: git checkout uv.lock"
+        raise GateInputError(msg) from error
+    if not found:
+        msg = f"{file}: holds no package, so there is nothing to judge"
+        raise GateInputError(msg)
+    return sorted(found)
+
+
+def select(
+    packages: Iterable[LockedPackage], requirements: Path, *, cell: str
+) -> list[LockedPackage]:
+    """Return those of `packages` that `uv export` names for Linux on x86-64.
+
+    Args:
+        packages: of the lock.
+        requirements: what uv exported, with markers.
+        cell: its interpreter and torch, as in `3.12-2.15`.
+
+    Raises:
+        GateInputError: the file cannot be read, or the cell names no interpreter.
+    """
+    from packaging.requirements import Requirement  # noqa: PLC0415 - for one cell only
+
+    python = cell.partition("-")[0]
+    if not re.fullmatch(r"3\.\d+", python):
+        msg = f"--cell {cell}: expected PYTHON-TORCH, as in --cell 3.12-2.15"
+        raise GateInputError(msg)
+    try:
+        text = requirements.read_text(encoding="utf-8")
+    except OSError as error:
+        msg = f"{requirements}: cannot be read ({error.strerror}); name what uv exported"
+        raise GateInputError(msg) from error
+    machine = {
+        "python_version": python,
+        "python_full_version": f"{python}.0",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "platform_machine": "x86_64",
+        "os_name": "posix",
+        "implementation_name": "cpython",
+        "platform_python_implementation": "CPython",
+    }
+    lines = [line.rstrip("\\ ") for line in text.splitlines() if re.match(r"\w", line)]
+    asked = [Requirement(line) for line in lines]
+    kept = {
+        f"{each.name}{each.specifier}"
+        for each in asked
+        if each.marker is None or each.marker.evaluate(machine)
+    }
+    return [package for package in packages if package.key in kept]
+
+
+def _versions_by_name(entries: list[dict[str, Any]]) -> dict[str, list[str]]:
+    versions: dict[str, list[str]] = {}
+    for entry in entries:
+        if "registry" in entry["source"]:
+            versions.setdefault(entry["name"], []).append(entry["version"])
+    return versions
+
+
+def _package(entry: Mapping[str, Any], versions: Mapping[str, list[str]]) -> LockedPackage:
+    files = [*entry.get("wheels", []), *filter(None, [entry.get("sdist")])]
+    extras = [each for group in entry.get("optional-dependencies", {}).values() for each in group]
+    requires = {
+        (each["name"], version)
+        for each in [*entry.get("dependencies", []), *extras]
+        for version in ([each["version"]] if "version" in each else versions[each["name"]])
+    }
+    return LockedPackage(
+        name=entry["name"],
+        version=entry["version"],
+        files=tuple(
+            sorted(
+                (each["url"].rsplit("/", 1)[-1], each["hash"].removeprefix("sha256:"))
+                for each in files
+            )
+        ),
+        requires=tuple(sorted(requires)),
+    )

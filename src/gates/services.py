@@ -1,0 +1,79 @@
+"""Services that are asked over HTTP.
+
+An answer that is missing is an error, never "nothing found".
+"""
+
+import concurrent.futures
+import json
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import urllib3
+
+from gates.errors import GateInputError
+
+_SECONDS = 10
+_AT_ONCE = 16
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class UnreachableError(GateInputError):
+    """A service gave no answer that could be judged."""
+
+
+_RETRIES = urllib3.Retry(
+    total=3,
+    backoff_factor=0.2,  # seconds, doubled each time
+    status_forcelist=(429, 500, 502, 503, 504),
+    allowed_methods=None,  # asking twice changes nothing, by POST neither
+)
+_CONNECTIONS = urllib3.PoolManager(
+    maxsize=_AT_ONCE, timeout=urllib3.Timeout(_SECONDS), retries=_RETRIES
+)
+
+
+def ask(url: str, *, body: object = None, headers: Mapping[str, str] | None = None) -> bytes:
+    """Return what `url` answers; with a `body`, which is sent as JSON, to a POST.
+
+    Raises:
+        GateInputError: it is no address of the web.
+        UnreachableError: it did not answer, or with an error.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        msg = f"{url}: not an address that begins with https://"
+        raise GateInputError(msg)
+    method = "GET" if body is None else "POST"
+    try:
+        answer = _CONNECTIONS.request(method, url, json=body, headers=headers)
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        msg = f"{parts.hostname}: did not answer ({reason})"
+        raise UnreachableError(msg) from error
+    if answer.status != HTTPStatus.OK:
+        msg = f"{parts.hostname}: answered {answer.status} to {parts.path}"
+        raise UnreachableError(msg)
+    return answer.data
+
+
+def ask_json(url: str, *, body: object = None) -> Any:
+    """Return what `url` answers, which must be JSON.
+
+    Raises:
+        UnreachableError: it is not, or there is no answer.
+    """
+    try:
+        return json.loads(ask(url, body=body))
+    except ValueError as error:
+        msg = f"{url}: answered, but not in JSON ({error})"
+        raise UnreachableError(msg) from error
+
+
+def for_each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Return what `function` gives for each of `items`, in order; several are asked at once."""
+    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as threads:
+        return list(threads.map(function, items))

@@ -1,0 +1,114 @@
+"""Sessions about what is locked and what a model was made from."""
+
+import os
+from pathlib import Path
+
+import nox
+
+from tasks import commits, environment, git, uv
+from tasks.catalogue import session
+from tasks.options import Options
+from tasks.project import PROJECT, ROOT, Cell
+
+# Relative to the root.
+_LATEST = "outputs/latest.pt"
+_VERDICT = "artifacts/verdicts/evaluation.json"
+_SBOM = "artifacts/sbom.cdx.json"
+_BASE_LOCK = ".nox/base.uv.lock"
+_EXPORTED = ".nox/cell-requirements.txt"
+_REGISTRY = "registry/mlflow.db"
+
+
+# Of every change: what is known of a package changes while the lock does not.
+@session(tiers=["pr", "nightly"], timeout_minutes=5, inputs=["."], parallel=True)
+def audit(session: nox.Session) -> None:
+    """Judge every locked version: vulnerabilities, malware, yanked releases, licences, names.
+
+    Needs the vulnerability database that configs/audit.yaml or AUDIT_DATABASE names, and uv's
+    package index or the one of AUDIT_INDEX; without their answer nothing is shown, and the session
+    fails. After --: arguments of gates audit; --record-licences alone asks the index for the
+    licence of each locked version and writes configs/licences.json.
+    """
+    tools = environment.prepare(environment.of_supply(environment.default_python()))
+    # Not as an argument: an address may hold a password, and the manifest keeps commands.
+    os.environ.setdefault("AUDIT_INDEX", _index())
+    arguments = ["--report", "artifacts/verdicts/audit.json"]
+    if "--base-lock" not in session.posargs and _write_base_lock():
+        arguments += ["--base-lock", _BASE_LOCK]
+    _gates(session, tools, "audit", *arguments, *session.posargs)
+
+
+@session(
+    tiers=["nightly", "release"], timeout_minutes=5, inputs=["src/gates", "configs", "uv.lock"]
+)
+def sbom(session: nox.Session) -> None:
+    """Write artifacts/sbom.cdx.json of the lock and, for an evaluated model, mlbom.cdx.json.
+
+    After --: --cell 3.11-2.11 writes sbom.py3.11-torch2.11.cdx.json of one cell of the matrix, and
+    no more; --check compares the file that is there with the lock, and writes nothing.
+    """
+    parser = Options("sbom")
+    parser.add_argument("--cell", metavar="PYTHON-TORCH")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(session.posargs)
+    tools = environment.prepare(environment.of_supply(environment.default_python()))
+    arguments = ["--check"] if options.check else []
+    if options.cell:
+        cell = _cell(options.cell)
+        text = environment.exported(environment.of_cell(cell))
+        (ROOT / _EXPORTED).write_text(text, encoding="utf-8")
+        arguments += ["--cell", options.cell, "--requirements", _EXPORTED]
+        arguments += ["--output", f"artifacts/sbom.{cell}.cdx.json"]
+    _gates(session, tools, "sbom", *arguments)
+    if options.check or options.cell:
+        return
+    if not ((ROOT / _LATEST).exists() and (ROOT / _VERDICT).exists()):
+        session.log("No ML-BOM: there is no evaluated model here; nox -s evaluate makes one")
+        return
+    run = (ROOT / _LATEST).resolve().parent
+    linked = {"--sbom": [ROOT / _SBOM], "--wheel": sorted(ROOT.glob("dist/*.whl"))[-1:]}
+    words = [word for name, files in linked.items() for file in files for word in (name, str(file))]
+    _gates(session, tools, "mlbom", "--run", str(run), "--verdict", _VERDICT, *words)
+
+
+@session(timeout_minutes=5, inputs=["src/gates"])
+def trace(session: nox.Session) -> None:
+    """Tell what made a model, or what was made with data or code: nox -s trace -- DIGEST.
+
+    Searched are the runs in outputs/ and, where there is one, the registry. After --: the digest of
+    a checkpoint, a commit, data or uv.lock, or its first digits.
+    """
+    folder = environment.prepare_default_cell()
+    known = os.environ.get("MLFLOW_TRACKING_URI") or (ROOT / _REGISTRY).exists()
+    registered = ["--name", PROJECT.model] if known else []
+    _gates(session, folder, "trace", *registered, *session.posargs)
+
+
+def _gates(session: nox.Session, folder: Path, command: str, *arguments: str) -> None:
+    environment.run(session, folder, "python", "-m", "gates", command, *arguments)
+
+
+def _index() -> str:
+    """Return the address of the package index that uv asks here, whatever names it."""
+    printed = uv.output(
+        "pip", "compile", "--quiet", "--no-header", "--emit-index-url", os.devnull, cwd=ROOT
+    )
+    return next(
+        line.partition(" ")[2] for line in printed.splitlines() if line.startswith("--index-url ")
+    )
+
+
+def _write_base_lock() -> bool:
+    """Write the lock that the branch started from; return whether there is one to be found."""
+    base = commits.base(ROOT, os.environ.get("GITHUB_BASE_REF"))
+    text = git.output("show", f"{base}:uv.lock", cwd=ROOT)
+    if text is not None:
+        (ROOT / _BASE_LOCK).write_text(text, encoding="utf-8")
+    return text is not None
+
+
+def _cell(named: str) -> Cell:
+    cells = {f"{each.python}-{each.torch}": each for each in PROJECT.cells}
+    if named not in cells:
+        uv.stop(f"sbom: --cell {named}: not a cell of the matrix; there are {', '.join(cells)}")
+    return cells[named]

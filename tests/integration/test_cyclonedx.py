@@ -1,0 +1,58 @@
+"""The bill of materials of a cell, held against what cyclonedx-bom says of this environment."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from gates.__main__ import main
+from tasks import environment
+from tasks.project import PROJECT, ROOT, Cell
+
+
+def keys(document: dict[str, Any]) -> dict[str, str]:
+    return {
+        each["bom-ref"]: f"{each['name']}=={each['version']}" for each in document["components"]
+    }
+
+
+def edges(document: dict[str, Any]) -> set[tuple[str, str]]:
+    named = keys(document)
+    return {
+        (named[each["ref"]], named[ref])
+        for each in document["dependencies"]
+        for ref in each.get("dependsOn", [])
+        if each["ref"] in named and ref in named
+    }
+
+
+def described(file: Path) -> dict[str, Any]:
+    """Return what the tool says of the installed packages, less the project."""
+    command = ["-m", "cyclonedx_py", "environment", "--spec-version", "1.6", "--output-file"]
+    subprocess.run(
+        [sys.executable, *command, str(file), sys.executable], check=True, capture_output=True
+    )
+    document: dict[str, Any] = json.loads(file.read_text())
+    document["components"] = [
+        {**each, "name": each["name"].lower().replace("_", "-").replace(".", "-")}
+        for each in document["components"]
+        if each["name"] != "my-project"
+    ]
+    return document
+
+
+def test_a_cell_is_what_cyclonedx_bom_finds_installed(tmp_path: Path) -> None:
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    cell = Cell(python, PROJECT.default.torch)
+    exported, ours = tmp_path / "requirements.txt", tmp_path / "ours.json"
+    exported.write_text(environment.exported(environment.of_cell(cell)))
+    folder = ROOT / "configs"
+    where = ["--lock", ROOT / "uv.lock", "--licences", folder / "licences.json"]
+    where += ["--settings", folder / "audit.yaml", "--output", ours, "--requirements", exported]
+    assert main(["sbom", "--cell", f"{python}-{cell.torch}", *map(str, where)]) == 0
+    mine, theirs = json.loads(ours.read_text()), described(tmp_path / "theirs.json")
+    assert set(keys(mine).values()) == set(keys(theirs).values())
+    # The tool also counts what a package would need for extras that nobody asked for.
+    assert edges(mine) <= edges(theirs)
+    assert len(edges(mine)) > 100

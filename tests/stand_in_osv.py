@@ -1,0 +1,178 @@
+"""A vulnerability database and a package index, served on this machine."""
+
+import hashlib
+import http.server
+import io
+import json
+import re
+import tarfile
+import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+from gates.locked import LockedPackage
+
+
+class Services(http.server.ThreadingHTTPServer):
+    """Answers as OSV does, and below /simple as an index that has `locked`.
+
+    Attributes:
+        locked: what the index has.
+        planted: identifiers of advisories by `NAME==VERSION`.
+        withdrawn: identifiers of advisories that were a mistake.
+        yanked: `NAME==VERSION` of what its authors took back.
+        gone: `NAME==VERSION` of what is no more on the index.
+        answers_to: of how many packages the database tells anything.
+        busy: how many times more it answers 503.
+        page_size: how many advisories a page has.
+        as_html: whether the index's pages are the old form.
+        has_ranges: whether parts of a file can be asked for.
+        asked: every query to the database.
+        sent: bytes of packages' files.
+    """
+
+    def __init__(self, locked: list[LockedPackage]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.locked = locked
+        self.planted: dict[str, tuple[str, ...]] = {}
+        self.withdrawn: set[str] = set()
+        self.yanked: set[str] = set()
+        self.gone: set[str] = set()
+        self.answers_to = 10_000
+        self.busy = 0
+        self.page_size = 10
+        self.as_html = False
+        self.has_ranges = True
+        self.contents: dict[str, bytes] = {}
+        self.asked: list[Any] = []
+        self.sent = 0
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that have read enough."""
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def publish(self, name: str, version: str, fields: str, *, padding: int = 0) -> LockedPackage:
+        """Add a wheel, or for a `.dev0` a source distribution; return it as locked."""
+        text = f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n{fields}\n\nText.\n"
+        stream = io.BytesIO()
+        if version.endswith(".dev0"):  # by which the tests have a package without a wheel
+            file = f"{name}-{version}.tar.gz"
+            with tarfile.open(fileobj=stream, mode="w:gz") as sdist:
+                member = tarfile.TarInfo(f"{name}-{version}/PKG-INFO")
+                member.size = len(text)
+                sdist.addfile(member, io.BytesIO(text.encode()))
+        else:
+            file = f"{name}-{version}-py3-none-any.whl"
+            with zipfile.ZipFile(stream, "w") as wheel:
+                wheel.writestr("padding", b"\0" * padding)
+                wheel.writestr(f"{name}-{version}.dist-info/METADATA", text)
+        self.contents[file] = stream.getvalue()
+        digest = hashlib.sha256(stream.getvalue()).hexdigest()
+        package = LockedPackage(name=name, version=version, files=((file, digest),), requires=())
+        self.locked.append(package)
+        return package
+
+
+@contextmanager
+def served(locked: list[LockedPackage]) -> Iterator[Services]:
+    """Serve both until the block ends."""
+    with Services(locked) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    @property
+    def services(self) -> Services:
+        return cast(Services, self.server)
+
+    def do_POST(self) -> None:
+        queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
+        if self.services.busy:
+            self.services.busy -= 1
+            self._answer(b"busy", status=503)
+            return
+        self.services.asked += queries
+        results = [self._found(each) for each in queries]
+        self._answer(json.dumps({"results": results[: self.services.answers_to]}).encode())
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        name = self.path.rstrip("/").rsplit("/", 1)[-1]
+        if self.path.startswith("/v1/vulns/"):
+            advisory = {"id": name, "aliases": [f"CVE-of-{name}"], "summary": "planted"}
+            if name in self.services.withdrawn:
+                advisory["withdrawn"] = "2026-11-01T00:00:00Z"
+            self._answer(json.dumps(advisory).encode())
+        elif self.path.startswith("/files/"):
+            self._send_file(self.services.contents[name])
+        elif self.services.as_html:
+            self._answer(self._html(name).encode())
+        else:
+            self._answer(json.dumps({"files": self._offered(name)}).encode())
+
+    def _found(self, query: Any) -> dict[str, Any]:
+        key = f"{query['package']['name']}=={query['version']}"
+        every = self.services.planted.get(key, ())
+        first = int(query.get("page_token", 0))
+        after = first + self.services.page_size
+        found = {"vulns": [{"id": each} for each in every[first:after]]} if every else {}
+        return {**found, "next_page_token": str(after)} if after < len(every) else found
+
+    def _offered(self, name: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "filename": file,
+                "url": f"../../files/{file}",
+                "hashes": {"sha256": digest},
+                "yanked": "broken" if package.key in self.services.yanked else False,
+            }
+            for package in self.services.locked
+            if package.name == name and package.key not in self.services.gone
+            for file, digest in package.files
+        ]
+
+    def _html(self, name: str) -> str:
+        return "\n".join(
+            f'<a href="{each["url"]}#sha256={each["hashes"]["sha256"]}"'
+            + (f' data-yanked="{each["yanked"]}"' if each["yanked"] else "")
+            + f">{each['filename']}</a>"
+            for each in self._offered(name)
+        )
+
+    def _send_file(self, content: bytes) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if asked is None or not self.services.has_ranges:
+            ranges = {"Accept-Ranges": "bytes"} if self.services.has_ranges else {}
+            self._answer(content, told=ranges)
+            return
+        first, last = int(asked[1]), int(asked[2] or len(content) - 1)
+        told = {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+        self._answer(content[first : last + 1], status=206, told=told)
+
+    def _answer(
+        self, content: bytes, *, status: int = 200, told: Mapping[str, str] | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in {**(told or {}), "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+            self.services.sent += len(content) if self.path.startswith("/files/") else 0
+
+    def log_message(self, *_: object) -> None:
+        pass

@@ -1,0 +1,128 @@
+"""The sessions audit, sbom and trace in a copy of this repository, with the real commands."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import nox
+import pytest
+
+from gates.locked import read_lock
+from tasks import environment, project, supply_chain
+from tasks.project import ROOT
+from tests.stand_in_osv import served
+
+
+class Session:
+    """As much of Nox's session as these use; commands run."""
+
+    def __init__(self, root: Path, *posargs: str) -> None:
+        self.root = root
+        self.posargs = list(posargs)
+        self.logged: list[str] = []
+
+    def log(self, message: str) -> None:
+        self.logged.append(message)
+
+    def run(self, *command: str, env: dict[str, str], **_: Any) -> None:
+        ended = subprocess.run(command, cwd=self.root, env=env, check=False)
+        if ended.returncode:
+            raise SystemExit(ended.returncode)
+
+
+@pytest.fixture
+def root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of this repository, and this environment in place of those of the sessions."""
+    monkeypatch.setattr(supply_chain, "ROOT", checkout)
+    monkeypatch.setattr(environment, "prepare", lambda _: Path(sys.prefix))
+    for name in ("AUDIT_INDEX", "AUDIT_DATABASE", "MLFLOW_TRACKING_URI", "GITHUB_BASE_REF"):
+        monkeypatch.delenv(name, raising=False)
+    (checkout / ".nox").mkdir(exist_ok=True)
+    return checkout
+
+
+def run(name: str, root: Path, *arguments: str) -> Session:
+    session = Session(root, *arguments)
+    getattr(supply_chain, name)(cast("nox.Session", session))
+    return session
+
+
+def test_audit_asks_the_index_that_uv_asks_and_compares_with_the_lock_before(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(read_lock(root / "uv.lock")) as services:
+        monkeypatch.setenv("AUDIT_DATABASE", services.address)
+        monkeypatch.setenv("UV_DEFAULT_INDEX", f"{services.address}/simple")
+        run("audit", root)
+        assert os.environ["AUDIT_INDEX"] == f"{services.address}/simple"
+        verdict = json.loads((root / "artifacts/verdicts/audit.json").read_text())
+        assert verdict["outcome"] == "pass"
+        assert {each["check"] for each in verdict["findings"]} >= {"yanked", "name", "licence"}
+        assert (root / ".nox/base.uv.lock").read_bytes() == (root / "uv.lock").read_bytes()
+        services.yanked.add(next(each.key for each in services.locked))
+        with pytest.raises(SystemExit) as ended:
+            run("audit", root)
+        assert ended.value.code == 1
+    os.environ.pop("AUDIT_INDEX")
+
+
+def test_audit_without_an_answer_ends_with_2(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIT_DATABASE", "http://127.0.0.1:9")
+    monkeypatch.setenv("AUDIT_INDEX", "http://127.0.0.1:9/simple")
+    with pytest.raises(SystemExit) as ended:
+        run("audit", root)
+    assert ended.value.code == 2
+
+
+def test_sbom_of_everything_then_of_one_cell(root: Path) -> None:
+    session = run("sbom", root)
+    assert session.logged == [
+        "No ML-BOM: there is no evaluated model here; nox -s evaluate makes one"
+    ]
+    run("sbom", root, "--check")
+    cell = project.PROJECT.cells[0]
+    run("sbom", root, "--cell", f"{cell.python}-{cell.torch}")
+    every, one = (
+        json.loads((root / "artifacts" / name).read_text())["components"]
+        for name in ("sbom.cdx.json", f"sbom.{cell}.cdx.json")
+    )
+    torches = [each["version"] for each in one if each["name"] == "torch"]
+    assert [version.startswith(f"{cell.torch}.") for version in torches] == [True]
+    assert len(every) > len(one) > 50
+
+
+def test_sbom_finds_one_edited_by_hand(root: Path) -> None:
+    run("sbom", root)
+    file = root / "artifacts/sbom.cdx.json"
+    file.write_text(file.read_text().replace("torch", "torch-more"))
+    with pytest.raises(SystemExit) as ended:
+        run("sbom", root, "--check")
+    assert ended.value.code == 1
+
+
+def test_a_cell_that_is_none_is_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("sbom", root, "--cell", "3.1-2")
+    assert ended.value.code == 2
+    assert "not a cell of the matrix; there are 3.11-2.11" in capsys.readouterr().err
+
+
+def test_trace_asks_the_registry_only_where_there_is_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run("trace", root, "0" * 12)
+    assert ended.value.code == 2
+    assert "has no part in any run" in capfd.readouterr().err
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/none.db")
+    with pytest.raises(SystemExit):
+        run("trace", root, "0" * 12)
+    assert "there is no registry yet" in capfd.readouterr().err
+
+
+def test_the_index_is_an_address() -> None:
+    assert supply_chain._index().startswith(("http://", "https://", "file://"))  # noqa: SLF001
+    assert ROOT.is_dir()
