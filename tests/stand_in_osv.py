@@ -98,6 +98,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return cast(Services, self.server)
 
     def do_POST(self) -> None:
+        if self.path != "/v1/querybatch":
+            self._answer(b"{}", status=404)
+            return
         queries = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
         if self.services.busy:
             self.services.busy -= 1

@@ -161,9 +161,12 @@ def check_name(model: str) -> str:
 
 
 def address_in_use() -> str:
-    """Return the address of the registry, as MLflow's own variables name it."""
-    named = os.environ.get("MLFLOW_REGISTRY_URI") or os.environ.get("MLFLOW_TRACKING_URI")
-    return named or DEFAULT_ADDRESS
+    """Return the address of the registry.
+
+    GATES_REGISTRY names it, or else MLflow's own variables do.
+    """
+    names = ("GATES_REGISTRY", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
+    return next((os.environ[name] for name in names if os.environ.get(name)), DEFAULT_ADDRESS)
 
 
 def open_store(*, make: bool = False) -> Store:
@@ -176,6 +179,10 @@ def open_store(*, make: bool = False) -> Store:
         GateInputError: there is none, or it cannot be reached.
     """
     address = address_in_use()
+    if address.startswith("wandb:"):
+        from gates.registry.wandb_store import WandbStore  # noqa: PLC0415 - an extra
+
+        return WandbStore(address)
     from gates.registry.mlflow_store import MlflowStore  # noqa: PLC0415 - takes seconds
 
     return MlflowStore(address, make=make)

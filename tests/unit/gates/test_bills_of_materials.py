@@ -171,9 +171,9 @@ def test_the_mlbom_joins_code_data_and_model(run: Run, tmp_path: Path) -> None:
     data, wheel, file = tmp_path / "data", tmp_path / "some.whl", tmp_path / "mlbom.json"
     wheel.write_bytes(b"wheel")
     data.mkdir()
-    about = {"schema": {"label": "int64"}, "counts": {"train": 7, "test": 3}}
-    for name, digest in (("other", "0" * 64), ("digits", DATA)):
-        (data / f"{name}.manifest.json").write_text(json.dumps({"sha256": digest, **about}))
+    for name, digest in (("another", "0" * 64), ("digits", DATA)):
+        told = {"sha256": digest, "schema": {"label": "int64"}, "counts": {"train": len(name)}}
+        (data / f"{name}.manifest.json").write_text(json.dumps(told))
     linked = ["--sbom", str(LOCK), "--wheel", str(wheel), "--data", str(data)]
     assert mlbom(run, file, *linked) == 0
     document = json.loads(file.read_bytes())
@@ -193,7 +193,7 @@ def test_the_mlbom_joins_code_data_and_model(run: Run, tmp_path: Path) -> None:
     assert together["ref"] == model["bom-ref"] == f"model:{run.checkpoint}"
     assert set(together["dependsOn"]) == parts.keys()
     told = {each["name"]: each["value"] for each in parts[f"data:{DATA}"]["properties"]}
-    assert told == {"rows:train": "7", "rows:test": "3", "schema": "label: int64"}
+    assert told == {"rows:train": "6", "schema": "label: int64"}
     assert model["modelCard"]["modelParameters"]["datasets"] == [{"ref": f"data:{DATA}"}]
 
 
