@@ -412,7 +412,8 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
     assert "run:" not in job
     assert "actions/checkout" not in job
     assert "$/" not in job
-    assert "needs: [plan, model, package, session]" in job
+    assert "needs: [plan, model, package, session, registry]" in job
+
     uploads = re.findall(r"uses: (actions/attest|pypa/gh-action-pypi-publish)@\w+.*\n(.+)\n", job)
     assert uploads == [
         ("actions/attest", "        if: github.ref_type == 'tag'"),
@@ -421,8 +422,20 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
     assert "id-token: write" not in text.replace(job, ""), "no other job can publish"
 
 
+def test_the_workflow_stages_only_what_passed_everything() -> None:
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    job = text.split("\n  registry:\n")[1].split("\n  publish:\n")[0]
+    assert "needs: [plan, model, package, session]" in job
+    ran = re.findall(r"run: (.*)", job)
+    assert ran == [
+        "uvx nox -s register -- --run outputs/release",
+        "uvx nox -s promote -- --to staging",
+    ]
+    assert f"--run-id {Path(ran[0].split()[-1]).name} " in text.split("\n  registry:\n")[0]
+
+
 def test_a_release_on_a_laptop_runs_its_sessions_in_an_order_that_works() -> None:
     listed = run_nox("--list", "-t", "release", cwd=ROOT).stdout
     names = re.findall(r"^\* (\S+)", listed, re.MULTILINE)
-    order = ["train", "evaluate", "build", "version", "changelog", "publish"]
+    order = ["train", "evaluate", "build", "version", "changelog", "publish", "sbom"]
     assert [name for name in names if name in order] == order
