@@ -224,7 +224,9 @@ def _compared(title: str, contender: str, rounds: Sequence[dict[str, Turn]]) -> 
 
 def _contend(bench: Bench, contender: str, config: Path, epochs: int) -> Turn:
     """Train with one contender in a process of its own."""
-    how = [f"--config={config}", f"--set={bench.data}", f"--set=train.epochs={epochs}"]
+    # The peers have no distortion of their own: what is compared is the loop.
+    settings = [bench.data, f"train.epochs={epochs}", "train.distortion=0"]
+    how = [f"--config={config}", *(f"--set={each}" for each in settings)]
     timed = [f"--threads={bench.threads}", f"--warm-up={WARM_UP}"]
     printed = bench.run("-m", "benchmarks.peers", contender, *how, *timed)
     return Turn(**json.loads(printed.splitlines()[-1]))  # a peer may greet before

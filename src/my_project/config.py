@@ -68,6 +68,8 @@ class TrainConfig(Section):
         weight_decay: AdamW's.
         warmup_share: the share of all steps in which the rate rises to `lr`.
         clip_norm: the largest norm of all gradients together.
+        distortion: how far images are turned, scaled, sheared and moved at random, each epoch anew:
+            1 is up to 10 degrees, 5 %, 0.1 and a quarter of a pixel; 0 is not at all.
         precision: of the forward and backward pass; weights are float32.
         compile: whether torch.compile compiles the model.
         deterministic: whether only algorithms are used that repeat bit for bit.
@@ -83,6 +85,7 @@ class TrainConfig(Section):
     weight_decay: float = Field(ge=0)
     warmup_share: float = Field(ge=0, lt=1)
     clip_norm: float = Field(gt=0)
+    distortion: float = Field(ge=0, le=10)
     precision: Literal["float32", "bfloat16"]
     compile: bool
     deterministic: bool

@@ -4,6 +4,7 @@ What a step does depends on its number alone: the order of the examples and the 
 rate are functions of it. So a run that was interrupted goes on exactly where it was.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from my_project.model import VisionTransformer
 from my_project.processes import Processes, device_of
 
 Batch = tuple[Tensor, Tensor]
+Part = tuple[Tensor, Tensor | None]  # indices, and the draws that distort them
 
 
 @dataclass
@@ -97,12 +99,13 @@ def fit(
     processes = processes or Processes(rank=0, count=1, device=device_of(config))
     steps_per_epoch = batches_in(len(examples), config.batch_size)
     steps = steps_per_epoch * config.epochs
-    order = _Order(len(examples), config.batch_size, run_config.seed)
+    order = _Order(len(examples), config.batch_size, run_config.seed, draws=config.distortion > 0)
     batches = _load(
         examples,
         _parts(order, range(trainer.step, steps), config.accumulation_steps, processes),
         run_config.data.workers,
         processes.device,
+        config.distortion,
     )
     _keep_freed_memory()
     trainer.model.train()
@@ -156,15 +159,47 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-class _Order:
-    """Which examples each step takes: every epoch all of them, in an order of its own."""
+# How far an image is distorted at most, at strength 1. Chosen on the validation split.
+_DEGREES, _SCALE, _SHEAR, _PIXELS = 10, 0.05, 0.1, 0.25
+_DRAWS = 5
 
-    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
+
+def distorted(images: Tensor, draws: Tensor, strength: float) -> Tensor:
+    """Return images that are turned, scaled, sheared and moved a little, with zeros around them.
+
+    Args:
+        images: (batch, channels, height, width).
+        draws: (batch, 5), uniform in [-1, 1]: turn, scale, shear, pixels right, pixels down.
+        strength: 1 for up to 10 degrees, 5 %, 0.1 and a quarter of a pixel.
+    """
+    turn, scale, shear, right, down = (draws.to(images.dtype) * strength).unbind(1)
+    angle, size = turn * math.radians(_DEGREES), 1 + scale * _SCALE
+    cosine, sine = angle.cos() * size, angle.sin() * size
+    height, width = images.shape[2:]
+    # Rows of the matrices that say where each pixel of the result comes from, in units of half
+    # an image (torch.nn.functional.affine_grid).
+    across = torch.stack([cosine, shear * _SHEAR - sine, right * _PIXELS * 2 / width], dim=1)
+    along = torch.stack([sine, cosine, down * _PIXELS * 2 / height], dim=1)
+    matrices = torch.stack([across, along], dim=1)
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+class _Order:
+    """Which examples each step takes: every epoch all of them, in an order of its own.
+
+    What is drawn depends on the seed and the epoch only: it is the same for however many processes
+    and parts, and after a run was resumed.
+    """
+
+    def __init__(self, examples: int, batch_size: int, seed: int, *, draws: bool = False) -> None:
         self.examples = examples
         self.batch_size = batch_size
         self.seed = seed
+        self.has_draws = draws
         self._epoch = -1
         self._batches: tuple[Tensor, ...] = ()
+        self._draws = torch.empty(0)
 
     def batch(self, step: int) -> Tensor:
         """Return the indices of `step`, (batch_size,); the last of an epoch may be fewer."""
@@ -175,29 +210,54 @@ class _Order:
             generator = torch.Generator().manual_seed(seed)
             shuffled = torch.randperm(self.examples, generator=generator)
             self._epoch, self._batches = epoch, shuffled.split(self.batch_size)
+            if self.has_draws:
+                self._draws = torch.rand(self.examples, _DRAWS, generator=generator) * 2 - 1
         return self._batches[position]
 
+    def draws(self, indices: Tensor) -> Tensor:
+        """Return how each of these examples is distorted in the epoch of the last batch."""
+        return self._draws[indices]
 
-def _parts(order: _Order, steps: range, parts: int, processes: Processes) -> Iterator[Tensor]:
+
+def _parts(order: _Order, steps: range, parts: int, processes: Processes) -> Iterator[Part]:
     """Yield this process's share of each step's batch, in `parts` parts that may be empty."""
-    loading = _Order(order.examples, order.batch_size, order.seed)  # runs ahead of the steps
+    # One of its own: it runs ahead of the steps.
+    loading = _Order(order.examples, order.batch_size, order.seed, draws=order.has_draws)
     for step in steps:
-        yield from loading.batch(step)[processes.rank :: processes.count].tensor_split(parts)
+        share = loading.batch(step)[processes.rank :: processes.count]
+        for indices in share.tensor_split(parts):
+            yield indices, loading.draws(indices) if order.has_draws else None
 
 
 def _load(
-    examples: Examples, parts: Iterator[Tensor], workers: int, device: torch.device
+    examples: Examples, parts: Iterator[Part], workers: int, device: torch.device, strength: float
 ) -> Iterator[Batch]:
-    """Yield the images and labels of each part, on `device`."""
-    if not workers:
-        images, labels = examples.images.to(device), examples.labels.to(device)
-        for part in parts:
-            on_device = part.to(device, non_blocking=True)  # else it waits for the step before
-            yield images[on_device], labels[on_device]
-        return
+    """Yield the images, distorted if they are to be, and labels of each part, on `device`."""
+    loaded, drawn = itertools.tee(parts)
+    taken = _from_workers(examples, loaded, workers, device) if workers else None
+    batches = taken or _from_memory(examples, loaded, device)
+    for (images, labels), (_, draws) in zip(batches, drawn, strict=True):
+        if draws is None:
+            yield images, labels
+        else:
+            yield distorted(images, draws.to(device, non_blocking=True), strength), labels
+
+
+def _from_memory(
+    examples: Examples, parts: Iterator[Part], device: torch.device
+) -> Iterator[Batch]:
+    images, labels = examples.images.to(device), examples.labels.to(device)
+    for part, _ in parts:
+        on_device = part.to(device, non_blocking=True)  # else it waits for the step before
+        yield images[on_device], labels[on_device]
+
+
+def _from_workers(
+    examples: Examples, parts: Iterator[Part], workers: int, device: torch.device
+) -> Iterator[Batch]:
     loader = DataLoader(
         TensorDataset(examples.images, examples.labels),
-        sampler=(part.tolist() for part in parts),
+        sampler=(part.tolist() for part, _ in parts),
         batch_size=None,  # a part at a time, which may be empty
         num_workers=workers,
         generator=torch.Generator(),  # from the global one it would take a number

@@ -43,6 +43,7 @@ train:
   weight_decay: 0.01
   warmup_share: 0.1
   clip_norm: 1.0
+  distortion: 0.0
   precision: float32
   compile: false
   deterministic: true
