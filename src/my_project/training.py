@@ -99,10 +99,12 @@ def fit(
     processes = processes or Processes(rank=0, count=1, device=device_of(config))
     steps_per_epoch = batches_in(len(examples), config.batch_size)
     steps = steps_per_epoch * config.epochs
-    order = _Order(len(examples), config.batch_size, run_config.seed, draws=config.distortion > 0)
+    order = _Order(len(examples), config.batch_size, run_config.seed)
+    # One of its own for what loads, which runs ahead of the steps.
+    loading = _Order(len(examples), config.batch_size, run_config.seed, draws=config.distortion > 0)
     batches = _load(
         examples,
-        _parts(order, range(trainer.step, steps), config.accumulation_steps, processes),
+        _parts(loading, range(trainer.step, steps), config.accumulation_steps, processes),
         run_config.data.workers,
         processes.device,
         config.distortion,
@@ -221,12 +223,10 @@ class _Order:
 
 def _parts(order: _Order, steps: range, parts: int, processes: Processes) -> Iterator[Part]:
     """Yield this process's share of each step's batch, in `parts` parts that may be empty."""
-    # One of its own: it runs ahead of the steps.
-    loading = _Order(order.examples, order.batch_size, order.seed, draws=order.has_draws)
     for step in steps:
-        share = loading.batch(step)[processes.rank :: processes.count]
+        share = order.batch(step)[processes.rank :: processes.count]
         for indices in share.tensor_split(parts):
-            yield indices, loading.draws(indices) if order.has_draws else None
+            yield indices, order.draws(indices) if order.has_draws else None
 
 
 def _load(
@@ -234,8 +234,11 @@ def _load(
 ) -> Iterator[Batch]:
     """Yield the images, distorted if they are to be, and labels of each part, on `device`."""
     loaded, drawn = itertools.tee(parts)
-    taken = _from_workers(examples, loaded, workers, device) if workers else None
-    batches = taken or _from_memory(examples, loaded, device)
+    batches = (
+        _from_workers(examples, loaded, workers, device)
+        if workers
+        else _from_memory(examples, loaded, device)
+    )
     for (images, labels), (_, draws) in zip(batches, drawn, strict=True):
         if draws is None:
             yield images, labels
