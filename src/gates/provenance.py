@@ -170,6 +170,25 @@ def read(file: Path) -> dict[str, Any]:
     return dict(document)
 
 
+def read_of_run(run: Path) -> dict[str, Any]:
+    """Return the provenance of the checkpoint in the folder `run`.
+
+    Raises:
+        GateInputError: it cannot be read, names no data, or is about another checkpoint.
+    """
+    file, checkpoint = run / "provenance.json", run / "checkpoint.pt"
+    document = read(file)
+    says, found = subject_digest(document), sha256(checkpoint)
+    if says != found:
+        msg = f"{file}: is about another checkpoint ({says[:12]}) than {checkpoint} "
+        msg += f"({found[:12]}); one of them was changed: train again"
+        raise GateInputError(msg)
+    if "data" not in facts(document):
+        msg = f"{file}: names no data, so nobody could say what the model learned from"
+        raise GateInputError(msg)
+    return document
+
+
 def subject_digest(document: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the checkpoint that a statement is about."""
     digest: str = document["subject"][0]["digest"]["sha256"]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from gates import provenance
 from gates.errors import GateInputError
-from gates.mlbom import checked_provenance
 from gates.registry.store import Store
 
 _SHORTEST = 7
@@ -88,7 +87,7 @@ def trace(digest: str, origins: Iterable[Origin]) -> list[str]:
 
 
 def _of_run(run: Path) -> Origin:
-    statement = checked_provenance(run)
+    statement = provenance.read_of_run(run)
     facts = provenance.facts(statement)
     names = ("data", "source", "source-diff", "uv.lock")
     return Origin(

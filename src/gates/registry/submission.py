@@ -47,17 +47,8 @@ def read_submission(
             )
             msg = f"{run / name}: is missing; {told} writes it"
             raise GateInputError(msg)
-    statement = provenance.read(run / PROVENANCE)
-    checkpoint = sha256(run / CHECKPOINT)
-    if provenance.subject_digest(statement) != checkpoint:
-        msg = f"{run / PROVENANCE}: is about another checkpoint "
-        msg += f"({provenance.subject_digest(statement)[:12]}) than {run / CHECKPOINT} "
-        msg += f"({checkpoint[:12]}); one of them was changed: train again"
-        raise GateInputError(msg)
-    facts = provenance.facts(statement)
-    if "data" not in facts:
-        msg = f"{run / PROVENANCE}: names no data, so nobody could say what the model learned from"
-        raise GateInputError(msg)
+    statement = provenance.read_of_run(run)
+    checkpoint, facts = provenance.subject_digest(statement), provenance.facts(statement)
     _check_judged(run, verdict, checkpoint)
     files = {name: run / name for name in (*_REQUIRED, *_WELCOME) if (run / name).is_file()}
     files[VERDICT] = verdict
