@@ -58,6 +58,11 @@ def in_one_line(text: str) -> str:
     )
 
 
+def said_by(error: Exception, *, longest: int = 300) -> str:
+    """Return what an error of somebody else's says, on one line, or its name if it says nothing."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
 def run_command(command: Callable[[], ExitCode]) -> int:
     """Run `command` and return its exit code; an error becomes its one line on stderr."""
     try:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from gates.errors import GateError, GateInputError
+from gates.errors import GateError, GateInputError, said_by
 
 # What a version in the registry holds, and which of it is looked for first.
 _OF_A_MODEL = ("checkpoint.pt", "predictions.parquet")
@@ -77,4 +77,4 @@ def _fetch_model(uri: str, folder: Path, prefer: str) -> Path:
 
 def _told(error: Exception) -> str:
     kind = "no such file: " if isinstance(error, FileNotFoundError) else ""
-    return kind + (" ".join(str(error).split())[:200] or type(error).__name__)
+    return kind + said_by(error, longest=200)

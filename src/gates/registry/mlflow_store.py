@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
 
-from gates.errors import GateInputError
+from gates.errors import GateInputError, said_by
 from gates.registry.history import Head, Stored, digest_of
 from gates.registry.store import LOG_SUFFIX, Record, Version, as_tags
 
@@ -266,7 +266,7 @@ def _translated(error: Exception, what: str, address: str) -> GateInputError:
     start = f"{what} from the registry {address}" if what else f"the registry {address}"
     if status:
         return GateInputError(f"{start}: {_REFUSED[status]}")
-    return _KINDS.get(code, GateInputError)(f"{start}: {text[:300] or type(error).__name__}")
+    return _KINDS.get(code, GateInputError)(f"{start}: {said_by(error)}")
 
 
 def _version(found: "ModelVersion") -> Version:

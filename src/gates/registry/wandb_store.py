@@ -15,14 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from gates.errors import GateInputError
+from gates.errors import GateInputError, said_by
 from gates.registry.history import Head, Stored, digest_of
 from gates.registry.store import LOG_SUFFIX, Record, Version, as_tags
 
 if TYPE_CHECKING:
     from wandb import Artifact
 
-SCHEME = "wandb://"
 _MODEL, _LOG, _EVIDENCE = "model", "model-history", "model-evidence"
 _ENTRY_FILE = "entry.json"
 _DIGEST = "gates.entry.digest"
@@ -222,8 +221,7 @@ class WandbStore:
         except GateInputError:
             raise
         except Exception as error:  # W&B, its core and the clients under them have their own
-            told = " ".join(str(error).split())[:300] or type(error).__name__
-            msg = f"the registry {self.address}: {what}: {told}"
+            msg = f"the registry {self.address}: {what}: {said_by(error)}"
             raise GateInputError(msg) from error
 
 
