@@ -5,6 +5,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gates.commands.options import add_files
 from gates.errors import ExitCode, GateInputError
 
 HELP = "may what is locked be used?"
@@ -12,14 +13,15 @@ HELP = "may what is locked be used?"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    for option, default in {
-        "--lock": "uv.lock",
-        "--settings": "configs/audit.yaml",
-        "--licences": "configs/licences.json",
-        "--last-answer": ".nox/audit.json",
-    }.items():
-        shown = "default: %(default)s"
-        parser.add_argument(option, type=Path, default=Path(default), metavar="FILE", help=shown)
+    add_files(
+        parser,
+        {
+            "--lock": "uv.lock",
+            "--settings": "configs/audit.yaml",
+            "--licences": "configs/licences.json",
+            "--last-answer": ".nox/audit.json",
+        },
+    )
     parser.add_argument(
         "--database",
         default=os.environ.get("AUDIT_DATABASE"),

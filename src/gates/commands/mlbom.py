@@ -4,6 +4,7 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gates.commands.options import add_files
 from gates.errors import ExitCode
 
 HELP = "list what a model was made from, as CycloneDX"
@@ -12,13 +13,14 @@ HELP = "list what a model was made from, as CycloneDX"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="outputs/RUN_ID")
-    for option, default in {
-        "--verdict": "artifacts/verdicts/evaluation.json",
-        "--settings": "configs/model_card.yaml",
-        "--output": "artifacts/mlbom.cdx.json",
-    }.items():
-        shown = "default: %(default)s"
-        parser.add_argument(option, type=Path, default=Path(default), metavar="FILE", help=shown)
+    add_files(
+        parser,
+        {
+            "--verdict": "artifacts/verdicts/evaluation.json",
+            "--settings": "configs/model_card.yaml",
+            "--output": "artifacts/mlbom.cdx.json",
+        },
+    )
     parser.add_argument(
         "--data",
         type=Path,

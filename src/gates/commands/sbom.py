@@ -4,6 +4,7 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gates.commands.options import add_files
 from gates.errors import ExitCode
 
 HELP = "list what the lock holds, as CycloneDX"
@@ -11,14 +12,15 @@ HELP = "list what the lock holds, as CycloneDX"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    for option, default in {
-        "--lock": "uv.lock",
-        "--licences": "configs/licences.json",
-        "--settings": "configs/audit.yaml",
-        "--output": "artifacts/sbom.cdx.json",
-    }.items():
-        shown = "default: %(default)s"
-        parser.add_argument(option, type=Path, default=Path(default), metavar="FILE", help=shown)
+    add_files(
+        parser,
+        {
+            "--lock": "uv.lock",
+            "--licences": "configs/licences.json",
+            "--settings": "configs/audit.yaml",
+            "--output": "artifacts/sbom.cdx.json",
+        },
+    )
     parser.add_argument("--project", default="my-project", metavar="NAME", help="what it is of")
     parser.add_argument(
         "--requirements", type=Path, metavar="FILE", help="what uv exported for one cell"
