@@ -111,10 +111,13 @@ def _licences(
     packages: Sequence[LockedPackage], settings: AuditSettings, record: dict[str, str]
 ) -> list[Finding]:
     read = settings.read_by_people
-    reasons = unacceptable(packages, record, allowed=settings.licences, exceptions=read)
-    found = [_finding("licence", key, reason) for key, reason in reasons.items()]
-    without = unacceptable(packages, record, allowed=settings.licences, exceptions=())
-    needed = {key.partition("==")[0] for key in without}
+    reasons = unacceptable(packages, record, allowed=settings.licences)
+    found = [
+        _finding("licence", package.key, reason)
+        for package, reason in reasons.items()
+        if package.name not in read
+    ]
+    needed = {package.name for package in reasons}
     found += [
         _finding("licence", name, "has an exception that nothing needs; take it out")
         for name in sorted(read.keys() - needed)

@@ -63,7 +63,7 @@ def metadata(packages: Sequence[LockedPackage], address: str) -> dict[str, Messa
     Raises:
         UnreachableError: the index at `address` did not answer for each of them.
     """
-    found = list(_locked_files(packages, address))
+    found = _locked_files(packages, address)
     texts = for_each(lambda each: _metadata(each[0], each[1]), found)
     keys = [package.key for package, _ in found]
     return {key: email.message_from_string(text) for key, text in zip(keys, texts, strict=True)}

@@ -120,16 +120,15 @@ def unacceptable(
     record: Mapping[str, str],
     *,
     allowed: Collection[str],
-    exceptions: Collection[str],
-) -> dict[str, str]:
-    """Return why each package may not be used, by `NAME==VERSION`; empty if all may."""
+) -> dict[LockedPackage, str]:
+    """Return why each package may not be used by its recorded licence; empty if all may."""
     verdicts = {expression: is_allowed(expression, allowed) for expression in record.values()}
-    reasons: dict[str, str] = {}
+    reasons: dict[LockedPackage, str] = {}
     for package in packages:
         licence = record.get(package.key)
-        if package.name in exceptions or (licence and verdicts[licence]):
+        if licence and verdicts[licence]:
             continue
-        reasons[package.key] = (
+        reasons[package] = (
             f"{licence} is not among the licences that configs/audit.yaml allows"
             if licence
             else "its licence is not recorded: nox -s audit -- --record-licences"

@@ -39,9 +39,10 @@ def read_lock(file: Path) -> list[LockedPackage]:
         GateInputError: it is missing, damaged, or holds no package.
     """
     try:
-        entries = tomllib.loads(file.read_text(encoding="utf-8"))["package"]
+        everything = tomllib.loads(file.read_text(encoding="utf-8"))["package"]
+        entries = [entry for entry in everything if "registry" in entry["source"]]
         versions = _versions_by_name(entries)
-        found = [_package(entry, versions) for entry in entries if "registry" in entry["source"]]
+        found = [_package(entry, versions) for entry in entries]
     except OSError as error:
         msg = f"{file}: cannot be read ({error.strerror}); name a uv.lock"
         raise GateInputError(msg) from error
@@ -101,8 +102,7 @@ def select(
 def _versions_by_name(entries: list[dict[str, Any]]) -> dict[str, list[str]]:
     versions: dict[str, list[str]] = {}
     for entry in entries:
-        if "registry" in entry["source"]:
-            versions.setdefault(entry["name"], []).append(entry["version"])
+        versions.setdefault(entry["name"], []).append(entry["version"])
     return versions
 
 
