@@ -18,6 +18,9 @@ _BASE_LOCK = ".nox/base.uv.lock"
 _EXPORTED = ".nox/cell-requirements.txt"
 _REGISTRY = "registry/mlflow.db"
 
+# What names the registry to the commands of gates, instead of that file.
+_REGISTRIES = ("GATES_REGISTRY", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
+
 
 # Of every change: what is known of a package changes while the lock does not.
 @session(tiers=["pr", "nightly"], timeout_minutes=5, inputs=["."], parallel=True)
@@ -31,7 +34,8 @@ def audit(session: nox.Session) -> None:
     """
     tools = environment.prepare(environment.of_supply(environment.default_python()))
     # Not as an argument: an address may hold a password, and the manifest keeps commands.
-    os.environ.setdefault("AUDIT_INDEX", _index())
+    if "AUDIT_INDEX" not in os.environ:
+        os.environ["AUDIT_INDEX"] = _index()
     arguments = ["--report", "artifacts/verdicts/audit.json"]
     if "--base-lock" not in session.posargs and _write_base_lock():
         arguments += ["--base-lock", _BASE_LOCK]
@@ -79,7 +83,7 @@ def trace(session: nox.Session) -> None:
     a checkpoint, a commit, data or uv.lock, or its first digits.
     """
     folder = environment.prepare_default_cell()
-    known = os.environ.get("MLFLOW_TRACKING_URI") or (ROOT / _REGISTRY).exists()
+    known = any(map(os.environ.get, _REGISTRIES)) or (ROOT / _REGISTRY).exists()
     registered = ["--name", PROJECT.model] if known else []
     _gates(session, folder, "trace", *registered, *session.posargs)
 

@@ -38,7 +38,8 @@ def root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of this repository, and this environment in place of those of the sessions."""
     monkeypatch.setattr(supply_chain, "ROOT", checkout)
     monkeypatch.setattr(environment, "prepare", lambda _: Path(sys.prefix))
-    for name in ("AUDIT_INDEX", "AUDIT_DATABASE", "MLFLOW_TRACKING_URI", "GITHUB_BASE_REF"):
+    registries = ("GATES_REGISTRY", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
+    for name in ("AUDIT_INDEX", "AUDIT_DATABASE", "GITHUB_BASE_REF", *registries):
         monkeypatch.delenv(name, raising=False)
     (checkout / ".nox").mkdir(exist_ok=True)
     return checkout
@@ -117,10 +118,12 @@ def test_trace_asks_the_registry_only_where_there_is_one(
         run("trace", root, "0" * 12)
     assert ended.value.code == 2
     assert "has no part in any run" in capfd.readouterr().err
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{root}/none.db")
-    with pytest.raises(SystemExit):
-        run("trace", root, "0" * 12)
-    assert "there is no registry yet" in capfd.readouterr().err
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "GATES_REGISTRY"):
+        with monkeypatch.context() as named:
+            named.setenv(name, f"sqlite:///{root}/none.db")
+            with pytest.raises(SystemExit):
+                run("trace", root, "0" * 12)
+        assert "there is no registry yet" in capfd.readouterr().err
 
 
 def test_the_index_is_an_address() -> None:
