@@ -9,11 +9,11 @@ import nox
 
 from tasks import environment
 from tasks.catalogue import session
-from tasks.project import PROJECT, ROOT
+from tasks.project import LATEST, PROJECT, ROOT, VERDICT
 
 _BASE = ("--config", "configs/base.yaml")
-_LATEST = ROOT / "outputs" / "latest.pt"
-_VERDICT = ROOT / "artifacts" / "verdicts" / "evaluation.json"
+_LATEST = ROOT / LATEST
+_VERDICT = ROOT / VERDICT
 _GAVE_A_VERDICT = (0, 1, 3)
 
 

@@ -8,6 +8,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# What one session leaves and another takes, relative to the root.
+LATEST = "outputs/latest.pt"
+VERDICT = "artifacts/verdicts/evaluation.json"
+SBOM = "artifacts/sbom.cdx.json"
+
 
 @dataclass(frozen=True, order=True)
 class Cell:

@@ -6,11 +6,11 @@ import nox
 
 from tasks import environment
 from tasks.catalogue import session
-from tasks.project import PROJECT, ROOT
+from tasks.project import LATEST, PROJECT, ROOT, SBOM
 
 _INPUTS = ("src", "configs")
-_LATEST = ROOT / "outputs" / "latest.pt"
-_SBOM = ROOT / "artifacts" / "sbom.cdx.json"
+_LATEST = ROOT / LATEST
+_SBOM = ROOT / SBOM
 
 
 # A workflow calls each of them where it belongs, in order: they are no jobs of a plan.

@@ -17,14 +17,13 @@ from tasks import commits as messages
 from tasks import environment, git, package, uv, versions
 from tasks.catalogue import session
 from tasks.options import Options
-from tasks.project import ROOT
+from tasks.project import LATEST, ROOT
 
 # Relative to the root.
 DIST = "dist"
 SUMS = "artifacts/SHA256SUMS"
 NOTES = "artifacts/release-notes.md"
 _CHANGELOG = "CHANGELOG.md"
-_LATEST = "outputs/latest.pt"
 _PACKAGED = ("src", "README.md", "LICENSE", "CHANGELOG.md")
 
 
@@ -213,7 +212,7 @@ def changelog(session: nox.Session) -> None:
 
 def _model_version(session: nox.Session) -> str | None:
     """Return the version of the model in outputs/, which its provenance must be about."""
-    checkpoint = ROOT / _LATEST
+    checkpoint = ROOT / LATEST
     if not checkpoint.exists():
         reason = "there is no model in outputs/: nox -s train makes one"
         if environment.in_ci():

@@ -8,12 +8,9 @@ import nox
 from tasks import commits, environment, git, uv
 from tasks.catalogue import session
 from tasks.options import Options
-from tasks.project import PROJECT, ROOT, Cell
+from tasks.project import LATEST, PROJECT, ROOT, SBOM, VERDICT, Cell
 
 # Relative to the root.
-_LATEST = "outputs/latest.pt"
-_VERDICT = "artifacts/verdicts/evaluation.json"
-_SBOM = "artifacts/sbom.cdx.json"
 _BASE_LOCK = ".nox/base.uv.lock"
 _EXPORTED = ".nox/cell-requirements.txt"
 _REGISTRY = "registry/mlflow.db"
@@ -66,13 +63,13 @@ def sbom(session: nox.Session) -> None:
     _gates(session, tools, "sbom", *arguments)
     if options.check or options.cell:
         return
-    if not ((ROOT / _LATEST).exists() and (ROOT / _VERDICT).exists()):
+    if not ((ROOT / LATEST).exists() and (ROOT / VERDICT).exists()):
         session.log("No ML-BOM: there is no evaluated model here; nox -s evaluate makes one")
         return
-    run = (ROOT / _LATEST).resolve().parent
-    linked = {"--sbom": [ROOT / _SBOM], "--wheel": sorted(ROOT.glob("dist/*.whl"))[-1:]}
+    run = (ROOT / LATEST).resolve().parent
+    linked = {"--sbom": [ROOT / SBOM], "--wheel": sorted(ROOT.glob("dist/*.whl"))[-1:]}
     words = [word for name, files in linked.items() for file in files for word in (name, str(file))]
-    _gates(session, tools, "mlbom", "--run", str(run), "--verdict", _VERDICT, *words)
+    _gates(session, tools, "mlbom", "--run", str(run), "--verdict", VERDICT, *words)
 
 
 @session(timeout_minutes=5, inputs=["src/gates"])
