@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,10 +13,14 @@ from gates.registry import stages
 from gates.registry.history import Stage
 from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
-from gates.registry.store import Version
+from gates.registry.sqlite_store import SqliteStore, open_known
+from gates.registry.store import Store, Version
 from gates.verdict import Outcome
 from tests import registered
 from tests.registered import Run
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 MakeRun = Callable[..., Run]
 
@@ -52,12 +57,34 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def store(empty_database: Path, tmp_path: Path) -> MlflowStore:
+def opened_again(store: Store) -> Store:
+    """Return the same registry with its own connections, as another process opens it."""
+    return opened(type(store), store.address)
+
+
+def opened(kind: type[Store], address: str) -> Store:
+    if kind is MlflowStore:
+        return MlflowStore(address)
+    known = open_known(address)
+    assert isinstance(known, SqliteStore)
+    return known
+
+
+@pytest.fixture(params=[SqliteStore, MlflowStore])
+def store(request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path) -> Store:
+    """An empty registry, by its tables and by MLflow's client: what holds of one, holds of both."""
     file = tmp_path / "registry" / "mlflow.db"
     file.parent.mkdir()
     shutil.copy(empty_database, file)
-    return MlflowStore(f"sqlite:///{file}")
+    return opened(request.param, f"sqlite:///{file}")
+
+
+@pytest.fixture
+def client(store: Store) -> "MlflowClient":
+    """The hand behind the registry's back."""
+    from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds
+
+    return MlflowClient(store.address, store.address)
 
 
 @pytest.fixture
@@ -71,7 +98,7 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-def registry(store: MlflowStore, said: list[str]) -> Registry:
+def registry(store: Store, said: list[str]) -> Registry:
     return Registry(store, "digits", say=said.append, by="anna")
 
 

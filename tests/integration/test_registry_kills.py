@@ -11,9 +11,9 @@ import pytest
 
 from gates.policy import Policy
 from gates.registry import stages
-from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
-from tests.registries import there
+from gates.registry.store import Store
+from tests.registries import opened_again, there
 
 
 class Stopped(BaseException):
@@ -23,7 +23,7 @@ class Stopped(BaseException):
 class StopsAt:
     """A registry whose user is killed before one of its calls: after the one before."""
 
-    def __init__(self, store: MlflowStore, at: int) -> None:
+    def __init__(self, store: Store, at: int) -> None:
         self._store, self._at = store, at
         self.calls = 0
         self.address = store.address
@@ -99,8 +99,8 @@ def in_another_process(registry: Registry, policy: Policy, command: str) -> int:
         code = 1
         try:
             # Its own connections: those of the parent must not be shared.
-            address = registry.store.address
-            act(Registry(MlflowStore(address), "digits", say=silent, by="anna"), policy, command)
+            mine = opened_again(registry.store)
+            act(Registry(mine, "digits", say=silent, by="anna"), policy, command)
             code = 0
         finally:
             os._exit(code)

@@ -1,4 +1,4 @@
-"""The registry in MLflow: a SQLite file, or a server.
+"""The registry in MLflow, by its client: a server, or a new SQLite file.
 
 A model's log is kept as a registered model of its own, NAME.history: MLflow numbers the versions
 of a model without gaps and never the same twice, which is what the log needs, and each version
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gates.errors import GateInputError, said_by
 from gates.registry.history import Head, Stored, digest_of
-from gates.registry.store import LOG_SUFFIX, Record, Version, as_tags
+from gates.registry.store import DIGEST, ENTRY, HEAD, LOG_SUFFIX, RUN, Record, Version, as_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-_ENTRY, _DIGEST, _HEAD = "gates.entry", "gates.digest", "gates.head"
 _PAGE = 1000
 _ATTEMPTS = 6
 
@@ -90,7 +89,7 @@ class MlflowStore:
                 model,
                 source=run.info.artifact_uri,
                 run_id=run.info.run_id,
-                tags={**as_tags(facts), "gates.run": run.info.run_id},
+                tags={**as_tags(facts), RUN: run.info.run_id},
                 description=name,
                 await_creation_for=0,
             )
@@ -103,7 +102,7 @@ class MlflowStore:
 
     def attach(self, version: Version, file: Path, name: str) -> None:
         """Keep one more file beside those of `version`."""
-        self._upload(version.tags["gates.run"], file, name)
+        self._upload(version.tags[RUN], file, name)
 
     def download(self, version: Version, name: str, folder: Path) -> Path:
         """Return a local copy of one file of `version`, not checked."""
@@ -123,7 +122,7 @@ class MlflowStore:
         except _AbsentError:
             return Record(aliases={}, head=None)
         aliases = {alias: int(number) for alias, number in found.aliases.items()}
-        return Record(aliases=aliases, head=Head.parse(found.tags.get(_HEAD, "")))
+        return Record(aliases=aliases, head=Head.parse(found.tags.get(HEAD, "")))
 
     def point(self, model: str, alias: str, number: int | None) -> None:
         """Make `alias` name another version, or none."""
@@ -137,8 +136,8 @@ class MlflowStore:
         return [
             Stored(
                 number=int(each.version),
-                text=each.tags.get(_ENTRY, ""),
-                digest=each.tags.get(_DIGEST, ""),
+                text=each.tags.get(ENTRY, ""),
+                digest=each.tags.get(DIGEST, ""),
             )
             for each in self._search(model + LOG_SUFFIX)
         ]
@@ -148,7 +147,7 @@ class MlflowStore:
         digest = digest_of(text)
         for attempt in range(_ATTEMPTS):
             try:
-                self._add_entry(version, {_ENTRY: text, _DIGEST: digest}, summary)
+                self._add_entry(version, {ENTRY: text, DIGEST: digest}, summary)
             except _AbsentError:
                 self._ensure(version.model + LOG_SUFFIX)  # the first entry of this model
             except _BusyError:
@@ -166,7 +165,7 @@ class MlflowStore:
             lambda: self._client.create_model_version(
                 version.model + LOG_SUFFIX,
                 source=version.source,
-                run_id=version.tags.get("gates.run"),
+                run_id=version.tags.get(RUN),
                 tags=dict(tags),
                 description=summary,
                 await_creation_for=0,
@@ -175,7 +174,7 @@ class MlflowStore:
 
     def note_head(self, model: str, head: Head) -> None:
         """Note the log's newest entry beside it."""
-        self._do(lambda: self._client.set_registered_model_tag(model, _HEAD, str(head)))
+        self._do(lambda: self._client.set_registered_model_tag(model, HEAD, str(head)))
 
     def _ensure(self, model: str) -> None:
         with contextlib.suppress(_ExistsError):

@@ -19,6 +19,11 @@ LOG_SUFFIX = ".history"  # of the name under which a model's log is kept
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TAG = "gates."
 
+# How MLflow's tags of a version are called: of an entry of the log its text and digest, and of a
+# registered model the run of MLflow's that holds its files. And of a model, the log's newest entry.
+ENTRY, DIGEST, RUN = "gates.entry", "gates.digest", "gates.run"
+HEAD = "gates.head"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
@@ -183,6 +188,11 @@ def open_store(*, make: bool = False) -> Store:
         from gates.registry.wandb_store import WandbStore  # noqa: PLC0415 - an extra
 
         return WandbStore(address)
+    from gates.registry import sqlite_store  # noqa: PLC0415 - it needs this module
+
+    known = sqlite_store.open_known(address)
+    if known is not None:
+        return known
     from gates.registry.mlflow_store import MlflowStore  # noqa: PLC0415 - takes seconds
 
     return MlflowStore(address, make=make)

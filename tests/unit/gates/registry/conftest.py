@@ -1,3 +1,3 @@
-from tests.registries import empty_database, one_two, policy, registry, run, said, store
+from tests.registries import client, empty_database, one_two, policy, registry, run, said, store
 
-__all__ = ["empty_database", "one_two", "policy", "registry", "run", "said", "store"]
+__all__ = ["client", "empty_database", "one_two", "policy", "registry", "run", "said", "store"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from gates.errors import GateError, GateInputError
 from gates.policy import Policy
@@ -17,14 +18,13 @@ from gates.provenance import SourceState
 from gates.registry import history
 from gates.registry.history import Action
 from gates.registry.ledger import RefusedError
-from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
-from gates.registry.store import Version
+from gates.registry.store import Store, Version
 from gates.verdict import Outcome, Verdict
 from tests import registered
 from tests.judged import scored
 from tests.registered import Run
-from tests.registries import MakeRun, there, to_production
+from tests.registries import MakeRun, opened_again, there, to_production
 
 
 def missing(verdict: Verdict) -> list[str]:
@@ -278,7 +278,7 @@ def test_a_data_gate_that_failed_blocks(registry: Registry, run: MakeRun, tmp_pa
 
 
 def test_a_model_must_age_in_staging(
-    store: MlflowStore, run: MakeRun, tmp_path: Path, said: list[str]
+    store: Store, run: MakeRun, tmp_path: Path, said: list[str]
 ) -> None:
     rules = registered.policy(tmp_path, production={"hours_in_staging": 24})
     now = datetime(2026, 11, 24, tzinfo=UTC)
@@ -317,15 +317,13 @@ def test_a_file_that_was_deleted_is_caught_on_promotion(registry: Registry, poli
 
 @pytest.mark.usefixtures("one_two")
 def test_digests_that_were_changed_with_the_file_are_caught_by_the_log(
-    registry: Registry, policy: Policy
+    registry: Registry, policy: Policy, client: MlflowClient
 ) -> None:
     version = registry.version(2)
     file = artifact(version, "config.yaml")
     file.write_bytes(b"seed: 1\n")
     files = {**version.files, "config.yaml": history.digest_of("seed: 1\n")}
     text = json.dumps(files, sort_keys=True, separators=(",", ":"))
-    assert isinstance(registry.store, MlflowStore)
-    client = registry.store._client  # noqa: SLF001 - the hand behind the registry's back
     client.set_model_version_tag("digits", "2", "gates.files", text)
     verdict = registry.promote(Promotion(stage="production"), policy)
     assert verdict.outcome is Outcome.FAIL
@@ -404,10 +402,8 @@ def test_an_alias_that_somebody_moved_or_deleted_is_put_right(
 
 @pytest.mark.usefixtures("one_two")
 def test_a_damaged_history_stops_promotions_until_it_is_acknowledged(
-    registry: Registry, policy: Policy
+    registry: Registry, policy: Policy, client: MlflowClient
 ) -> None:
-    assert isinstance(registry.store, MlflowStore)
-    client = registry.store._client  # noqa: SLF001 - the hand behind the registry's back
     client.set_model_version_tag("digits.history", "3", "gates.entry", "{}")
     with pytest.raises(RefusedError, match="history was damaged: entry 3 was edited"):
         registry.promote(Promotion(stage="production"), policy)
@@ -417,18 +413,16 @@ def test_a_damaged_history_stops_promotions_until_it_is_acknowledged(
 
 
 @pytest.mark.usefixtures("one_two")
-def test_the_newest_entry_cannot_be_taken_out(registry: Registry) -> None:
+def test_the_newest_entry_cannot_be_taken_out(registry: Registry, client: MlflowClient) -> None:
     number = registry.read().history.head.number
-    assert isinstance(registry.store, MlflowStore)
-    client = registry.store._client  # noqa: SLF001 - the hand behind the registry's back
     client.delete_model_version("digits.history", str(number))
     told = [each.text for each in registry.read().history.problems]
     assert told == [f"entry {number} is missing"]
 
 
-def test_a_version_of_another_hand_is_not_promoted(registry: Registry, policy: Policy) -> None:
-    assert isinstance(registry.store, MlflowStore)
-    client = registry.store._client  # noqa: SLF001 - the hand behind the registry's back
+def test_a_version_of_another_hand_is_not_promoted(
+    registry: Registry, policy: Policy, client: MlflowClient
+) -> None:
     client.create_registered_model("digits")
     client.create_model_version("digits", source="/nowhere")
     with pytest.raises(GateInputError, match=r"has no gates\.files.*register it with"):
@@ -447,7 +441,7 @@ def test_a_version_that_is_not_there_is_named(
 
 @pytest.mark.usefixtures("one_two")
 def test_of_two_at_once_the_slower_is_refused_and_nothing_is_mixed(
-    registry: Registry, policy: Policy, store: MlflowStore
+    registry: Registry, policy: Policy, store: Store
 ) -> None:
     class Overtaken:
         """A registry in which somebody else acts just before each append."""
@@ -475,7 +469,6 @@ def test_of_two_at_once_the_slower_is_refused_and_nothing_is_mixed(
 
 def race(registry: Registry, count: int, act: Callable[[Registry, int], None]) -> list[int]:
     """Let processes act at once; return their exit codes, 0 for done and 1 for refused."""
-    address = registry.store._address  # type: ignore[attr-defined]  # noqa: SLF001
     ready, go = os.pipe()
     children = []
     for number in range(count):
@@ -486,7 +479,10 @@ def race(registry: Registry, count: int, act: Callable[[Registry, int], None]) -
                 os.read(ready, 1)
                 # Its own connections: those of the parent must not be shared.
                 mine = Registry(
-                    MlflowStore(address), "digits", say=lambda _: None, by=f"user{number}"
+                    opened_again(registry.store),
+                    "digits",
+                    say=lambda _: None,
+                    by=f"user{number}",
                 )
                 act(mine, number)
                 code = 0
