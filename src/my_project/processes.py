@@ -10,7 +10,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore
-from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
@@ -63,6 +62,9 @@ class Processes:
         Gradients are averaged over the processes in both kinds of sharing.
         """
         if self.count > 1 and config.parallelism == "fsdp":
+            # Half a second to import, which one process need not wait for.
+            from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
+
             mesh = init_device_mesh(self.device.type, (self.count,))
             for block in model.blocks:
                 fully_shard(block, mesh=mesh)
@@ -76,6 +78,11 @@ class Processes:
     @contextlib.contextmanager
     def reducing(self, model: nn.Module, *, now: bool) -> Iterator[None]:
         """Average gradients in the backward pass of this block only if `now`."""
+        if self.count == 1:
+            yield
+            return
+        from torch.distributed.fsdp import FSDPModule  # noqa: PLC0415 - see distribute
+
         if isinstance(model, FSDPModule):
             model.set_requires_gradient_sync(now)
             yield

@@ -67,7 +67,7 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new_and_the_next_command_finis
     while True:
         at += 1
         known = registry.read().history.held
-        dying = StopsAt(registry.store, at)  # type: ignore[arg-type]
+        dying = StopsAt(registry.store, at)
         try:
             act(Registry(dying, "digits", say=silent, by="anna"), policy, command)
         except Stopped:

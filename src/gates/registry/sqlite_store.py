@@ -3,7 +3,7 @@
 Importing MLflow takes longer than all that a command of the registry does. So the few rows that a
 registry is made of are read and written here, as the client does it: MLflow's other programs see
 what they expect, and may use the file at the same time. Only tables of the one revision that is
-known here are touched; a file of any other is MLflow's own business (`gates.registry.mlflow_store`).
+known here are touched; a file of any other goes through MLflow (`gates.registry.mlflow_store`).
 """
 
 import contextlib
@@ -68,7 +68,7 @@ class SqliteStore:
         self._file = file
 
     def is_known(self) -> bool:
-        """Whether the tables are of the known revision, and all files in folders of this machine."""
+        """Whether the tables are of the known revision, and all files on this machine."""
         with self._reading() as tables:
             revision = tables.execute("SELECT version_num FROM alembic_version").fetchall()
             places = tables.execute(
@@ -292,7 +292,9 @@ def _add_run(
         "'active', ?, ?)",
         (run, name, now, now, source, experiment),
     )
-    tables.execute("INSERT INTO tags (run_uuid, key, value) VALUES (?, 'mlflow.runName', ?)", (run, name))
+    tables.execute(
+        "INSERT INTO tags (run_uuid, key, value) VALUES (?, 'mlflow.runName', ?)", (run, name)
+    )
 
 
 def _add_version(

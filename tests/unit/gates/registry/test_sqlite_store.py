@@ -104,7 +104,9 @@ def test_every_row_is_what_mlflow_itself_would_write(empty_database: Path, tmp_p
         assert sorted(map(repr, tables[name])) == sorted(map(repr, client[name])), name
 
 
-@pytest.mark.parametrize(("writer", "reader"), [(SqliteStore, MlflowStore), (MlflowStore, SqliteStore)])
+@pytest.mark.parametrize(
+    ("writer", "reader"), [(SqliteStore, MlflowStore), (MlflowStore, SqliteStore)]
+)
 def test_what_one_writes_the_other_reads(
     writer: type[Store], reader: type[Store], empty_database: Path, tmp_path: Path
 ) -> None:
@@ -204,7 +206,9 @@ def test_any_path_will_do(
     file.write_bytes(b"weights")
     version = relative.add("m", {"checkpoint.pt": file}, {})
     assert (tmp_path / name / "artifacts").is_dir()
-    assert MlflowStore(address).download(version, "checkpoint.pt", tmp_path).read_bytes() == b"weights"
+    assert (
+        MlflowStore(address).download(version, "checkpoint.pt", tmp_path).read_bytes() == b"weights"
+    )
 
 
 def test_a_version_is_there_with_all_its_files_or_not_at_all(
