@@ -1,6 +1,6 @@
 """Times the sessions against the bare commands behind them, in one run.
 
-    python3 benchmarks/sessions.py [--runs 5] [--skip-tier]
+    python3 benchmarks/sessions.py [--runs 5] [--skip-tier] [--keywords "not audit"]
 
 Prints a Markdown table: medians, and ratios of commands that took turns (A B A B …), as one
 figure alone says little on a shared machine.
@@ -8,6 +8,7 @@ figure alone says little on a shared machine.
 
 import argparse
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -33,7 +34,9 @@ def main() -> None:
         _import_torch(folder, options.runs),
     ]
     if not options.skip_tier:
-        rows += _tier("pr")
+        rows += _tier("pr", options.keywords)
+    # Last: what ran before left the manifests.
+    rows += _plan_and_parity(folder, options.runs)
     print_measured(rows, runs=options.runs)
 
 
@@ -41,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Time the sessions against bare commands.")
     parser.add_argument("--runs", type=int, default=5, help="runs of each (default: %(default)s)")
     parser.add_argument("--skip-tier", action="store_true", help="leave out the whole PR tier")
+    parser.add_argument(
+        "--keywords",
+        default="",
+        metavar="EXPRESSION",
+        help='sessions of the tier, as of nox -k: "not audit" where its database is out of reach',
+    )
     return parser
 
 
@@ -79,13 +88,37 @@ def _pair(session: str, bare: Sequence[str], folder: Path, runs: int) -> list[tu
     ]
 
 
-def _tier(tier: str) -> list[tuple[str, str, str]]:
+def _plan_and_parity(folder: Path, runs: int) -> list[tuple[str, str, str]]:
+    """Time what people and workflows wait for before anything runs, or after all has."""
+    manifests = ROOT / "artifacts" / "manifests"
+    count = len(list(manifests.glob("*.json")))
+    commands = {
+        "plan": ["-s", "plan", "--", "pr", "--since", "HEAD"],
+        f"parity, {count} manifests": ["-s", "parity", "--", str(manifests), str(manifests)],
+    }
+    rows = []
+    for name, arguments in commands.items():
+        bare = [str(folder / "bin" / "nox"), *arguments]
+        turns = [(_seconds(bare), _seconds(["uvx", "nox", *arguments])) for _ in range(runs)]
+        seconds = statistics.median(first for first, _ in turns)
+        added = statistics.median(second - first for first, second in turns)
+        rows.append((f"{name}: `nox`", f"{seconds:.2f} s", "at most 0.5 s"))
+        rows.append(("… `uvx nox`", f"+{added:.2f} s", "-"))
+    return rows
+
+
+def _tier(tier: str, keywords: str) -> list[tuple[str, str, str]]:
     """Time a whole tier once, one session after the other and then side by side."""
-    serial = _seconds(["uvx", "nox", "-t", tier])
-    parallel = _seconds(["uvx", "nox", "-t", tier, "-j", "auto"])
+    nox = ["uvx", "nox", "-t", tier, *(["-k", keywords] if keywords else [])]
+    serial, parallel = _seconds(nox), _seconds([*nox, "-j", "auto"])
+    what = f"`{shlex.join(nox)}`"
     return [
-        (f"`uvx nox -t {tier}`, once, warm", f"{serial:.0f} s", "at most 120 s"),
-        (f"… with `-j auto`, {os.cpu_count()} at once", f"{parallel:.0f} s", "-"),
+        (f"{what}, once, warm", f"{serial:.0f} s", "at most 120 s"),
+        (
+            f"… with `-j auto`, {os.cpu_count()} at once",
+            f"{parallel:.0f} s, {serial / parallel:.2f}x as fast",
+            "-",
+        ),
     ]
 
 
