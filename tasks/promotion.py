@@ -21,14 +21,15 @@ def register(session: nox.Session) -> None:
     The registry is the one of MLFLOW_TRACKING_URI, or else registry/mlflow.db. After --: further
     arguments of gates register, such as --run outputs/RUN_ID or --data-verdict FILE.
     """
-    arguments = list(session.posargs)
-    if "--run" not in arguments:
-        if not _LATEST.exists():
-            session.error("There is no outputs/latest.pt to register; nox -s train, then evaluate")
-        arguments += ["--run", str(_LATEST.resolve().parent)]
-    if "--sbom" not in arguments and _SBOM.exists():
-        arguments += ["--sbom", str(_SBOM)]
-    _gates(session, "register", *arguments)
+    usual = []
+    if _LATEST.exists():
+        usual += ["--run", str(_LATEST.resolve().parent)]
+    elif not any(word.partition("=")[0] == "--run" for word in session.posargs):
+        session.error("There is no outputs/latest.pt to register; nox -s train, then evaluate")
+    if _SBOM.exists():
+        usual += ["--sbom", str(_SBOM)]
+    # First: what the user says comes after it, and holds.
+    _gates(session, "register", *usual, *session.posargs)
 
 
 @session(timeout_minutes=15, inputs=_INPUTS)

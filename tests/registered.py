@@ -34,6 +34,12 @@ def smoke(folder: Path) -> None:
         raise ValueError(msg)
 
 
+def needs_what_is_not_here(_: Path) -> None:
+    """What stands for a project whose code or data is not on this machine."""
+    msg = "no such library here"
+    raise ImportError(msg)
+
+
 def write_policy(
     folder: Path,
     *,

@@ -35,6 +35,12 @@ class CheckpointError(GateError):
     """A checkpoint is missing, damaged, or not one of ours."""
 
 
+class AnswerError(GateError):
+    """A model does not answer as it must."""
+
+    exit_code = ExitCode.FAILED
+
+
 class TrainingError(GateError):
     """Training cannot go on."""
 

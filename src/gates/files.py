@@ -67,6 +67,22 @@ def refuse_to_overwrite(read: Iterable[Path | None], *, written: Iterable[Path |
             raise GateInputError(msg)
 
 
+def check_writable(file: Path | None) -> None:
+    """Make the folder of `file`, if there is one, and make sure that it can be written to.
+
+    Raises:
+        GateInputError: it cannot.
+    """
+    if file is None:
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=file.parent).close()
+    except OSError as error:
+        msg = f"{file}: cannot be written ({error.strerror}); choose another place"
+        raise GateInputError(msg) from error
+
+
 def sha256(file: Path) -> str:
     """Return the SHA-256 of `file` in hex.
 

@@ -126,6 +126,12 @@ class Verdict(_Part):
     notes: dict[str, str] = Field(default_factory=dict)
 
     @property
+    def is_pass(self) -> bool:
+        """Whether it is a pass, and no finding of its own speaks against that."""
+        judged = {each.outcome for each in self.findings} - {NOT_JUDGED}
+        return self.outcome is Outcome.PASS and judged == {Outcome.PASS}
+
+    @property
     def n_needed(self) -> int | None:
         """Examples that would settle every open finding; None if there is none, or no number.
 

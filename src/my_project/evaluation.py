@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gates import evaluation as gate
-from gates.errors import GateInputError
+from gates.errors import AnswerError, GateInputError
 from gates.files import sha256
 from gates.policy import Policy
 from gates.predictions import Predictions, open_predictions, write_predictions
@@ -89,7 +89,9 @@ def smoke(folder: Path) -> None:
         folder: holds its `checkpoint.pt` and `predictions.parquet`.
 
     Raises:
-        GateError: the model cannot be loaded, or answers otherwise, or its examples are gone.
+        AnswerError: the model answers otherwise.
+        CheckpointError: it cannot be loaded.
+        GateInputError: the examples on which it was judged are not here.
     """
     checkpoint, recorded = folder / "checkpoint.pt", folder / "predictions.parquet"
     table = next(open_predictions(recorded).batches()).slice(0, _SMOKE_EXAMPLES)
@@ -106,7 +108,7 @@ def smoke(folder: Path) -> None:
     for example, score in zip(examples.ids[rows].tolist(), scores, strict=True):
         if not np.allclose(score, expected[example], atol=_SMOKE_TOLERANCE):
             msg = f"the model answers {example} otherwise than when it was judged"
-            raise GateInputError(msg)
+            raise AnswerError(msg)
 
 
 def held_out_examples(checkpoint: Path, config: Path | None = None) -> Examples:

@@ -50,9 +50,7 @@ def train_and_judge(root: Path, run: str, epochs: int, *baseline: str) -> None:
 
 def status(root: Path) -> str:
     command = [sys.executable, "-m", "gates", "status", "--name", "my-project"]
-    return subprocess.run(
-        command, cwd=root, capture_output=True, text=True, check=True
-    ).stdout
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
 
 
 def test_nothing_to_register_is_one_line(root: Path) -> None:

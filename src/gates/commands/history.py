@@ -39,15 +39,15 @@ def run(options: argparse.Namespace) -> ExitCode:
     registry = Registry(open_store(), check_name(options.name), say=print)
     if options.acknowledge is not None:
         registry.acknowledge(options.acknowledge)
-    found = registry.read().history
+    now = report.known(registry)
+    found = now.history
     if options.export is not None:
         write_text(options.export, history.export(found))
     if not (options.verify or options.against):
         print(*report.listing(registry.model, found), sep="\n")
         return ExitCode.PASSED
-    problems = list(found.problems)
-    if options.against is not None:
-        problems += report.compared(found, options.against)
-    print(*report.verification(registry.model, found, problems), sep="\n")
-    is_open = set(problems) - (set(found.problems) - set(found.open_problems))
-    return ExitCode.FAILED if is_open else ExitCode.PASSED
+    lost = report.compared(found, options.against) if options.against is not None else []
+    wrong = [*(each.text for each in (*found.problems, *lost)), *now.unexplained]
+    print(*report.verification(registry.model, found, wrong), sep="\n")
+    is_whole = not (found.open_problems or lost or now.unexplained)
+    return ExitCode.PASSED if is_whole else ExitCode.FAILED

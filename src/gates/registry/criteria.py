@@ -85,11 +85,13 @@ def _evaluation(case: Case) -> Iterator[Finding]:
     try:
         verdict = read_verdict(case.verdict_file)
     except GateInputError as error:
-        yield criterion("verdict", holds=False, reason=str(error))
+        yield criterion("verdict", holds=False, reason=_told(case, error))
+        for name in _ON_VERDICT:
+            yield criterion(name, holds=False, reason="there is none that can be read")
         return
     yield criterion(
         "verdict",
-        holds=verdict.gate == "evaluation" and verdict.outcome is Outcome.PASS,
+        holds=verdict.gate == "evaluation" and verdict.is_pass,
         reason=f"{verdict.gate}: {verdict.outcome}: {verdict.reason}",
     )
     checkpoint = case.version.fact("checkpoint")
@@ -99,14 +101,30 @@ def _evaluation(case: Case) -> Iterator[Finding]:
         holds=judged == checkpoint,
         reason=f"it judges {_short(judged)}; this version is {_short(checkpoint)}",
     )
+    data, scored = case.version.fact("data"), verdict.evidence.get("data")
+    yield criterion(
+        "verdict on its data",
+        holds=scored == data,
+        reason=f"it judges on {_short(scored)}; this version was registered with {_short(data)}",
+    )
     yield _against_production(case, verdict)
+    file, limits = verdict.evidence.get("policy"), case.policy.evaluation.limits
     yield criterion(
         "verdict by this policy",
-        holds=verdict.evidence.get("policy") == case.policy.digest
-        and verdict.policy == case.policy.evaluation.limits,
-        reason="the limits must be those of the policy that is in force, the margin included; "
-        "judge again without --fail-if-worse-than",
+        holds=file == case.policy.digest and verdict.policy == limits,
+        reason=f"it was reached by the policy file {_short(file)}; in force is "
+        f"{_short(case.policy.digest)}, with {'the same' if verdict.policy == limits else 'other'} "
+        "limits; any change of the file, and --fail-if-worse-than, need another verdict",
     )
+
+
+# What is asked of a verdict besides that there is one.
+_ON_VERDICT = (
+    "verdict on this checkpoint",
+    "verdict on its data",
+    "verdict against production",
+    "verdict by this policy",
+)
 
 
 def _against_production(case: Case, verdict: Verdict) -> Finding:
@@ -136,11 +154,15 @@ def _data(case: Case) -> Iterator[Finding]:
             reason = f"there is no verdict of the gate {gate}; register it with --data-verdict"
             yield criterion(name, holds=False, reason=reason)
             continue
-        verdict = read_verdict(case.files / file)
+        try:
+            verdict = read_verdict(case.files / file)
+        except GateInputError as error:
+            yield criterion(name, holds=False, reason=_told(case, error))
+            continue
         is_right = verdict.evidence.get("data") == case.version.fact("data")
         yield criterion(
             name,
-            holds=is_right and verdict.outcome is Outcome.PASS,
+            holds=is_right and verdict.gate == gate and verdict.is_pass,
             reason=f"{verdict.outcome}: {verdict.reason}",
         )
 
@@ -181,16 +203,21 @@ def _patience(case: Case) -> Iterator[Finding]:
 def _consent(case: Case) -> Iterator[Finding]:
     if case.rule.approver == "none":
         return
-    if not case.approver:
+    if not case.approver or not case.approver.strip():
         yield criterion("approver", holds=False, reason="nobody is named; say --approver NAME")
         return
-    is_other = case.approver != case.by
+    is_other = case.approver.strip().casefold() != case.by.strip().casefold()
     yield criterion(
         "approver",
         holds=case.rule.approver == "anybody" or is_other,
         reason=f"{case.approver} agrees; {case.by} promotes"
         + ("" if is_other else ", and that must be somebody else"),
     )
+
+
+def _told(case: Case, error: GateInputError) -> str:
+    """Return what is wrong with a file, by its name in the registry, not by that of the copy."""
+    return str(error).replace(f"{case.files}/", "")
 
 
 def _short(digest: str | None) -> str:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from gates.errors import GateInputError
+from gates.errors import GateInputError, in_one_line
 from gates.verdict import Digest
 
 FORMAT: Literal["history/1"] = "history/1"
@@ -33,7 +33,8 @@ class Action(StrEnum):
     """What an entry records.
 
     A promotion holds at once, and is confirmed when the model has been loaded from the registry
-    and has answered. An acknowledgement lets the log go on after somebody has damaged it.
+    and has answered. An acknowledgement lets the log go on after somebody has damaged it, and takes
+    what is in a stage without an entry as it is.
     """
 
     PROMOTE = "promote"
@@ -60,6 +61,7 @@ class Entry(BaseModel):
         approver: who else agreed.
         when: by the clock of the machine that did it.
         why: in the words of who did it.
+        forgives: the problems that an acknowledgement is about, each by its digest.
         previous: SHA-256 of the entry before this one.
     """
 
@@ -79,6 +81,7 @@ class Entry(BaseModel):
     approver: str | None = None
     when: AwareDatetime
     why: Annotated[str, Field(max_length=LONGEST_REASON)]
+    forgives: tuple[Digest, ...] = ()
     previous: Digest
 
     def to_text(self) -> str:
@@ -167,10 +170,17 @@ class Problem:
     Args:
         number: the entry.
         text: what is wrong with it.
+        found: what is there in its place.
     """
 
     number: int
     text: str
+    found: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the problem: of the same entry, edited again, it is another."""
+        return digest_of(f"{self.number} {self.text}\n{self.found}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,21 +207,21 @@ class History:
     @property
     def open_problems(self) -> tuple[Problem, ...]:
         """The problems that nobody has acknowledged."""
-        acknowledged = max(
-            (each.number for each in self.held if each.entry.action is Action.ACKNOWLEDGE),
-            default=0,
-        )
-        return tuple(each for each in self.problems if each.number >= acknowledged)
+        forgiven = {digest for each in self.held for digest in each.entry.forgives}
+        return tuple(each for each in self.problems if each.digest not in forgiven)
 
 
-def read(stored: Sequence[Stored], head: Head | None = None) -> History:
+def read(
+    stored: Sequence[Stored], head: Head | None = None, *, model: str | None = None
+) -> History:
     """Check a log from its first entry to its last.
 
     Args:
         stored: the entries, in the order of their numbers.
         head: the newest entry that the registry notes beside the log.
+        model: the model that every entry must be about; None for whichever.
     """
-    reader = _Reader()
+    reader = _Reader(model)
     for each in stored:
         reader.take(each)
     if head is not None:
@@ -222,7 +232,8 @@ def read(stored: Sequence[Stored], head: Head | None = None) -> History:
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, model: str | None) -> None:
+        self._model = model
         self.held: list[Held] = []
         self.void: list[Void] = []
         self.problems: list[Problem] = []
@@ -246,12 +257,17 @@ class _Reader:
         except ValidationError:
             self._pass_over(stored, "is not readable")
             return
+        if self._model not in {None, entry.model}:
+            self._pass_over(stored, f"is about another model, {in_one_line(entry.model)}")
+            return
         if entry.previous != self._digest and entry.previous in self._follower:
             lost_to = self._follower[entry.previous]
             self.void.append(Void(number=stored.number, entry=entry, lost_to=lost_to))
             return
         if entry.previous != self._digest and not missing:
-            self._find(stored.number, "does not name the entry before it: one was changed")
+            self._find(
+                stored.number, "does not name the entry before it: one was changed", stored.text
+            )
         self._follower[entry.previous] = stored.number
         self._digest = stored.digest
         self.held.append(Held(number=stored.number, entry=entry, digest=stored.digest))
@@ -267,12 +283,12 @@ class _Reader:
 
     def _pass_over(self, stored: Stored, problem: str) -> None:
         """Let the chain go on by the digest that was written beside it: one edit is one problem."""
-        self._find(stored.number, problem)
+        self._find(stored.number, problem, stored.text)
         self._follower[self._digest] = stored.number
         self._digest = stored.digest
 
-    def _find(self, number: int, text: str) -> None:
-        self.problems.append(Problem(number=number, text=f"entry {number} {text}"))
+    def _find(self, number: int, text: str, found: str = "") -> None:
+        self.problems.append(Problem(number=number, text=f"entry {number} {text}", found=found))
 
 
 def export(history: History) -> str:
@@ -296,6 +312,9 @@ def differences(history: History, exported: str, *, where: str) -> Iterator[Prob
         GateInputError: it is no export of a log.
     """
     now = {each.number: each for each in history.held}
+    if not exported.strip():
+        msg = f"{where}: holds no entry, so nothing can be missing; name an export that does"
+        raise GateInputError(msg)
     for line in exported.splitlines():
         number, digest = _exported(line, where)
         if number not in now:
@@ -308,7 +327,7 @@ def _exported(line: str, where: str) -> tuple[int, str]:
     try:
         document: dict[str, Any] = json.loads(line)
         return int(document["number"]), str(document["digest"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         msg = f"{where}: not a log that gates history --export wrote"
         raise GateInputError(msg) from error
 

@@ -1,12 +1,12 @@
 """The log of one model in a registry, and the aliases that follow it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gates.errors import ExitCode, GateError
 from gates.registry import history, stages
-from gates.registry.history import STAGES, Entry, Head, Held, History, Stage
+from gates.registry.history import STAGES, Entry, Head, Held, History, Problem, Stage
 from gates.registry.stages import Occupancy
 from gates.registry.store import Store, Version
 
@@ -22,12 +22,14 @@ class Now:
     """What the registry says at one moment.
 
     Args:
+        model: the name of the model.
         history: the log.
         stages: who is where, by the log.
         aliases: who is where, by the aliases, which may be a moment behind.
         noted: the entry that is noted beside the log as its newest.
     """
 
+    model: str
     history: History
     stages: Mapping[Stage, Occupancy]
     aliases: Mapping[str, int]
@@ -36,6 +38,20 @@ class Now:
     def version_in(self, stage: Stage) -> int | None:
         """Return the version that is in `stage`."""
         return self.stages[stage].current
+
+    @property
+    def unexplained(self) -> list[str]:
+        """The aliases of stages at which no entry ever put anything, a sentence each."""
+        return [
+            f"the alias {stage} names version {self.aliases[stage]}, and no entry of the history "
+            "put it there"
+            for stage in self.foreign
+        ]
+
+    @property
+    def foreign(self) -> list[Stage]:
+        """The stages whose aliases are somebody else's doing."""
+        return [each for each in STAGES if each in self.aliases and not self.stages[each].since]
 
 
 class Ledger:
@@ -54,8 +70,14 @@ class Ledger:
         """Return what the registry says now."""
         # First what was noted, then the log: the other way round, an entry in between is missing.
         record = self._store.record(self._model)
-        found = history.read(self._store.entries(self._model), record.head)
+        entries = self._store.entries(self._model)
+        found = history.read(entries, record.head, model=self._model)
+        # Who appends the second entry has noted the first one before.
+        if record.head is None and len(found.held) > 1:
+            lost = Problem(number=found.head.number, text="the note of the newest entry is missing")
+            found = replace(found, problems=(*found.problems, lost))
         return Now(
+            model=self._model,
             history=found,
             stages=stages.replay(found.held),
             aliases=record.aliases,
@@ -89,13 +111,28 @@ class Ledger:
         Reads the log again after each change: of several who do this at once, each with what it
         read a moment ago, the last to write sees what the others have appended.
         """
-        while True:
-            wrong = [stage for stage in STAGES if now.aliases.get(stage) != now.version_in(stage)]
-            for stage in wrong:
-                self._store.point(self._model, stage, now.version_in(stage))
-            if not wrong:
-                break
+        while wrong := self._wrong(now):
+            for stage, number in wrong.items():
+                self._store.point(self._model, stage, number)
             now = self.read()
         if now.history.held and (not now.noted or now.noted.number < now.history.head.number):
             self._store.note_head(self._model, now.history.head)
         return now
+
+    def _wrong(self, now: Now) -> dict[Stage, int | None]:
+        """Return what each alias must name that names something else.
+
+        Of a version that was deleted there can be none, and an alias of a stage that the log does
+        not know is somebody else's.
+        """
+        known = [stage for stage in STAGES if now.stages[stage].since is not None]
+        wrong = {
+            stage: now.version_in(stage)
+            for stage in known
+            if now.aliases.get(stage) != now.version_in(stage)
+        }
+        if not wrong:
+            return {}
+        there = {each.number for each in self._store.versions(self._model)}
+        right = {stage: number if number in there else None for stage, number in wrong.items()}
+        return {stage: right[stage] for stage in right if now.aliases.get(stage) != right[stage]}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gates.errors import GateInputError
-from gates.registry import history, stages
 from gates.registry.history import STAGES, History, Stage
+from gates.registry.ledger import Ledger, Now
 from gates.registry.store import Store, Version, fetch_checked, open_store
 
 _ADDRESS = re.compile(r"models:/(?P<model>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>[1-9]\d*))")
@@ -29,12 +29,9 @@ def fetch_model(uri: str, names: Sequence[str], folder: Path) -> Path:
         msg = f"{uri}: write models:/NAME@production, or models:/NAME/VERSION"
         raise GateInputError(msg)
     store = open_store()
-    version = _version(store, parts)
-    log = history.read(store.entries(version.model))
-    for stage in STAGES:
-        if parts["alias"] == stage:
-            _check_alias(uri, stage, version, log)
-    check_as_recorded(version, log)
+    now = Ledger(store, parts["model"]).read()
+    version = _version(store, parts, now)
+    check_as_recorded(version, now.history)
     for name in names:
         if name in version.files:
             fetch_checked(store, version, [name], folder)
@@ -57,9 +54,9 @@ def check_as_recorded(version: Version, log: History) -> None:
             raise GateInputError(msg)
 
 
-def _version(store: Store, parts: re.Match[str]) -> Version:
+def _version(store: Store, parts: re.Match[str], now: Now) -> Version:
     model, alias = parts["model"], parts["alias"]
-    wanted = store.record(model).aliases.get(alias) if alias else int(parts["number"])
+    wanted = _named(parts[0], alias, now) if alias else int(parts["number"])
     for each in store.versions(model):
         if each.number == wanted:
             return each
@@ -68,15 +65,29 @@ def _version(store: Store, parts: re.Match[str]) -> Version:
     raise GateInputError(msg)
 
 
-def _check_alias(uri: str, stage: Stage, version: Version, log: History) -> None:
-    """Refuse an alias that was moved by other means than a promotion or a rollback.
+def _named(uri: str, alias: str, now: Now) -> int | None:
+    """Return the version that an alias stands for: at a stage, the one that the log has there."""
+    named = now.aliases.get(alias)
+    for stage in STAGES:
+        if alias == stage:
+            return _in_stage(uri, stage, named, now)
+    return named
 
-    The version before the newest change will do: the change may be under way.
+
+def _in_stage(uri: str, stage: Stage, named: int | None, now: Now) -> int | None:
+    """Return the version that is in `stage`; the alias may be one change behind the log.
+
+    Until a promotion has been checked, the version before it is the one to load.
+
+    Raises:
+        GateInputError: the alias was moved by other means than a promotion or a rollback.
     """
-    place = stages.replay(log.held)[stage]
-    right = {place.current, place.since.entry.before if place.since else None}
-    if version.number not in right:
-        msg = f"{uri}: names version {version.number}, and the history has "
-        msg += f"{place.current or 'none'} in {stage}; somebody has moved it: see "
-        msg += f"python -m gates status --name {version.model}"
-        raise GateInputError(msg)
+    place = now.stages[stage]
+    before = place.since.entry.before if place.since else None
+    if named == before and place.unconfirmed:
+        return before
+    if named in {before, place.current}:
+        return place.current
+    msg = f"{uri}: names version {named}, and the history has {place.current or 'none'} in "
+    msg += f"{stage}; somebody has moved it: see python -m gates status --name {now.model}"
+    raise GateInputError(msg)

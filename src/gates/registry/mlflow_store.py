@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 from gates.errors import GateInputError, said_by
 from gates.registry.history import Head, Stored, digest_of
@@ -55,17 +56,18 @@ class MlflowStore:
     """
 
     def __init__(self, address: str, *, make: bool = False) -> None:
-        self.address = re.sub(r"//[^/@]*@", "//", address)  # as it may be shown
+        self.address = re.sub(r"//.*@", "//", address)  # as it may be shown
         self._address = address
         self._artifacts: str | None = None
         _, is_sqlite, path = address.partition("sqlite:///")
         if is_sqlite:
             file = Path(path).absolute()
-            if not make and not file.is_file():
-                msg = f"{self.address}: there is no registry yet (no such file); register a model "
-                msg += "with python -m gates register, or set MLFLOW_TRACKING_URI"
-                raise GateInputError(msg)
-            _make_folder(file.parent)
+            if not file.is_file():
+                if not make:
+                    msg = f"{self.address}: there is no registry yet (no such file); register a "
+                    msg += "model with python -m gates register, or set MLFLOW_TRACKING_URI"
+                    raise GateInputError(msg)
+                _make_tables(file, self.address)
             # MLflow's own choice would be a folder wherever the command happens to run.
             self._artifacts = str(file.with_name("artifacts"))
         self._client = _client(address, self.address)
@@ -285,7 +287,9 @@ def _client(address: str, shown: str) -> "MlflowClient":
             from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds
 
             return MlflowClient(tracking_uri=address, registry_uri=address)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "mlflow":
+            raise _translated(error, "", shown) from error
         msg = f"{shown}: needs MLflow; install the extra: my-project[mlflow]"
         raise GateInputError(msg) from error
     except Exception as error:  # a file that is no database, an unknown kind of address
@@ -302,9 +306,20 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _make_folder(folder: Path) -> None:
+def _make_tables(file: Path, shown: str) -> None:
+    """Let MLflow make its tables in a file that then appears whole, under its own name.
+
+    It makes them in many steps: killed between two, or beside another who does the same, it leaves
+    a file that it never opens again.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
+            made = Path(folder) / file.name
+            # MLflow's database library decodes the path.
+            _client(f"sqlite:///{quote(str(made))}", shown)
+            with contextlib.suppress(FileExistsError):  # somebody else's, which is as good
+                file.hardlink_to(made)
     except OSError as error:
-        msg = f"{folder}: cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI"
+        msg = f"{file}: cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI"
         raise GateInputError(msg) from error

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from gates import files
-from gates.errors import ConfigError, GateError, GateInputError
-from gates.functions import named_function
+from gates.errors import ConfigError, GateInputError, in_one_line
 from gates.policy import Policy, PromotionPolicy
-from gates.registry import history
+from gates.registry import check, history
 from gates.registry.criteria import Case, criterion, judge
 from gates.registry.files import Submission
-from gates.registry.history import STAGES, Action, Entry, Held, History, Stage
+from gates.registry.history import STAGES, Action, Entry, Held, Stage
 from gates.registry.ledger import Ledger, Now, RefusedError
-from gates.registry.loading import check_as_recorded
 from gates.registry.stages import Occupancy
-from gates.registry.store import Store, Version, fetch_checked
-from gates.verdict import Finding, Outcome, Verdict
+from gates.registry.store import Store, Version, as_tags
+from gates.verdict import Finding, Outcome, Verdict, read_verdict
 
 Say = Callable[[str], None]
 
@@ -68,7 +66,7 @@ class Registry:
     ) -> None:
         self.store = store
         self.model = model
-        self.by = by or who_acts()
+        self.by = in_one_line(by or who_acts())
         self._say = say
         self._now = now
         self._ledger = Ledger(store, model)
@@ -100,9 +98,10 @@ class Registry:
     def register(self, submission: Submission) -> tuple[Version, bool]:
         """Keep a run as a version; return it, and whether it is a new one.
 
-        A checkpoint that is registered already is not registered again.
+        What is registered already is not registered again. The same checkpoint with other files
+        beside it, such as an SBOM or a newer verdict, is another version.
         """
-        known = self._version_of(submission.checkpoint)
+        known = self._version_of(submission)
         if known is not None:
             return known, False
         made = self.store.add(
@@ -114,7 +113,7 @@ class Registry:
                 "registered": self._now().isoformat(timespec="seconds"),
             },
         )
-        first = self._version_of(submission.checkpoint)
+        first = self._version_of(submission)
         if first is not None and first.number < made.number:
             # Two at once: the later one goes.
             self.store.remove(made)
@@ -132,22 +131,33 @@ class Registry:
             GateInputError: there is no such version, or the registry cannot be reached.
         """
         rules = _rules(policy)
+        if promotion.verdict is not None:
+            read_verdict(promotion.verdict)  # what cannot be read decides nothing
         self._look()
         now = self._settle(rules)
+        self.check_registered()
+        if now.unexplained:
+            msg = (
+                f"{self.model}: {now.unexplained[0]}; find out who did, then take the alias away, "
+            )
+            msg += "or take it as it is: gates history --acknowledge"
+            raise RefusedError(msg)
         version = self._chosen(promotion, now)
         there = now.version_in(promotion.stage)
-        if there == version.number:
-            reason = f"version {version.number} is in {promotion.stage} already; nothing to do"
-            return self._verdict(version, policy, [], Outcome.PASS, reason)
         with tempfile.TemporaryDirectory(prefix="gates-") as folder:
             findings = [self._files(version, Path(folder))]
+            if there == version.number and findings[0].outcome == Outcome.PASS:
+                reason = f"version {version.number} is in {promotion.stage} already; nothing to do"
+                return self._verdict(version, policy, findings, Outcome.PASS, reason)
             case = self._case(promotion, policy, version, now, Path(folder))
             findings += judge(case)
             missing = [each.check for each in findings if each.outcome != Outcome.PASS]
             if missing:
-                reason = f"version {version.number} stays out of {promotion.stage}, for want of: "
-                reason += ", ".join(missing)
+                reason = f"version {version.number} "
+                reason += "should not be in" if there == version.number else "stays out of"
+                reason += f" {promotion.stage}, for want of: {', '.join(missing)}"
                 return self._verdict(version, policy, findings, Outcome.FAIL, reason)
+            check.answer_check(rules)  # before anything is changed
             digest = files.sha256(case.verdict_file)
             if promotion.verdict is not None:
                 self.store.attach(version, promotion.verdict, f"verdict-{digest[:12]}.json")
@@ -180,16 +190,18 @@ class Registry:
         """
         rules = _rules(policy)
         self._look()
-        now = self._settle(rules, check=False)
+        now = self._settle(rules, check_unconfirmed=False)
+        self.check_registered()
         place = now.stages["production"]
         version = self.version(self._way_back(place, to))
+        problem = check.problem_of(self.store, version, now.history, check.answer_check(rules))
+        if problem:
+            what = "is in" if version.number == place.current else "cannot go back to"
+            msg = f"{version}: {what} production: {problem}"
+            raise RefusedError(msg)
         if version.number == place.current:
             self._say(f"version {version.number} is in production already; nothing to do")
             return version
-        problem = self._problem_of(version, rules, now.history)
-        if problem:
-            msg = f"{version}: cannot go back to production: {problem}"
-            raise RefusedError(msg)
         entry = self._entry(Action.ROLLBACK, "production", version, before=place.current, why=why)
         _, now = self._ledger.append(now, entry, version)
         self._ledger.align(now)
@@ -198,24 +210,51 @@ class Registry:
     def acknowledge(self, why: str) -> None:
         """Let a damaged log go on: its damage stays on record, with who looked at it and why.
 
+        What an alias names without an entry is taken as it is.
+
         Raises:
+            ConfigError: no reason is given.
+            GateInputError: nobody registered what an alias names.
             RefusedError: somebody else was quicker.
         """
+        if not why.strip():
+            msg = "--acknowledge: say why, as it goes on record"
+            raise ConfigError(msg)
+        self.check_registered()
         now = self.read()
-        if not now.history.open_problems:
+        if not now.history.open_problems and not now.foreign:
             self._say("the history is whole; nothing to acknowledge")
             return
-        there = now.version_in("production")
-        entry = self._entry(
-            Action.ACKNOWLEDGE, "production", None, before=there, after=there, why=why
-        )
-        _, now = self._ledger.append(now, entry, self._look()[-1])
+        for stage in now.foreign or ["production"]:
+            before = now.version_in(stage)
+            after = now.aliases[stage] if stage in now.foreign else before
+            entry = self._entry(
+                Action.ACKNOWLEDGE,
+                stage,
+                None if after is None else self.version(after),
+                before=before,
+                why=why,
+                forgives=tuple(each.digest for each in now.history.open_problems),
+            )
+            _, now = self._ledger.append(now, entry, self._any_version())
         # Whatever was noted before: this is the newest that somebody vouches for.
         self.store.note_head(self.model, now.history.head)
 
-    def _version_of(self, checkpoint: str) -> Version | None:
-        found = self._look()
-        return next((v for v in found if v.tags.get("gates.checkpoint") == checkpoint), None)
+    def _version_of(self, submission: Submission) -> Version | None:
+        """Return the version that is the same checkpoint with the same files."""
+        same = as_tags({name: submission.facts[name] for name in ("checkpoint", "files")})
+        return next((each for each in self._look() if same.items() <= each.tags.items()), None)
+
+    def check_registered(self) -> None:
+        """Raise a `GateInputError` unless the registry has a version of the model."""
+        if not self._look():
+            msg = f"{self.model}: is not in {self.store.address}; register it first: "
+            msg += "python -m gates register"
+            raise GateInputError(msg)
+
+    def _any_version(self) -> Version:
+        """Return a version for an entry that is about none: it says where the log's entry lives."""
+        return self._versions[max(self._versions)]
 
     def _chosen(self, promotion: Promotion, now: Now) -> Version:
         if promotion.number is not None:
@@ -226,11 +265,7 @@ class Registry:
                 msg = f"{self.model}: nothing is in staging; promote --to staging first"
                 raise RefusedError(msg)
             return self.version(there)
-        if not self._versions:
-            msg = f"{self.model}: is not in {self.store.address}; register it first: "
-            msg += "python -m gates register"
-            raise GateInputError(msg)
-        return self.version(max(self._versions))
+        return self._any_version()
 
     def _case(
         self,
@@ -257,21 +292,16 @@ class Registry:
         )
 
     def _files(self, version: Version, folder: Path) -> Finding:
-        problems = []
-        for name in version.files:
-            try:
-                fetch_checked(self.store, version, [name], folder)
-            except GateInputError as error:
-                problems.append(str(error))
-        reason = "; ".join(problems) or "they are what was registered"
-        return criterion("files", holds=not problems, reason=reason)
+        problem = check.problem_of_files(self.store, version, folder)
+        reason = problem or "they are what was registered"
+        return criterion("files", holds=problem is None, reason=reason)
 
-    def _settle(self, rules: PromotionPolicy, *, check: bool = True) -> Now:
+    def _settle(self, rules: PromotionPolicy, *, check_unconfirmed: bool = True) -> Now:
         """Finish what an earlier command did not, and return what holds then.
 
         Args:
             rules: how an unconfirmed promotion is checked.
-            check: whether to: not before a rollback, which is away from it.
+            check_unconfirmed: whether to: not before a rollback, which is away from it.
 
         Raises:
             RefusedError: the log was damaged.
@@ -285,14 +315,15 @@ class Registry:
         aligned = self._ledger.align(now)
         if aligned is not now:
             self._say("the aliases did not name what the history says: put right")
-        unconfirmed = [aligned.stages[stage].unconfirmed for stage in STAGES] if check else []
-        for each in filter(None, unconfirmed):
+        waiting = [aligned.stages[stage].unconfirmed for stage in STAGES]
+        unconfirmed = list(filter(None, waiting)) if check_unconfirmed else []
+        for each in unconfirmed:
             what = f"{each.entry.stage}: version {each.entry.after}"
             self._say(f"{what} was promoted and not checked yet: checking it")
             problem = self._confirm_or_go_back(each, rules, self.read())
             if problem:
                 self._say(f"{what} was put back: {problem}")
-        return self.read() if any(unconfirmed) else aligned
+        return self.read() if unconfirmed else aligned
 
     def _confirm_or_go_back(self, promoted: Held, rules: PromotionPolicy, now: Now) -> str | None:
         """Check a promoted version; return why it is no longer there, or None.
@@ -304,34 +335,25 @@ class Registry:
         """
         stage, number, before = promoted.entry.stage, promoted.entry.after, promoted.entry.before
         assert number is not None  # noqa: S101 - a promotion leads somewhere
-        version = self.version(number)
-        problem = self._problem_of(version, rules, now.history)
-        action, why = Action.CONFIRM, "loaded from the registry; it answers"
-        after: Version | None = version
+        version = self._versions.get(number)
+        problem: str | None = "it was deleted"
+        if version is not None:
+            answers = check.answer_check(rules)
+            problem = check.problem_of(self.store, version, now.history, answers)
+        action, why, after = Action.CONFIRM, "loaded from the registry; it answers", version
         if problem is not None:
             action, why = Action.ROLLBACK, f"the check after the promotion failed: {problem}"
-            after = None if before is None else self.version(before)
-        why = why[: history.LONGEST_REASON]
+            after = None if before is None else self._versions.get(before)
+        why = in_one_line(why)[: history.LONGEST_REASON]
         entry = self._entry(action, stage, after, before=number, why=why)
         try:
             if now.history.head.digest == promoted.digest:
-                _, now = self._ledger.append(now, entry, version)
+                _, now = self._ledger.append(now, entry, after or self._any_version())
         except RefusedError:
             # Somebody has gone on from here, and with that checked it or gone back.
             now = self.read()
         there = self._ledger.align(now).version_in(stage)
         return None if there == number else problem or f"{there or 'none'} is there by now"
-
-    def _problem_of(self, version: Version, rules: PromotionPolicy, log: History) -> str | None:
-        """Load a version from the registry and let it answer; return what is wrong with it."""
-        smoke = named_function(rules.smoke, where="promotion.smoke")
-        try:
-            check_as_recorded(version, log)
-            with tempfile.TemporaryDirectory(prefix="gates-") as folder:
-                fetch_checked(self.store, version, list(version.files), Path(folder))
-                return _call(smoke, Path(folder))
-        except GateError as error:
-            return str(error)
 
     def _way_back(self, place: Occupancy, to: int | None) -> int:
         if to is None:
@@ -348,7 +370,12 @@ class Registry:
 
     def _entry(self, action: Action, stage: Stage, version: Version | None, **more: Any) -> Entry:
         """Return an entry after which `version` is in `stage`, or nothing is."""
-        if len(more["why"]) > history.LONGEST_REASON:
+        words = {
+            name: in_one_line(more[name])
+            for name in ("why", "approver")
+            if more.get(name) is not None
+        }
+        if len(words["why"]) > history.LONGEST_REASON:
             msg = f"--why: is longer than {history.LONGEST_REASON} letters"
             raise ConfigError(msg)
         facts: dict[str, Any] = {"after": None}
@@ -366,7 +393,7 @@ class Registry:
             by=self.by,
             when=self._now(),
             previous=history.NOTHING_BEFORE,
-            **{**facts, **more},
+            **{**facts, **more, **words},
         )
 
     def _verdict(
@@ -409,13 +436,3 @@ def _rules(policy: Policy) -> PromotionPolicy:
         msg = "the policy has no section promotion, so nothing says what a promotion takes"
         raise ConfigError(msg)
     return policy.promotion
-
-
-def _call(smoke: Callable[[Path], object], folder: Path) -> str | None:
-    """Call the project's own check; return what it does not like."""
-    try:
-        smoke(folder)
-    except Exception as error:  # noqa: BLE001 - it may raise anything
-        told = str(error).replace(f"{folder}/", "")
-        return told if isinstance(error, GateError) else f"{type(error).__name__}: {told}"
-    return None

@@ -4,12 +4,25 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gates.errors import GateInputError
+from gates.errors import GateInputError, in_one_line
 from gates.registry import history
 from gates.registry.history import STAGES, Entry, Held, History, Problem, Stage, Void
+from gates.registry.ledger import Now
 from gates.registry.pipeline import Registry
 from gates.registry.stages import Occupancy
 from gates.registry.store import Version
+
+
+def known(registry: Registry) -> Now:
+    """Return what the registry says of its model.
+
+    Raises:
+        GateInputError: it has never heard of it.
+    """
+    now = registry.read()
+    if not now.history.held and not now.history.problems:
+        registry.check_registered()
+    return now
 
 
 def status(registry: Registry) -> tuple[list[str], bool]:
@@ -18,15 +31,11 @@ def status(registry: Registry) -> tuple[list[str], bool]:
     Raises:
         GateInputError: the registry has no such model.
     """
-    now = registry.read()
+    now = known(registry)
     found, where = now.history, now.stages
     versions = {each.number: each for each in registry.store.versions(registry.model)}
-    if not versions and not found.held:
-        msg = f"{registry.model}: is not in {registry.store.address}; register it first: "
-        msg += "python -m gates register"
-        raise GateInputError(msg)
     lines = [f"{registry.model} in {registry.store.address}"]
-    wrong: list[str] = [each.text for each in found.open_problems]
+    wrong: list[str] = [*(each.text for each in found.open_problems), *now.unexplained]
     for stage in reversed(STAGES):
         lines.append(f"  {stage:<10}  {_occupant(where[stage], versions)}")
         wrong += _contradictions(stage, where[stage], now.aliases.get(stage), versions)
@@ -52,7 +61,7 @@ def _contradictions(
     there = place.current
     if there is not None and there not in versions:
         yield f"version {there}, which the history has in {stage}, was deleted"
-    if alias != there:
+    if place.since is not None and alias != there and (there is None or there in versions):
         yield (
             f"the alias {stage} names version {alias or 'none'}, the history says "
             f"{there or 'none'}; the next promote or rollback puts it right"
@@ -66,11 +75,11 @@ def listing(model: str, found: History) -> list[str]:
     return [*lines, *(f"wrong: {each.text}" for each in found.problems)]
 
 
-def verification(model: str, found: History, problems: Iterable[Problem]) -> list[str]:
+def verification(model: str, found: History, wrong: Iterable[str]) -> list[str]:
     """Return whether the log is whole, and what is wrong with it."""
-    told = [each.text for each in problems]
+    told = [f"{model}: {each}" for each in wrong]
     if told:
-        return [f"{model}: {each}" for each in told]
+        return told
     head = found.head
     return [f"{model}: {len(found.held)} entries, unbroken; the newest is {head.digest}"]
 
@@ -99,11 +108,13 @@ def _line(each: Held | Void) -> str:
 
 
 def _actors(entry: Entry) -> str:
-    return entry.by + (f", approved by {entry.approver}" if entry.approver else "")
+    approved = f", approved by {entry.approver}" if entry.approver else ""
+    return in_one_line(entry.by + approved)
 
 
 def _because(entry: Entry) -> str:
-    return f": {entry.why}" if entry.why else ""
+    # What anybody wrote must not look like a line of the history.
+    return in_one_line(f": {entry.why}") if entry.why else ""
 
 
 def _named(version: Version) -> str:

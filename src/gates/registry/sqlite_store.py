@@ -48,11 +48,11 @@ def open_known(address: str) -> Store | None:
     # With workspaces, MLflow shows each user a part of the tables.
     if not is_plain or os.environ.get("MLFLOW_ENABLE_WORKSPACES"):
         return None
-    store = SqliteStore(Path(path).absolute(), address)
-    try:
-        return store if store.is_known() else None
-    except GateInputError:
-        return None  # MLflow says what is wrong with it
+    file = Path(path).absolute()
+    if not file.is_file():
+        return None
+    store = SqliteStore(file, address)
+    return store if store.is_known() else None
 
 
 class SqliteStore:
@@ -68,8 +68,18 @@ class SqliteStore:
         self._file = file
 
     def is_known(self) -> bool:
-        """Whether the tables are of the known revision, and all files on this machine."""
+        """Whether the tables are of the known revision, and all files on this machine.
+
+        Raises:
+            GateInputError: the file is no database, or holds something else than a registry.
+        """
         with self._reading() as tables:
+            if not tables.execute(
+                "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
+            ).fetchone():
+                msg = f"{self.address}: is a file without MLflow's tables; name another, and "
+                msg += "python -m gates register makes it"
+                raise GateInputError(msg)
             revision = tables.execute("SELECT version_num FROM alembic_version").fetchall()
             places = tables.execute(
                 "SELECT artifact_location FROM experiments WHERE name LIKE 'registry/%'"
@@ -107,13 +117,14 @@ class SqliteStore:
         try:
             for each, file in files.items():
                 _copy(file, folder / each)
-            with self._writing() as tables:
-                _add_run(tables, run, experiment=experiment, name=name, source=source)
-                _ensure(tables, model)
-                number = _add_version(tables, model, tags, source=source, run=run, says=name)
         except BaseException:
-            shutil.rmtree(folder.parent, ignore_errors=True)  # nobody knows of it
+            # Not later: whether an interrupted change of the tables has come about, nobody knows.
+            shutil.rmtree(folder.parent, ignore_errors=True)
             raise
+        with self._writing() as tables:
+            _add_run(tables, run, experiment=experiment, name=name, source=source)
+            _ensure(tables, model)
+            number = _add_version(tables, model, tags, source=source, run=run, says=name)
         return Version(model=model, number=number, source=source, tags=tags)
 
     def remove(self, version: Version) -> None:
@@ -168,12 +179,20 @@ class SqliteStore:
                     "WHERE workspace = 'default' AND name = ? AND alias = ?",
                     (model, alias),
                 )
-            else:
-                tables.execute(
-                    "INSERT OR REPLACE INTO registered_model_aliases "
-                    "(workspace, name, alias, version) VALUES ('default', ?, ?, ?)",
-                    (model, alias, number),
-                )
+                return
+            there = tables.execute(
+                "SELECT 1 FROM model_versions WHERE workspace = 'default' AND name = ? "
+                "AND version = ? AND current_stage IS NOT ?",
+                (model, number, _TAKEN_OUT),
+            ).fetchone()
+            if there is None:
+                msg = f"the registry {self.address}: {model} has no version {number}"
+                raise GateInputError(msg)
+            tables.execute(
+                "INSERT OR REPLACE INTO registered_model_aliases "
+                "(workspace, name, alias, version) VALUES ('default', ?, ?, ?)",
+                (model, alias, number),
+            )
 
     def entries(self, model: str) -> list[Stored]:
         """Return the log, oldest entry first."""

@@ -44,6 +44,15 @@ class Occupancy:
         elif entry.action is Action.ROLLBACK:
             self._go_back(entry.after)
             self.since, self.unconfirmed = held, None
+        elif entry.action is Action.ACKNOWLEDGE and entry.after not in {None, self.current}:
+            self._adopt(held)
+
+    def _adopt(self, held: Held) -> None:
+        """Take what was there without an entry, as somebody vouches for it."""
+        assert held.entry.after is not None  # noqa: S101 - else there is nothing to adopt
+        self.versions.append(held.entry.after)
+        self.known_good.add(held.entry.after)
+        self.since, self.unconfirmed = held, None
 
     def _go_back(self, version: int | None) -> None:
         # Not back and forth: after a rollback from 3 to 2, the way back leads on to 1.

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from gates.errors import GateInputError
 from gates.files import sha256
+from gates.registry.files import CHECKPOINT
 from gates.registry.history import Head, Stored, digest_of
 
 # Where models are registered if no server is named: a file in the current folder.
@@ -17,6 +18,7 @@ DEFAULT_ADDRESS = "sqlite:///registry/mlflow.db"
 LOG_SUFFIX = ".history"  # of the name under which a model's log is kept
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FILE = re.compile(r"[\w-][\w.-]*")  # no folder, and nothing above
 _TAG = "gates."
 
 # How MLflow's tags of a version are called: of an entry of the log its text and digest, and of a
@@ -59,13 +61,26 @@ class Version:
 
     @property
     def files(self) -> dict[str, str]:
-        """SHA-256 of each of its files, by name."""
+        """SHA-256 of each of its files, by name.
+
+        Raises:
+            GateInputError: the list is none, or does not fit the checkpoint that was noted.
+        """
         try:
             listed = json.loads(self.fact("files"))
-            return {str(name): str(digest) for name, digest in listed.items()}
+            files = {str(name): str(digest) for name, digest in listed.items()}
         except (ValueError, AttributeError) as error:
             msg = f"{self}: its {_TAG}files is not a list of digests"
             raise GateInputError(msg) from error
+        for name in files:
+            if not _FILE.fullmatch(name):
+                msg = f"{self}: its {_TAG}files names {name!r}, which is no name of a file"
+                raise GateInputError(msg)
+        if files.get(CHECKPOINT) != self.fact("checkpoint"):
+            msg = f"{self}: its {_TAG}files lists another checkpoint than its {_TAG}checkpoint "
+            msg += "names; somebody has changed one of them"
+            raise GateInputError(msg)
+        return files
 
     @property
     def files_digest(self) -> str:
@@ -195,4 +210,6 @@ def open_store(*, make: bool = False) -> Store:
         return known
     from gates.registry.mlflow_store import MlflowStore  # noqa: PLC0415 - takes seconds
 
-    return MlflowStore(address, make=make)
+    store = MlflowStore(address, make=make)
+    # Its tables may have been made just now.
+    return sqlite_store.open_known(address) or store

@@ -1,6 +1,7 @@
 """A run's outputs as they are registered: read, and checked to fit together."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from gates.registry.files import (
 from gates.verdict import Verdict, read_verdict
 
 _REQUIRED = (CHECKPOINT, PREDICTIONS, PROVENANCE, "config.yaml")
+_GATE = re.compile(r"[a-z][a-z0-9-]*")  # it becomes part of a file's name
 _WELCOME = ("metrics.jsonl", "model_card.md", "scores.json")
 
 
@@ -49,11 +51,15 @@ def read_submission(
             raise GateInputError(msg)
     statement = provenance.read_of_run(run)
     checkpoint, facts = provenance.subject_digest(statement), provenance.facts(statement)
-    _check_judged(run, verdict, checkpoint)
+    _check_judged(run, verdict, checkpoint, facts["data"])
     files = {name: run / name for name in (*_REQUIRED, *_WELCOME) if (run / name).is_file()}
     files[VERDICT] = verdict
     for each in data_verdicts:
-        files[data_verdict(_of_data(each, facts["data"]).gate)] = each
+        name = data_verdict(_of_data(each, facts["data"]).gate)
+        if name in files:
+            msg = f"{each}: is a second verdict of its gate, after {files[name]}; name one of them"
+            raise GateInputError(msg)
+        files[name] = each
     if sbom is not None:
         _check_json(sbom)
         files[SBOM] = sbom
@@ -71,9 +77,14 @@ def read_submission(
     )
 
 
-def _check_judged(run: Path, file: Path, checkpoint: str) -> None:
+def _check_judged(run: Path, file: Path, checkpoint: str, data: str) -> None:
     """Refuse predictions or a verdict of another checkpoint or on other data."""
     predictions = open_predictions(run / PREDICTIONS)
+    if predictions.digests["data"] != data:
+        msg = f"{run / PREDICTIONS}: is on other data ({predictions.digests['data'][:12]}) than "
+        msg += f"{run / PROVENANCE} names ({data[:12]}); score the held-out part of the run's own "
+        msg += "data: python -m my_project.eval, without --config"
+        raise GateInputError(msg)
     if predictions.digests["checkpoint"] != checkpoint:
         msg = f"{run / PREDICTIONS}: is of another checkpoint "
         msg += f"({predictions.digests['checkpoint'][:12]}) than {run / CHECKPOINT} "
@@ -98,6 +109,9 @@ def _check_judged(run: Path, file: Path, checkpoint: str) -> None:
 
 def _of_data(file: Path, data: str) -> Verdict:
     verdict = read_verdict(file)
+    if not _GATE.fullmatch(verdict.gate):
+        msg = f"{file}: {verdict.gate!r} is no name of a gate; use letters, digits and dashes"
+        raise GateInputError(msg)
     found = verdict.evidence.get("data")
     if found != data:
         msg = f"{file}: is a verdict on other data ({(found or 'none')[:12]}) than the run learned "

@@ -82,7 +82,7 @@ class WandbStore:
     def remove(self, version: Version) -> None:
         """Take out a version that nobody has used."""
         with self._told(f"{version} cannot be taken out"):
-            self._artifact(version).delete()
+            self._artifact(version).delete(delete_aliases=True)  # `latest` is always one
 
     def attach(self, version: Version, file: Path, name: str) -> None:
         """Keep one more file beside those of `version`, which itself cannot be changed."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -10,7 +11,6 @@ from gates.__main__ import main
 from gates.errors import GateInputError
 from gates.locations import local_copy
 from gates.policy import Policy
-from gates.registry.history import STAGES
 from gates.registry.pipeline import Promotion, Registry
 from gates.registry.store import Store
 from tests.registered import Run
@@ -65,6 +65,57 @@ def test_the_way_to_production_and_back(run: MakeRun, capsys: Told) -> None:
     assert main(["history", "--name", "digits", "--verify", "--against", "log.jsonl"]) == 0
     assert "digits: 9 entries, unbroken; the newest is " in capsys.readouterr().out
     assert len(Path("log.jsonl").read_text().splitlines()) == 9
+
+
+@pytest.mark.parametrize("command", ["status", "history", "promote", "rollback"])
+@pytest.mark.usefixtures("policy")
+def test_a_model_that_nobody_registered_is_bad_input(command: str, capsys: Told) -> None:
+    more = {
+        "history": ["--verify"],
+        "promote": ["--policy", "gates.yaml", "--to", "production"],
+        "rollback": ["--policy", "gates.yaml"],
+    }
+    assert main([command, "--name", "digits", *more.get(command, [])]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("digits: is not in sqlite:")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.usefixtures("policy")
+def test_what_people_write_does_not_look_like_a_line_of_the_history(
+    run: MakeRun, capsys: Told
+) -> None:
+    assert registered(run("one")) == 0
+    why = "ok\n  99  2026-11-24 production: 1 -> 9  by boss\x1b[2K\udce9"
+    assert promoted("--to", "staging", "--why", why) == 0
+    capsys.readouterr()
+    for command in ("history", "status"):
+        assert main([command, "--name", "digits"]) == 0
+        told = capsys.readouterr().out
+        assert "\x1b" not in told
+        assert not [line for line in told.splitlines() if line.startswith("  99")]
+
+
+@pytest.mark.usefixtures("policy")
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_moved(
+    run: MakeRun, registry: Registry, capsys: Told
+) -> None:
+    one = run("one")
+    assert registered(one) == 0
+    Path("a file").write_text("")
+    assert promoted("--to", "staging", "--report", "a file/verdict.json") == 2
+    assert "a file/verdict.json: cannot be written" in capsys.readouterr().err
+    files = ["--verdict", str(one.verdict_file), "--report", str(one.verdict_file)]
+    assert promoted("--to", "staging", *files) == 2
+    assert "is to be read and to be written" in capsys.readouterr().err
+    assert registry.read().history.held == ()
+
+
+@pytest.mark.usefixtures("policy")
+def test_an_acknowledgement_says_why(run: MakeRun, capsys: Told) -> None:
+    assert registered(run("one")) == 0
+    assert main(["history", "--name", "digits", "--acknowledge", " "]) == 2
+    assert "--acknowledge: say why" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("policy")
@@ -135,15 +186,39 @@ def test_what_is_loaded_is_what_was_registered(
         pass
 
 
-def test_while_a_promotion_is_under_way_the_old_one_is_loaded(
+def loaded() -> bytes:
+    with local_copy("models:/digits@production") as file:
+        return file.read_bytes()
+
+
+def test_until_a_promotion_is_checked_the_old_one_is_loaded_then_what_the_history_says(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     one = run("one")
     to_production(registry, one, policy)
     registry.register(run("two", against=one).submission())
-    for stage in STAGES:
-        registry.promote(Promotion(stage=stage, number=2), policy)
-    # As if the alias had not been moved yet.
+    registry.promote(Promotion(stage="staging", number=2), policy)
+
+    class DiesAfter:
+        """A registry whose user is gone when the promotion is in the log."""
+
+        address = registry.store.address
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "point":
+                raise KeyboardInterrupt
+            return getattr(registry.store, name)
+
+    dying = Registry(DiesAfter(), "digits", say=lambda _: None, by="anna")
+    with pytest.raises(KeyboardInterrupt):
+        dying.promote(Promotion(stage="production"), policy)
+    assert registry.read().version_in("production") == 2
+    assert loaded() == b"one"
+    registry.promote(Promotion(stage="production"), policy)
+    assert loaded() == b"two"
+    # The alias is the hand of others: back to what was there before, it changes nothing.
     registry.store.point("digits", "production", 1)
-    with local_copy("models:/digits@production") as file:
-        assert file.read_bytes() == b"one"
+    assert loaded() == b"two"
+    registry.rollback(policy)
+    registry.store.point("digits", "production", 2)
+    assert loaded() == b"one"

@@ -162,14 +162,45 @@ def test_the_same_entry_twice_counts_once() -> None:
 def test_a_damaged_log_goes_on_after_an_acknowledgement() -> None:
     log = chain(4)
     del log[1]
-    previous = history.read(log).head.digest
-    log.append(stored(5, entry(previous, action=Action.ACKNOWLEDGE, why="restored a backup")))
+    damaged = history.read(log)
+    forgives = [each.digest for each in damaged.problems]
+    seen = {"action": Action.ACKNOWLEDGE, "why": "restored a backup", "forgives": forgives}
+    log.append(stored(5, entry(damaged.head.digest, **seen)))
     found = history.read(log)
     assert problems(found) == ["entry 2 is missing"]
     assert found.open_problems == ()
     made = entry(found.head.digest, after=5)
     log.append(Stored(number=6, text=made.to_text().replace("anna", "mallory"), digest="0" * 64))
     assert [each.number for each in history.read(log).open_problems] == [6]
+
+
+def test_an_acknowledgement_forgives_what_was_there_and_nothing_else() -> None:
+    log = chain(4)
+    log[1] = Stored(number=2, text=log[1].text.replace("anna", "eve"), digest=log[1].digest)
+    damaged = history.read(log)
+    forgives = [each.digest for each in damaged.problems]
+    seen = {"action": Action.ACKNOWLEDGE, "why": "looked at", "forgives": forgives}
+    log.append(stored(5, entry(damaged.head.digest, **seen)))
+    assert history.read(log).open_problems == ()
+    again = [*log]
+    again[1] = Stored(number=2, text=log[1].text.replace("eve", "mallory"), digest=log[1].digest)
+    assert [each.number for each in history.read(again).open_problems] == [2]
+    older = [*log]
+    older[0] = Stored(number=1, text=log[0].text.replace("anna", "eve"), digest=log[0].digest)
+    assert [each.number for each in history.read(older).open_problems] == [1]
+
+
+def test_the_log_of_another_model_is_none_of_this_one() -> None:
+    log = chain(3)
+    assert problems(history.read(log, model="digits")) == []
+    told = problems(history.read(log, model="letters"))
+    assert told == [f"entry {number} is about another model, digits" for number in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("text", ["", "\n"])
+def test_an_empty_export_proves_nothing(text: str) -> None:
+    with pytest.raises(GateInputError, match=r"old\.jsonl: holds no entry"):
+        list(history.differences(history.read(chain(2)), text, where="old.jsonl"))
 
 
 def test_an_export_holds_the_log_to_what_it_was() -> None:
@@ -219,5 +250,6 @@ def test_a_promotion_is_open_until_it_is_confirmed_or_taken_back() -> None:
 @given(st.lists(st.tuples(st.sampled_from(list(Action)), st.integers(1, 4)), max_size=12))
 def test_what_is_there_is_what_the_last_change_says(changes: list[tuple[Action, int]]) -> None:
     place = replayed(*changes)
-    moves = [n for action, n in changes if action in {Action.PROMOTE, Action.ROLLBACK}]
+    # A confirmation is about what is there already.
+    moves = [n for action, n in changes if action is not Action.CONFIRM]
     assert place.current == (moves[-1] if moves else None)

@@ -162,7 +162,6 @@ def no_database(address: str) -> str:
     [
         of_another_revision,
         with_files_elsewhere,
-        no_database,
         lambda address: f"{address}?timeout=5",
         lambda address: address.replace("registry", "%72egistry"),
         lambda _: "http://127.0.0.1:9",
@@ -177,6 +176,42 @@ def test_what_is_not_known_is_left_to_mlflow(
     changed = change(address)
     assert open_known(changed) is None
     assert not (tmp_path / "registry" / "absent.db").exists()
+
+
+def empty(address: str) -> str:
+    Path(address.removeprefix("sqlite:///")).write_bytes(b"")
+    return address
+
+
+def of_somebody_else(address: str) -> str:
+    empty(address)
+    run_sql(address, "CREATE TABLE bookmarks (url TEXT)")
+    return address
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (no_database, "file is not a database"),
+        (empty, "is a file without MLflow's tables; name another"),
+        (of_somebody_else, "is a file without MLflow's tables; name another"),
+    ],
+)
+def test_a_file_of_something_else_is_one_line_and_stays_what_it_was(
+    change: Callable[[str], str],
+    message: str,
+    empty_database: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = change(copied(empty_database, tmp_path / "registry"))
+    file = tmp_path / "registry" / "mlflow.db"
+    before = file.read_bytes()
+    monkeypatch.setenv("GATES_REGISTRY", address)
+    for make in (False, True):
+        with pytest.raises(GateInputError, match=message):
+            open_store(make=make)
+    assert file.read_bytes() == before
 
 
 def test_workspaces_are_left_to_mlflow(
@@ -226,9 +261,34 @@ def test_a_version_is_there_with_all_its_files_or_not_at_all(
 
 def test_an_alias_names_a_version_that_is_there(empty_database: Path, tmp_path: Path) -> None:
     store = opened(SqliteStore, copied(empty_database, tmp_path / "registry"))
-    with pytest.raises(GateInputError, match=r"the registry sqlite:.*FOREIGN KEY"):
-        store.point("m", "production", 7)
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    gone = store.add("m", {"checkpoint.pt": file}, {})
+    store.remove(gone)
+    for number in (gone.number, 7):
+        with pytest.raises(GateInputError, match=f"m has no version {number}"):
+            store.point("m", "production", number)
     assert store.record("m").aliases == {}
+
+
+def test_the_files_of_a_version_outlive_an_interruption_that_came_too_late(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(SqliteStore, copied(empty_database, tmp_path / "registry"))
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    add_version = sqlite_store._add_version  # noqa: SLF001
+
+    def committed_then_interrupted(tables: sqlite3.Connection, *arguments: Any, **more: Any) -> int:
+        add_version(tables, *arguments, **more)
+        tables.execute("COMMIT")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sqlite_store, "_add_version", committed_then_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.add("m", {"checkpoint.pt": file}, {})
+    (version,) = store.versions("m")
+    assert store.download(version, "checkpoint.pt", tmp_path).read_bytes() == b"weights"
 
 
 def test_a_file_that_somebody_else_is_writing_is_one_line(
