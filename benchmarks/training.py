@@ -224,8 +224,9 @@ def _compared(title: str, contender: str, rounds: Sequence[dict[str, Turn]]) -> 
 
 def _contend(bench: Bench, contender: str, config: Path, epochs: int) -> Turn:
     """Train with one contender in a process of its own."""
-    # The peers have no distortion of their own: what is compared is the loop.
-    settings = [bench.data, f"train.epochs={epochs}", "train.distortion=0"]
+    # The peers have no augmentation of their own: what is compared is the loop.
+    plain = [f"train.{key}=0" for key in ("distortion", "mixup", "noise")]
+    settings = [bench.data, f"train.epochs={epochs}", *plain]
     how = [f"--config={config}", *(f"--set={each}" for each in settings)]
     timed = [f"--threads={bench.threads}", f"--warm-up={WARM_UP}"]
     printed = bench.run("-m", "benchmarks.peers", contender, *how, *timed)

@@ -65,6 +65,8 @@ def config(device: str, **train: object) -> RunConfig:
         weight_decay=0.05,
         warmup_share=0.1,
         distortion=0.0,
+        mixup=0.0,
+        noise=0.0,
         clip_norm=1e6,  # clips nothing, so that gradients can be compared
         precision="float32",
         compile=False,

@@ -70,6 +70,9 @@ class TrainConfig(Section):
         clip_norm: the largest norm of all gradients together.
         distortion: how far images are turned, scaled, sheared and moved at random, each epoch anew:
             1 is up to 10 degrees, 5 %, 0.1 and a quarter of a pixel; 0 is not at all.
+        mixup: alpha of the Beta(alpha, alpha) from which the share of an image is drawn when it is
+            mixed with another one; 1 is any share alike, 0 mixes nothing.
+        noise: standard deviation of the noise that is added to the pixels, which go from -1 to 1.
         precision: of the forward and backward pass; weights are float32.
         compile: whether torch.compile compiles the model.
         deterministic: whether only algorithms are used that repeat bit for bit.
@@ -86,6 +89,8 @@ class TrainConfig(Section):
     warmup_share: float = Field(ge=0, lt=1)
     clip_norm: float = Field(gt=0)
     distortion: float = Field(ge=0, le=10)
+    mixup: float = Field(ge=0, le=10)
+    noise: float = Field(ge=0, le=10)
     precision: Literal["float32", "bfloat16"]
     compile: bool
     deterministic: bool

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gates.errors import TrainingError
+from my_project.augmentation import Draws, augmented, augments
 from my_project.config import RunConfig, TrainConfig
 from my_project.data import Examples
 from my_project.model import VisionTransformer
 from my_project.processes import Processes, device_of
 
 Batch = tuple[Tensor, Tensor]
-Part = tuple[Tensor, Tensor | None]  # indices, and the draws that distort them
+Part = tuple[Tensor, Draws | None]  # indices, partners' included, and what changes the images
 
 
 @dataclass
@@ -48,7 +49,8 @@ class StepReport:
         step: counted from 1.
         epoch: counted from 1.
         ends_epoch: whether it is the last step of its epoch.
-        loss: mean cross-entropy over the global batch before the step, in nats.
+        loss: mean cross-entropy over the global batch before the step, in nats; where images are
+            mixed, against the share of each class.
         lr: learning rate.
         gradient_norm: of all gradients together, before clipping.
     """
@@ -99,19 +101,14 @@ def fit(
     processes = processes or Processes(rank=0, count=1, device=device_of(config))
     steps_per_epoch = batches_in(len(examples), config.batch_size)
     steps = steps_per_epoch * config.epochs
-    order = _Order(len(examples), config.batch_size, run_config.seed)
-    # One of its own for what loads, which runs ahead of the steps.
-    loading = _Order(len(examples), config.batch_size, run_config.seed, draws=config.distortion > 0)
-    batches = _load(
-        examples,
-        _parts(loading, range(trainer.step, steps), config.accumulation_steps, processes),
-        run_config.data.workers,
-        processes.device,
-        config.distortion,
-    )
+    # What loads runs ahead of the steps, so it has an order of its own.
+    order, loading = (_Order(len(examples), config.batch_size, run_config.seed) for _ in range(2))
+    remaining = range(trainer.step, steps)
+    parts = _parts(loading, remaining, examples.images.shape[1:], config, processes)
+    batches = _load(examples, parts, run_config, processes.device)
     _keep_freed_memory()
     trainer.model.train()
-    for step in range(trainer.step, steps):
+    for step in remaining:
         indices = order.batch(step)
         lr = learning_rate(step, steps, config)
         # Read before the weights are changed: what is not finite spoils none, and a GPU is still
@@ -161,47 +158,18 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-# How far an image is distorted at most, at strength 1. Chosen on the validation split.
-_DEGREES, _SCALE, _SHEAR, _PIXELS = 10, 0.05, 0.1, 0.25
-_DRAWS = 5
-
-
-def distorted(images: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Return images that are turned, scaled, sheared and moved a little, with zeros around them.
-
-    Args:
-        images: (batch, channels, height, width).
-        draws: (batch, 5), uniform in [-1, 1]: turn, scale, shear, pixels right, pixels down.
-        strength: 1 for up to 10 degrees, 5 %, 0.1 and a quarter of a pixel.
-    """
-    turn, scale, shear, right, down = (draws.to(images.dtype) * strength).unbind(1)
-    angle, size = turn * math.radians(_DEGREES), 1 + scale * _SCALE
-    cosine, sine = angle.cos() * size, angle.sin() * size
-    height, width = images.shape[2:]
-    # Rows of the matrices that say where each pixel of the result comes from, in units of half
-    # an image (torch.nn.functional.affine_grid).
-    across = torch.stack([cosine, shear * _SHEAR - sine, right * _PIXELS * 2 / width], dim=1)
-    along = torch.stack([sine, cosine, down * _PIXELS * 2 / height], dim=1)
-    matrices = torch.stack([across, along], dim=1)
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False)
-
-
 class _Order:
     """Which examples each step takes: every epoch all of them, in an order of its own.
 
-    What is drawn depends on the seed and the epoch only: it is the same for however many processes
-    and parts, and after a run was resumed.
+    It depends on the seed and the epoch only.
     """
 
-    def __init__(self, examples: int, batch_size: int, seed: int, *, draws: bool = False) -> None:
+    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
         self.examples = examples
         self.batch_size = batch_size
         self.seed = seed
-        self.has_draws = draws
         self._epoch = -1
         self._batches: tuple[Tensor, ...] = ()
-        self._draws = torch.empty(0)
 
     def batch(self, step: int) -> Tensor:
         """Return the indices of `step`, (batch_size,); the last of an epoch may be fewer."""
@@ -212,28 +180,34 @@ class _Order:
             generator = torch.Generator().manual_seed(seed)
             shuffled = torch.randperm(self.examples, generator=generator)
             self._epoch, self._batches = epoch, shuffled.split(self.batch_size)
-            if self.has_draws:
-                self._draws = torch.rand(self.examples, _DRAWS, generator=generator) * 2 - 1
         return self._batches[position]
 
-    def draws(self, indices: Tensor) -> Tensor:
-        """Return how each of these examples is distorted in the epoch of the last batch."""
-        return self._draws[indices]
 
-
-def _parts(order: _Order, steps: range, parts: int, processes: Processes) -> Iterator[Part]:
-    """Yield this process's share of each step's batch, in `parts` parts that may be empty."""
+def _parts(
+    order: _Order, steps: range, image: torch.Size, config: TrainConfig, processes: Processes
+) -> Iterator[Part]:
+    """Yield this process's share of each step's batch, in parts that may be empty."""
     for step in steps:
-        share = order.batch(step)[processes.rank :: processes.count]
-        for indices in share.tensor_split(parts):
-            yield indices, order.draws(indices) if order.has_draws else None
+        batch = order.batch(step)
+        rows = torch.arange(len(batch))[processes.rank :: processes.count]
+        draws = None
+        if augments(config):
+            draws = Draws.of_batch((order.seed, step), len(batch), image, config)
+        for part in rows.tensor_split(config.accumulation_steps):
+            if draws is None:
+                yield batch[part], None
+            else:
+                drawn = draws.of(part)
+                both = [batch[part], batch[drawn.partners]] if config.mixup else [batch[part]]
+                yield torch.cat(both), drawn
 
 
 def _load(
-    examples: Examples, parts: Iterator[Part], workers: int, device: torch.device, strength: float
+    examples: Examples, parts: Iterator[Part], config: RunConfig, device: torch.device
 ) -> Iterator[Batch]:
-    """Yield the images, distorted if they are to be, and labels of each part, on `device`."""
+    """Yield the images of each part, on `device`, and their labels or shares of each class."""
     loaded, drawn = itertools.tee(parts)
+    workers = config.data.workers
     batches = (
         _from_workers(examples, loaded, workers, device)
         if workers
@@ -243,7 +217,8 @@ def _load(
         if draws is None:
             yield images, labels
         else:
-            yield distorted(images, draws.to(device, non_blocking=True), strength), labels
+            there = draws.to(device)
+            yield augmented(images, labels, there, config.train, config.model.classes)
 
 
 def _from_memory(

@@ -44,6 +44,8 @@ train:
   warmup_share: 0.1
   clip_norm: 1.0
   distortion: 0.0
+  mixup: 0.0
+  noise: 0.0
   precision: float32
   compile: false
   deterministic: true

@@ -31,6 +31,8 @@ CONFIG = TrainConfig(
     warmup_share=0.2,
     clip_norm=1.0,
     distortion=0.0,
+    mixup=0.0,
+    noise=0.0,
     precision="float32",
     compile=False,
     deterministic=True,
@@ -38,6 +40,8 @@ CONFIG = TrainConfig(
     parallelism="ddp",
     device="cpu",
 )
+
+AUGMENTED = {"distortion": 1.0, "mixup": 0.4, "noise": 0.2}
 
 
 def new_trainer(config: RunConfig) -> Trainer:
@@ -547,97 +551,25 @@ def test_learning_rate_rises_then_falls_within_its_bounds(
     assert max(rates) <= lr * (1 + 1e-12)
 
 
-def test_draws_of_nothing_leave_an_image_as_it_is(training_examples: Examples) -> None:
-    images = training_examples.images
-    same = training.distorted(images, torch.zeros(len(images), 5), 1.0)
-    torch.testing.assert_close(same, images)
-    some = torch.rand(len(images), 5) * 2 - 1
-    torch.testing.assert_close(training.distorted(images, some, 0.0), images)
-
-
-@pytest.mark.parametrize(
-    ("draw", "strength", "moved"),
-    [
-        ([0.0, 0.0, 0.0, 1.0, 0.0], 4, lambda image: torch.roll(image, -1, 2)),  # a whole pixel
-        ([0.0, 0.0, 0.0, 0.0, -1.0], 8, lambda image: torch.roll(image, 2, 1)),
-        ([1.0, 0.0, 0.0, 0.0, 0.0], 9, lambda image: torch.rot90(image, 1, (1, 2))),
-        ([-1.0, 0.0, 0.0, 0.0, 0.0], 9, lambda image: torch.rot90(image, -1, (1, 2))),
-    ],
-    ids=["across", "along", "turned", "turned back"],
-)
-def test_each_draw_distorts_in_its_way(
-    draw: list[float], strength: float, moved: Callable[[torch.Tensor], torch.Tensor]
-) -> None:
-    image = torch.zeros(1, 8, 8)
-    image[0, 2:6, 2:5] = torch.rand(4, 3)
-    found = training.distorted(image[None], torch.tensor([draw]), strength)[0]
-    torch.testing.assert_close(found, moved(image), atol=1e-5, rtol=0)
-
-
-def test_an_image_is_scaled_about_its_middle() -> None:
-    image, half = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8)
-    image[..., 2:6, 2:6], half[..., 3:5, 3:5] = 1.0, 1.0
-    draw = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0]])
-    torch.testing.assert_close(training.distorted(image, draw, 20.0), half)
-
-
-def test_an_image_is_sheared_row_by_row() -> None:
-    image = torch.rand(1, 1, 8, 8)
-    draw = torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.0]])
-    found = training.distorted(image, draw, 20.0)[0, 0]
-    for row in range(8):
-        places = torch.arange(8) + 2 * row - 7
-        there = (places >= 0) & (places < 8)
-        expected = torch.where(there, image[0, 0, row, places.clamp(0, 7)], 0.0)
-        torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=0)
-
-
-def test_each_image_is_distorted_by_its_own_draw(training_examples: Examples) -> None:
-    images = training_examples.images[:7]
-    draws = torch.rand(7, 5) * 2 - 1
-    together = training.distorted(images, draws, 2.0)
-    for image, draw, found in zip(images, draws, together, strict=True):
-        torch.testing.assert_close(training.distorted(image[None], draw[None], 2.0)[0], found)
-    assert not torch.equal(together, images)
-
-
-@pytest.mark.parametrize("seed", [0, 7])
-def test_a_distorted_image_is_another_each_epoch_and_the_same_for_each_run(
-    seed: int,
-) -> None:
-    seen: list[dict[str, torch.Tensor]] = []
-    for each in (seed, seed, seed + 1):
-        order = training._Order(5, 2, each, draws=True)  # noqa: SLF001
-        found = {}
-        for step in range(9):
-            batch = order.batch(step)
-            for index, draw in zip(batch.tolist(), order.draws(batch), strict=True):
-                found[f"{step // 3}/{index}"] = draw
-        assert len(found) == 15
-        seen.append(found)
-    first, again, other = seen
-    assert all(torch.equal(first[key], again[key]) for key in first)
-    assert len({tuple(draw.tolist()) for draw in (*first.values(), *other.values())}) == 30
-
-
 @pytest.mark.parametrize(("parts", "workers"), [(1, 0), (3, 0), (1, 2)])
-def test_distortion_is_the_same_however_a_batch_is_loaded(
+def test_what_is_drawn_is_the_same_however_a_batch_is_loaded(
     parts: int, workers: int, config: RunConfig, training_examples: Examples
 ) -> None:
-    whole = with_train(config, distortion=1.0, batch_size=30)
+    whole = with_train(config, **AUGMENTED, batch_size=30)
     expected = fit_in_double(double_trainer(whole), whole, training_examples)
     changed = with_workers(with_train(whole, accumulation_steps=parts), workers)
     found = fit_in_double(double_trainer(changed), changed, training_examples)
     assert largest_difference(found, expected) < 1e-9
-    plain = with_train(whole, distortion=0.0)
-    undistorted = fit_in_double(double_trainer(plain), plain, training_examples)
-    assert largest_difference(undistorted, expected) > 1e-4
+    for each in AUGMENTED:
+        less = with_train(whole, **{each: 0.0})
+        without = fit_in_double(double_trainer(less), less, training_examples)
+        assert largest_difference(without, expected) > 1e-4
 
 
-def test_a_distorted_run_goes_on_where_it_was(
+def test_a_run_on_augmented_images_goes_on_where_it_was(
     config: RunConfig, training_examples: Examples
 ) -> None:
-    settings_ = with_train(config, distortion=1.0)
+    settings_ = with_train(config, **AUGMENTED)
     whole, reports = trained(settings_, training_examples)
     trainer = new_trainer(settings_)
 
