@@ -21,34 +21,41 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3 -m pip install --no-cache-dir --require-hashes --only-binary=:all: --target=/uv -r uv.txt
 
 FROM ${CPU_BASE} AS cpu
-COPY --from=uv /uv/bin/uv /usr/local/bin/uv
-RUN useradd --uid 10001 --create-home app && install -d -o app -g app /app /opt/uv-cache
+COPY --from=uv /uv/bin/uv /uv/bin/uvx /usr/local/bin/
+# Sessions ask git which files there are, and GitHub's checkout without git leaves no repository.
+RUN command -v git || { apt-get update && apt-get install --yes --no-install-recommends git && \
+    rm -rf /var/lib/apt/lists/*; }
+# 1001 is who GitHub's runner is, whose folders its containers mount: another may not write there.
+RUN useradd --uid 1001 --create-home app && install -d -o app -g app /app /opt/uv-cache
 # The cache stays in the image as further names of the same files: a job that runs in it makes the
 # environment of another checkout without a download.
-ENV PATH=/app/.nox/bin:$PATH UV_CACHE_DIR=/opt/uv-cache UV_PYTHON_DOWNLOADS=never
+ENV PATH=/app/.nox/default/bin:$PATH UV_CACHE_DIR=/opt/uv-cache UV_PYTHON_DOWNLOADS=never
 WORKDIR /app
-USER 10001
+USER 1001
 # Only what the environment is made from: other changes leave its layer, by far the largest, alone.
 # The empty files stand for the project, which is installed as a link to its source.
-COPY --chown=10001:10001 pyproject.toml uv.lock LICENSE ./
-COPY --chown=10001:10001 tasks/__init__.py tasks/environment.py tasks/git.py tasks/inputs.py tasks/interpreters.py tasks/manifest.py tasks/project.py tasks/uv.py tasks/
-COPY --chown=10001:10001 tasks/observer/__init__.py tasks/observer/sitecustomize.py tasks/observer/
+COPY --chown=1001:1001 pyproject.toml uv.lock LICENSE ./
+COPY --chown=1001:1001 tasks/__init__.py tasks/environment.py tasks/git.py tasks/inputs.py tasks/interpreters.py tasks/manifest.py tasks/project.py tasks/uv.py tasks/
+COPY --chown=1001:1001 tasks/observer/__init__.py tasks/observer/sitecustomize.py tasks/observer/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
     mkdir -p src/gates src/my_project && \
     touch README.md src/gates/__init__.py src/my_project/__init__.py && \
     python3 -c "import os; from tasks import environment; \
-    os.symlink(environment.prepare_default_cell() / 'bin', '.nox/bin')"
-COPY --chown=10001:10001 . .
+    os.symlink(environment.prepare_default_cell(), '.nox/default')"
+# A job's workspace is another file system, to which nothing links but by name: torch's gigabytes
+# would be copied. The cache under such links lasts as long as the container.
+ENV UV_LINK_MODE=symlink
+COPY --chown=1001:1001 . .
 HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["python", "-c", "import torch, my_project.train"]
 CMD ["nox", "-s", "smoke"]
 
 FROM ${GPU_BASE} AS gpu
 COPY --from=uv /uv/bin/uv /usr/local/bin/uv
-RUN useradd --uid 10001 --create-home app && install -d -o app -g app /app /opt/environment
+RUN useradd --uid 1001 --create-home app && install -d -o app -g app /app /opt/environment
 ENV PATH=/opt/environment/bin:$PATH UV_PYTHON_DOWNLOADS=never
 WORKDIR /app
-USER 10001
-COPY --chown=10001:10001 pyproject.toml uv.lock ./
+USER 1001
+COPY --chown=1001:1001 pyproject.toml uv.lock ./
 # torch, and what only torch needs, is the base's; everything else is the lock's. pip's settings in
 # that base do not bind uv.
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
@@ -57,7 +64,7 @@ RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
     uv venv --quiet --system-site-packages --python "$(command -v python3)" --clear /opt/environment && \
     uv pip sync --no-cache --require-hashes --no-build --compile-bytecode \
     --python /opt/environment/bin/python /tmp/requirements.txt
-COPY --chown=10001:10001 . .
+COPY --chown=1001:1001 . .
 ENV PYTHONPATH=/app/src
 HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["python", "-c", "import torch, my_project.train"]
 CMD ["nox", "--no-venv", "-s", "gpu-test"]

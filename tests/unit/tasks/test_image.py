@@ -101,6 +101,24 @@ def test_the_image_runs_a_check_and_says_its_health(target: str, command: list[s
     assert "my_project.train" in last(target, "HEALTHCHECK")
 
 
+def test_python_in_the_image_is_that_of_the_environment() -> None:
+    # A link to the folder, not to its bin: beside that Python looks for pyvenv.cfg, and without it
+    # finds no package.
+    (made,) = (rest for word, rest in stages(DOCKERFILE)["cpu"] if "prepare_default_cell" in rest)
+    (link,) = re.findall(r"os\.symlink\(environment\.prepare_default_cell\(\), '(.+)'\)", made)
+    path = [rest for word, rest in stages(DOCKERFILE)["cpu"] if rest.startswith("PATH=")]
+    assert path[0].startswith(f"PATH=/app/{link}/bin:$PATH ")
+
+
+def test_the_uv_of_the_image_is_that_of_ci() -> None:
+    """Another version can keep its cache elsewhere, and a job would download everything."""
+    text = (ROOT / "docker" / "uv.txt").read_text(encoding="utf-8")
+    action = (ROOT / ".github" / "actions" / "setup" / "action.yml").read_text(encoding="utf-8")
+    assert re.findall(r"^uv==(\S+)", text, re.MULTILINE) == re.findall(
+        r"^\s*version: (\d+\.\d+\.\d+)$", action, re.MULTILINE
+    )
+
+
 def test_the_large_layer_is_made_from_the_lock_and_what_makes_environments() -> None:
     copies = [rest for word, rest in stages(DOCKERFILE)["cpu"] if word == "COPY"]
     assert copies[-1].endswith(" . .")
