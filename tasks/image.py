@@ -1,13 +1,13 @@
 """The container image: the environment of the lock, built by whichever engine is there."""
 
-import hashlib
+import argparse
 import shutil
 import subprocess
 import tomllib
 
 import nox
 
-from tasks import environment, registry, uv
+from tasks import container, environment, registry, uv
 from tasks.catalogue import session
 from tasks.options import Options
 from tasks.project import ROOT
@@ -36,36 +36,107 @@ def image(session: nox.Session) -> None:
     """Build the container image from the lock and run nox -s smoke in it.
 
     With docker, podman or buildah, the first that answers; skipped where none does (with CI=true
-    that is an error). The tag is the lock's digest. After --: --target gpu builds on NVIDIA's
-    image and runs nothing in it; --check-digests asks the registries whether each base's tag still
-    has its digest, and builds nothing; the rest goes to the engine's build.
+    that is an error). The tag is the lock's digest. After --: --publish ghcr.io/OWNER/NAME pushes
+    it there for jobs to run in, unless it is there, as who IMAGE_USER and IMAGE_TOKEN say;
+    --target gpu builds on NVIDIA's image and runs nothing in it; --check-digests asks the
+    registries whether each base's tag still has its digest, and builds nothing; the rest goes to
+    the engine's build.
     """
-    parser = Options("image")
-    parser.add_argument("--target", choices=TARGETS, default="cpu")
-    parser.add_argument("--check-digests", action="store_true")
-    options, others = parser.parse_known_args(session.posargs)
+    options, others = _options(session.posargs)
     if options.check_digests:
         _check_digests(session)
-        return
+    elif options.publish is None:
+        _build(session, _engine_or_end(session), options.target, others)
+    else:
+        _publish(session, options.publish, others)
+
+
+def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the session's own options, and what goes to the engine."""
+    parser = Options("image")
+    parser.add_argument("--target", choices=TARGETS, default="cpu")
+    parser.add_argument("--publish", metavar="REGISTRY/OWNER/NAME")
+    parser.add_argument("--check-digests", action="store_true")
+    options, others = parser.parse_known_args(arguments)
+    if options.publish is not None and options.target != "cpu":
+        parser.error(f"--publish with --target {options.target}: jobs run in the target cpu only")
+    if options.publish and not container.is_repository(options.publish):
+        expected = "expected REGISTRY/OWNER/NAME in lower case, without a tag"
+        parser.error(f"--publish {options.publish}: {expected}")
+    return options, others
+
+
+def _engine_or_end(session: nox.Session) -> str:
     engine = _engine()
     if engine is None:
         reason = f"no container engine answers here (looked for {', '.join(ENGINES)})"
         if environment.in_ci():
             uv.stop(f"image: {reason}; CI=true allows no skipped image")
         session.skip(reason)
-    name = tag(options.target)
-    _run(session, engine, *build_arguments(engine, options.target), *others, ".")
+    return engine
+
+
+def _build(session: nox.Session, engine: str, target: str, others: list[str]) -> None:
+    """Build `target` and, of the cpu, try it."""
+    name = local_name(target)
+    _run(session, engine, *build_arguments(engine, target), *others, ".")
     session.log(f"Built {name}")
-    if options.target == "cpu":
+    if target == "cpu":
         _smoke(session, engine, name)
     else:
         session.log(f"On a machine with a GPU: docker run --rm --gpus all {name}")
 
 
-def tag(target: str) -> str:
-    """Return the image's name: of one lock there is one, whatever the commit."""
+def _publish(session: nox.Session, repository: str, others: list[str]) -> None:
+    """Build the image, try it and push it to `repository`, unless it is there."""
+    if not repository:
+        session.skip("--publish names no registry, so there is nowhere to publish to")
+    login = container.login()
+    name = f"{repository}:{container.tag('cpu')}"
+    if digest := _published(session, repository, login):
+        session.log(f"{name} is there already: {digest}")
+        return
+    engine = _engine_or_end(session)
+    _build(session, engine, "cpu", others)
+    _run(session, engine, "tag", local_name("cpu"), name)
+    if login is None:
+        _run(session, engine, "push", name)
+    else:
+        _push_as(session, engine, name, login)
+    session.log(f"Published {name}")
+
+
+def _published(session: nox.Session, repository: str, login: registry.Login | None) -> str | None:
+    """Return the digest of the image that `repository` has; None, too, where it does not say."""
+    try:
+        return registry.digest(repository, container.tag("cpu"), login)
+    except registry.CannotAskError as error:
+        # Some deny that they have a name nobody has pushed to yet. If it is more, the push fails.
+        session.warn(f"{error}; so the image is built and pushed")
+        return None
+
+
+def _push_as(session: nox.Session, engine: str, name: str, login: registry.Login) -> None:
+    """Push `name` as `login`, whom the engine has forgotten at the end."""
+    host = name.partition("/")[0]
+    # Not by the session: the token goes by standard input, where no log and no process list is.
+    command = [engine, "login", "--username", login.user, "--password-stdin", host]
+    logged_in = subprocess.run(
+        command, input=login.token, capture_output=True, text=True, check=False
+    )
+    if logged_in.returncode:
+        said = logged_in.stderr.strip().splitlines() or ["no word"]
+        uv.stop(f"image: {engine} cannot log in to {host} as IMAGE_USER: {said[-1]}")
+    try:
+        _run(session, engine, "push", name)
+    finally:
+        _run(session, engine, "logout", host)
+
+
+def local_name(target: str) -> str:
+    """Return the name of the image on this machine."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return f"localhost/{project['name']}:{target}-{_lock_digest()[:12]}"
+    return f"localhost/{project['name']}:{container.tag(target)}"
 
 
 def build_arguments(engine: str, target: str) -> list[str]:
@@ -78,13 +149,9 @@ def build_arguments(engine: str, target: str) -> list[str]:
         "build",
         *format_and_cache,
         f"--target={target}",
-        f"--tag={tag(target)}",
-        f"--label=uv.lock.sha256={_lock_digest()}",
+        f"--tag={local_name(target)}",
+        f"--label=uv.lock.sha256={container.lock_digest()}",
     ]
-
-
-def _lock_digest() -> str:
-    return hashlib.sha256((ROOT / "uv.lock").read_bytes()).hexdigest()
 
 
 def _engine() -> str | None:
@@ -104,12 +171,12 @@ def _smoke(session: nox.Session, engine: str, name: str) -> None:
     if engine != "buildah":
         _run(session, engine, "run", "--rm", name)
         return
-    container = _run(session, engine, "from", name, silent=True).strip().splitlines()[-1]
+    started = _run(session, engine, "from", name, silent=True).strip().splitlines()[-1]
     try:
         # Through a shell: isolated by chroot only, buildah looks on its own PATH for a program.
-        _run(session, engine, "run", container, "--", "sh", "-c", "exec nox -s smoke")
+        _run(session, engine, "run", started, "--", "sh", "-c", "exec nox -s smoke")
     finally:
-        _run(session, engine, "rm", container)
+        _run(session, engine, "rm", started)
 
 
 def _run(session: nox.Session, engine: str, *arguments: str, silent: bool = False) -> str:

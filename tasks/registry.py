@@ -1,12 +1,13 @@
-"""Asks container registries which digest a tag has, as their public API tells anybody."""
+"""Asks container registries which digest a tag has, as their API tells anybody or who logs in."""
 
+import base64
+import http.client
 import json
 import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from typing import NamedTuple
 
@@ -46,15 +47,18 @@ class Base:
     tag: str
     digest: str
 
+
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """Who asks, for what a registry does not tell anybody."""
+
+    user: str
+    token: str = field(repr=False)
+
     @property
-    def manifests(self) -> str:
-        """The address below which the registry keeps the manifests."""
-        host, _, path = self.name.partition("/")
-        if "." not in host and ":" not in host:
-            host = "registry-1.docker.io"
-            path = self.name if "/" in self.name else f"library/{self.name}"
-        scheme = "http" if host.split(":")[0] in {"127.0.0.1", "localhost"} else "https"
-        return f"{scheme}://{host}/v2/{path}/manifests"
+    def basic(self) -> str:
+        """The value of the header Authorization that says it."""
+        return f"Basic {base64.b64encode(f'{self.user}:{self.token}'.encode()).decode()}"
 
 
 class _Answer(NamedTuple):
@@ -71,59 +75,90 @@ def bases(dockerfile: str) -> list[Base]:
     ]
 
 
+def manifests(name: str) -> str:
+    """Return the address below which the registry of the image `name` keeps its manifests."""
+    host, _, path = name.partition("/")
+    if "." not in host and ":" not in host:
+        host = "registry-1.docker.io"
+        path = name if "/" in name else f"library/{name}"
+    scheme = "http" if host.split(":")[0] in {"127.0.0.1", "localhost"} else "https"
+    return f"{scheme}://{host}/v2/{path}/manifests"
+
+
 def disagreement(base: Base) -> str | None:
     """Return how the registry contradicts `base`; None if tag and digest agree.
 
     Raises:
         CannotAskError: the registry could not be asked.
     """
-    live = _digest(base, base.tag)
+    live = digest(base.name, base.tag)
     if live == base.digest:
         return None
     named = f"{base.name}:{base.tag}"
     if live is None:
         return f"{named}: there is no such tag"
-    if _digest(base, base.digest) is None:
+    if digest(base.name, base.digest) is None:
         return f"{named}: is {live}; there is no image {base.digest}"
     return f"{named}: has moved on to {live}; {base.digest} is an older one"
 
 
-def _digest(base: Base, reference: str) -> str | None:
-    """Return the digest of a tag or digest; None where the registry has no such image."""
-    address = f"{base.manifests}/{reference}"
-    headers = {"Accept": _MANIFESTS}
+def digest(name: str, reference: str, login: Login | None = None) -> str | None:
+    """Return the digest of a tag or digest of `name`; None where the registry has no such image.
+
+    Raises:
+        CannotAskError: the registry could not be asked.
+    """
+    address = f"{manifests(name)}/{reference}"
     try:
-        answer = _head(address, headers)
+        answer = _head(address)
         if answer.status == _UNAUTHORIZED:
-            token = _token(answer.headers.get("WWW-Authenticate", ""))
-            answer = _head(address, {**headers, "Authorization": f"Bearer {token}"})
-    except (OSError, ValueError, KeyError) as error:
-        msg = f"{base.name}: the registry does not answer: {getattr(error, 'reason', error)}"
+            challenge = answer.headers.get("WWW-Authenticate", "")
+            answer = _head(address, _authorization(challenge, login))
+    except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
+        msg = f"{name}: the registry does not answer: {getattr(error, 'reason', error)}"
         raise CannotAskError(msg) from error
     if answer.status == _NOT_FOUND:
         return None
-    digest: str | None = answer.headers.get("Docker-Content-Digest")
-    if answer.status != _OK or not digest:
-        msg = f"{base.name}: the registry answers {answer.status} and no digest"
+    found: str | None = answer.headers.get("Docker-Content-Digest")
+    if answer.status != _OK or not found:
+        msg = f"{name}: the registry answers {answer.status} and no digest"
         raise CannotAskError(msg)
-    return digest
+    return found
 
 
-def _head(address: str, headers: Mapping[str, str]) -> _Answer:
-    request = urllib.request.Request(address, headers=dict(headers), method="HEAD")  # noqa: S310 - see Base
+def _head(address: str, authorization: str | None = None) -> _Answer:
+    request = urllib.request.Request(address, headers={"Accept": _MANIFESTS}, method="HEAD")  # noqa: S310 - see manifests
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310 - see Base
+        with _open(request, authorization) as answer:
             return _Answer(answer.status, answer.headers)
     except urllib.error.HTTPError as error:
         with error:
             return _Answer(error.code, error.headers)
 
 
-def _token(challenge: str) -> str:
-    """Return the token that a registry gives anybody who asks where `challenge` says."""
+def _authorization(challenge: str, login: Login | None) -> str:
+    """Return what answers `challenge`: the login, or a token that the registry gives for it."""
+    if not challenge.lower().startswith("basic"):
+        return f"Bearer {_token(challenge, login)}"
+    if login is None:
+        msg = "it wants a login"
+        raise ValueError(msg)
+    return login.basic
+
+
+def _token(challenge: str, login: Login | None) -> str:
+    """Return the token that a registry gives anybody, or `login`, where `challenge` says."""
     said = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     query = urllib.parse.urlencode({key: said[key] for key in ("service", "scope") if key in said})
-    with urllib.request.urlopen(f"{said['realm']}?{query}", timeout=_SECONDS) as answer:  # noqa: S310
+    request = urllib.request.Request(f"{said['realm']}?{query}")  # noqa: S310 - the registry says it
+    with _open(request, None if login is None else login.basic) as answer:
         given = json.load(answer)
     token: str = given.get("token") or given["access_token"]
     return token
+
+
+def _open(request: urllib.request.Request, authorization: str | None) -> http.client.HTTPResponse:
+    if authorization is not None:
+        request.add_unredirected_header("Authorization", authorization)  # it is for this host only
+    answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_SECONDS)  # noqa: S310
+    return answer

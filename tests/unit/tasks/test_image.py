@@ -1,13 +1,11 @@
 """The image's files, the session with engines that only note what they are told, a registry."""
 
 import hashlib
-import http.server
 import json
 import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, cast
@@ -15,9 +13,10 @@ from typing import NoReturn, cast
 import nox
 import pytest
 
-from tasks import image, registry, uv
+from tasks import container, image, registry, uv
 from tasks.project import PROJECT, ROOT
-from tasks.registry import Base
+from tests import stand_in_images
+from tests.stand_in_images import Images, served
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 DIGEST, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
@@ -169,6 +168,8 @@ class Session:
     def log(self, message: str) -> None:
         self.logged.append(message)
 
+    warn = log
+
     def skip(self, reason: str) -> NoReturn:
         raise SkippedError(reason)
 
@@ -190,7 +191,10 @@ ENGINE = """\
 name="${0##*/}"
 if [ "$1" = info ]; then [ ! -e "$0.dead" ]; exit; fi
 echo "$name $*" >> "$ENGINE_LOG"
-case "$1" in from) echo pulled; echo working-container;; esac
+case "$1" in
+from) echo pulled; echo working-container;;
+login) read -r token; printf %s "$token" > "$ENGINE_LOG.stdin"; echo "who are you" >&2;;
+esac
 case "$*" in *"$ENGINE_FAILS"*) exit 3;; esac
 """
 
@@ -206,7 +210,8 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setenv("ENGINE_LOG", str(folder / "log"))
     monkeypatch.setenv("ENGINE_FAILS", "nothing fails")
-    monkeypatch.delenv("CI", raising=False)
+    for name in ("CI", "IMAGE_USER", "IMAGE_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
     return folder
 
 
@@ -222,7 +227,7 @@ def lock_digest() -> str:
 
 
 def expected_build(engine: str, options: str, target: str = "cpu", more: str = "") -> str:
-    name = f"localhost/my-project:{target}-{lock_digest()[:12]}"
+    name = f"localhost/my-project:{container.tag(target)}"
     label = f"--label=uv.lock.sha256={lock_digest()}"
     return f"{engine} build {options}--target={target} --tag={name} {label} {more}."
 
@@ -243,7 +248,7 @@ def test_the_first_engine_that_answers_builds_and_runs_smoke(
     run()
     built, *ran = (engines / "log").read_text().splitlines()
     assert built == expected_build(engine, options)
-    name = f"localhost/my-project:cpu-{lock_digest()[:12]}"
+    name = f"localhost/my-project:{container.tag('cpu')}"
     assert ran == (
         [
             f"buildah from {name}",
@@ -297,46 +302,17 @@ def test_a_target_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -
     assert line.startswith("image: argument --target: invalid choice: 'tpu'")
 
 
-class _Registry(http.server.BaseHTTPRequestHandler):
-    """Has team/image:moved and :fixed; tells only those who fetched its token."""
-
-    def do_HEAD(self) -> None:
-        if self.headers["Authorization"] != "Bearer a-token":
-            host = f"http://127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined]
-            challenge = f'Bearer realm="{host}/token",service="s",scope="repository:pull"'
-            return self._answer(401, **{"WWW-Authenticate": challenge})
-        known = {"moved": OTHER, "fixed": DIGEST, DIGEST: DIGEST}
-        path, _, reference = self.path.rpartition("/")
-        if path == "/v2/team/broken/manifests":
-            return self._answer(500)
-        listed = "oci.image.index" in self.headers["Accept"]
-        if path != "/v2/team/image/manifests" or reference not in known or not listed:
-            return self._answer(404)
-        return self._answer(200, **{"Docker-Content-Digest": known[reference]})
-
-    def do_GET(self) -> None:
-        assert self.path == "/token?service=s&scope=repository%3Apull"
-        self._answer(200)
-        self.wfile.write(b'{"token": "a-token"}')
-
-    def _answer(self, code: int, **headers: str) -> None:
-        self.send_response(code)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
-        pass
+@pytest.fixture
+def images() -> Iterator[Images]:
+    """A registry that has team/image:moved and :fixed."""
+    with served() as registry_:
+        registry_.digests = {"team/image:moved": OTHER, "team/image:fixed": DIGEST}
+        yield registry_
 
 
 @pytest.fixture
-def host() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Registry) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+def host(images: Images) -> str:
+    return images.host
 
 
 def check_digests(monkeypatch: pytest.MonkeyPatch, path: Path, *images: str) -> list[str]:
@@ -413,4 +389,159 @@ def test_a_registry_that_does_not_answer_is_one_line_and_no_pass(
     ],
 )
 def test_an_image_is_asked_of_the_registry_in_its_name(name: str, manifests: str) -> None:
-    assert Base(line=1, name=name, tag="1", digest=DIGEST).manifests == manifests
+    assert registry.manifests(name) == manifests
+
+
+def built_and_tried(engine: str = "docker") -> list[str]:
+    name = f"localhost/my-project:{container.tag('cpu')}"
+    return [expected_build(engine, ""), f"{engine} run --rm {name}"]
+
+
+def test_what_is_published_already_is_neither_built_nor_pushed(
+    images: Images, engines: Path
+) -> None:
+    images.digests[f"team/image:{container.tag('cpu')}"] = DIGEST
+    name = f"{images.host}/team/image"
+    logged = run("--publish", name)
+    assert logged == [f"{name}:{container.tag('cpu')} is there already: {DIGEST}"]
+    assert not (engines / "log").exists()
+
+
+def test_what_is_not_there_is_built_tried_and_pushed(images: Images, engines: Path) -> None:
+    name = f"{images.host}/team/image:{container.tag('cpu')}"
+    logged = run("--publish", f"{images.host}/team/image")
+    assert (engines / "log").read_text().splitlines() == [
+        *built_and_tried(),
+        f"docker tag localhost/my-project:{container.tag('cpu')} {name}",
+        f"docker push {name}",
+    ]
+    assert logged[-1] == f"Published {name}"
+
+
+def test_an_image_in_which_smoke_fails_is_not_pushed(
+    images: Images, engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_FAILS", "run --rm")
+    with pytest.raises(FailedError, match="docker run failed"):
+        run("--publish", f"{images.host}/team/image")
+    assert (engines / "log").read_text().splitlines() == built_and_tried()
+
+
+@pytest.fixture
+def _logged_in(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
+    assert engines.exists()
+    monkeypatch.setenv("IMAGE_USER", stand_in_images.USER)
+    monkeypatch.setenv("IMAGE_TOKEN", stand_in_images.TOKEN)
+
+
+@pytest.mark.usefixtures("_logged_in")
+@pytest.mark.parametrize("name", ["team/private", "team/closed"])
+def test_the_user_is_told_what_others_are_not(name: str, images: Images) -> None:
+    images.digests[f"{name}:{container.tag('cpu')}"] = DIGEST
+    (logged,) = run("--publish", f"{images.host}/{name}")
+    assert logged.endswith(f"is there already: {DIGEST}")
+
+
+@pytest.mark.usefixtures("_logged_in")
+@pytest.mark.parametrize("failing", ["nothing", "push"])
+def test_the_token_goes_to_the_engine_by_its_input_and_is_forgotten(
+    failing: str, images: Images, engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_FAILS", f"{failing} {images.host}")
+    pushed = [f"docker push {images.host}/team/image:{container.tag('cpu')}"]
+    if failing == "push":
+        with pytest.raises(FailedError, match="docker push failed"):
+            run("--publish", f"{images.host}/team/image")
+    else:
+        run("--publish", f"{images.host}/team/image")
+    log = (engines / "log").read_text()
+    assert log.splitlines()[-3:] == [
+        f"docker login --username alice --password-stdin {images.host}",
+        *pushed,
+        f"docker logout {images.host}",
+    ]
+    assert stand_in_images.TOKEN not in log
+    assert (engines / "log.stdin").read_text() == stand_in_images.TOKEN
+
+
+@pytest.mark.usefixtures("_logged_in")
+def test_a_login_that_is_refused_is_one_line_and_nothing_is_pushed(
+    images: Images,
+    engines: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("ENGINE_FAILS", "login")
+    with pytest.raises(SystemExit) as ended:
+        run("--publish", f"{images.host}/team/image")
+    assert ended.value.code == 2
+    line = f"image: docker cannot log in to {images.host} as IMAGE_USER: who are you\n"
+    assert capsys.readouterr().err == line
+    assert "push" not in (engines / "log").read_text()
+
+
+def test_a_registry_that_does_not_tell_gets_the_image_and_may_refuse_it(
+    images: Images, engines: Path
+) -> None:
+    name = f"{images.host}/team/private"
+    logged = run("--publish", name)
+    assert logged[0].startswith(f"{name}: the registry answers 403 and no digest; so the image is")
+    assert (engines / "log").read_text().splitlines()[-1].startswith(f"docker push {name}:cpu-")
+
+
+def test_without_a_registry_nothing_is_published_and_that_is_no_failure(engines: Path) -> None:
+    with pytest.raises(SkippedError, match="--publish names no registry"):
+        run("--publish", "")
+    assert not (engines / "log").exists()
+
+
+@pytest.mark.usefixtures("engines")
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        pytest.param(
+            ["--publish", "ghcr.io/Team/image"],
+            {},
+            "image: --publish ghcr.io/Team/image: expected REGISTRY/OWNER/NAME in lower case, with",
+            id="upper_case",
+        ),
+        pytest.param(
+            ["--publish", "ghcr.io/team/image:newest"],
+            {},
+            "image: --publish ghcr.io/team/image:newest: expected REGISTRY/OWNER/NAME in lower",
+            id="a_tag",
+        ),
+        pytest.param(
+            ["--publish", "ghcr.io/team/image", "--target", "gpu"],
+            {},
+            "image: --publish with --target gpu: jobs run in the target cpu only",
+            id="gpu",
+        ),
+        pytest.param(
+            ["--publish", "ghcr.io/team/image"],
+            {"IMAGE_USER": "alice"},
+            "image: IMAGE_USER is set and IMAGE_TOKEN is not; set both, or neither",
+            id="no_token",
+        ),
+        pytest.param(
+            ["--publish", "ghcr.io/team/image"],
+            {"IMAGE_TOKEN": "a secret"},
+            "image: IMAGE_TOKEN is set and IMAGE_USER is not; set both, or neither",
+            id="no_user",
+        ),
+    ],
+)
+def test_what_cannot_be_published_is_one_line_and_exit_2(
+    arguments: list[str],
+    variables: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        run(*arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(said)

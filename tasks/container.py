@@ -1,0 +1,48 @@
+"""The image that jobs run in: what its name is, and whether a registry has it."""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+
+from tasks import registry, uv
+from tasks.project import PROJECT, ROOT
+
+# What a job takes from the image besides the packages: the system under it, uv and Python.
+_RECIPE = ("Dockerfile", "docker/uv.txt")
+_REPOSITORY = re.compile(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+")
+
+
+def tag(target: str) -> str:
+    """Return the tag of this checkout's image: of one lock there is one, whatever the commit.
+
+    The second part tells images of one lock apart that are made otherwise, of another Python, say,
+    which a job would look for in vain. What else goes into the image can be older than the job's
+    checkout: from its own lock the job makes its own environment, of which the image has the files.
+    """
+    parts = [(ROOT / name).read_bytes() for name in _RECIPE]
+    recipe = hashlib.sha256(b"\0".join([*parts, str(PROJECT.default).encode()])).hexdigest()
+    return f"{target}-{lock_digest()[:12]}-{recipe[:12]}"
+
+
+def lock_digest() -> str:
+    """Return the SHA-256 of uv.lock."""
+    return hashlib.sha256((ROOT / "uv.lock").read_bytes()).hexdigest()
+
+
+def is_repository(name: str) -> bool:
+    """Whether `name` can be that of images in a registry, without a tag: REGISTRY/OWNER/NAME."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
+def login(variables: Mapping[str, str] = os.environ) -> registry.Login | None:
+    """Return who IMAGE_USER and IMAGE_TOKEN say that we are, if they do.
+
+    Raises:
+        SystemExit: with exit code 2 and one line, when one of them is missing.
+    """
+    user, token = variables.get("IMAGE_USER", ""), variables.get("IMAGE_TOKEN", "")
+    if bool(user) != bool(token):
+        missing, there = ("IMAGE_TOKEN", "IMAGE_USER") if user else ("IMAGE_USER", "IMAGE_TOKEN")
+        uv.stop(f"image: {there} is set and {missing} is not; set both, or neither")
+    return registry.Login(user=user, token=token) if user else None
