@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import nox
 
 from tasks import recording, uv
-from tasks.project import ROOT, Cell
+from tasks.project import PROJECT, ROOT, Cell
 
 Tier = Literal["pr", "nightly", "release", "data"]
 Runner = Literal["cpu", "gpu"]
@@ -37,6 +37,8 @@ class Declaration:
         timeout_minutes: when CI gives it up.
         inputs: files and folders, relative to the root, that can change its result.
         parallel: whether other sessions may run beside it under `nox -j`.
+        in_image: whether its job in CI may run in the container image; of a matrix only the
+            default cell, which is the one whose packages are in it.
         cells: the matrix cells it is split into, each with its own tiers.
     """
 
@@ -47,6 +49,7 @@ class Declaration:
     timeout_minutes: int
     inputs: tuple[str, ...]
     parallel: bool
+    in_image: bool
     cells: Mapping[Cell, tuple[Tier, ...]]
 
 
@@ -57,18 +60,20 @@ class PlannedJob:
     session: str
     runner: Runner
     timeout_minutes: int
+    in_image: bool = False
 
 
 CATALOGUE: dict[str, Declaration] = {}
 
 
-def session(
+def session(  # noqa: PLR0913 - the columns of a table, each given by its name
     *,
     timeout_minutes: int,
     inputs: Iterable[str] = (),
     tiers: Sequence[Tier] = (),
     runner: Runner = "cpu",
     parallel: bool = False,
+    in_image: bool = False,
     cells: Mapping[Cell, tuple[Tier, ...]] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Declare a function as a session; its name and docstring are what `nox --list` shows.
@@ -82,6 +87,7 @@ def session(
         tiers: the tiers that run it.
         runner: the kind of machine it needs.
         parallel: whether other sessions may run beside it under `nox -j`.
+        in_image: whether its job may run in the container image: only if it was tried there.
         cells: matrix cells with their tiers; the function then takes `python` and `torch`.
 
     Raises:
@@ -111,6 +117,7 @@ def session(
             timeout_minutes=timeout_minutes,
             inputs=(*ALWAYS_INPUTS, *declared_inputs),
             parallel=parallel,
+            in_image=in_image,
             cells=cells or {},
         )
         function = recording.recorded(function, sorted({*all_tiers}), CATALOGUE[name].inputs)
@@ -168,12 +175,17 @@ def jobs_of(declared: Declaration, tier: Tier | None = None) -> list[PlannedJob]
 
     if declared.cells:
         chosen = (cell for cell, tiers in declared.cells.items() if has_job(tiers))
-        names = [f"{declared.name}({cell})" for cell in chosen]
+        jobs = {f"{declared.name}({cell})": cell == PROJECT.default for cell in chosen}
     else:
-        names = [declared.name] if has_job(declared.tiers) else []
+        jobs = {declared.name: True} if has_job(declared.tiers) else {}
     return [
-        PlannedJob(session=name, runner=declared.runner, timeout_minutes=declared.timeout_minutes)
-        for name in names
+        PlannedJob(
+            session=name,
+            runner=declared.runner,
+            timeout_minutes=declared.timeout_minutes,
+            in_image=declared.in_image and has_its_packages,
+        )
+        for name, has_its_packages in jobs.items()
     ]
 
 

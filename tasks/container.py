@@ -3,14 +3,29 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from tasks import registry, uv
+from tasks.catalogue import PlannedJob
 from tasks.project import PROJECT, ROOT
 
 # What a job takes from the image besides the packages: the system under it, uv and Python.
 _RECIPE = ("Dockerfile", "docker/uv.txt")
 _REPOSITORY = re.compile(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """What the jobs of a plan run in.
+
+    Args:
+        digest: of the image, less its "sha256:"; "" for the machine itself.
+        notes: why, a line each; none where nobody asked for an image.
+    """
+
+    digest: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def tag(target: str) -> str:
@@ -46,3 +61,30 @@ def login(variables: Mapping[str, str] = os.environ) -> registry.Login | None:
         missing, there = ("IMAGE_TOKEN", "IMAGE_USER") if user else ("IMAGE_USER", "IMAGE_TOKEN")
         uv.stop(f"image: {there} is set and {missing} is not; set both, or neither")
     return registry.Login(user=user, token=token) if user else None
+
+
+def of(jobs: Iterable[PlannedJob], repository: str) -> Container:
+    """Return what those of `jobs` run in that can run in an image; of that a job never fails.
+
+    Args:
+        jobs: a plan's.
+        repository: where the image is looked for; "" asks nobody.
+    """
+    inside = [job.session for job in jobs if job.in_image]
+    if not repository or not inside:
+        return Container()
+    if not is_repository(repository):
+        return _none(f"PLAN_IMAGE={repository} is no name; expected REGISTRY/OWNER/NAME, no tag")
+    name = f"{repository}:{tag('cpu')}"
+    try:
+        digest = registry.digest(repository, tag("cpu"), login())
+    except registry.CannotAskError as error:
+        return _none(str(error))
+    if digest is None:
+        return _none(f"there is no {name} yet; nightly.yml publishes it")
+    told = f"plan: {', '.join(inside)} in {name}@{digest}"
+    return Container(digest=digest.removeprefix("sha256:"), notes=(told,))
+
+
+def _none(reason: str) -> Container:
+    return Container(notes=(f"plan: {reason}, so every job runs without an image",))

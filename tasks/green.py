@@ -5,15 +5,16 @@ whose condition was wrong all as "skipped", and only the first of them is fine.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from tasks import manifest
 from tasks.manifest import DamagedManifestError
 
-# The job whose output is the plan, and the job that its matrix feeds.
-PLAN, FED = "plan", "session"
+# The job whose outputs are the plan, and the jobs that it feeds, each with its output.
+PLAN = "plan"
+FED = {"session": "matrix", "contained": "contained"}
 
 
 class NeedsError(Exception):
@@ -30,8 +31,8 @@ def problems(needs: str) -> list[str]:
         NeedsError: it is something else, or lacks the job `plan`.
     """
     jobs = _read(needs)
-    asked_for = _planned(jobs[PLAN]) == []
-    lines = [_problem(name, str(job.get("result")), asked_for) for name, job in jobs.items()]
+    nothing = {job for job, output in FED.items() if _planned(jobs[PLAN], output) == []}
+    lines = [_problem(name, str(job.get("result")), nothing) for name, job in jobs.items()]
     return [line for line in lines if line is not None]
 
 
@@ -48,11 +49,15 @@ def missing(needs: str, results: Path) -> list[str]:
         NeedsError: as in `problems`.
     """
     jobs = _read(needs)
-    if jobs.get(FED, {}).get("result") != "success":
-        return []
-    planned = _planned(jobs[PLAN])
-    if planned is None:
-        return [f"{PLAN}: did not hand over what it planned; see its log"]
+    planned: list[str] = []
+    for job, output in FED.items():
+        result = jobs.get(job, {}).get("result")
+        found = _planned(jobs[PLAN], output)
+        if found is None and result == "success":
+            return [f"{PLAN}: did not hand over what it planned; see its log"]
+        # Without a job of that name nothing ran of what was planned for it.
+        if found and result in {"success", None}:
+            planned += found
     files = sorted(results.rglob(f"{manifest.FOLDER.name}/*.json"))
     try:
         ended = {run.session: run.result for run in map(manifest.read, files)}
@@ -80,19 +85,19 @@ def _read(needs: str) -> Mapping[str, Mapping[str, Any]]:
     return jobs
 
 
-def _planned(plan: Mapping[str, Any]) -> list[str] | None:
-    """Return the sessions of the plan; None where there is none, which is no empty plan."""
+def _planned(plan: Mapping[str, Any], output: str) -> list[str] | None:
+    """Return the sessions in an output of the plan; None if it is lost, which is no empty plan."""
     try:
-        return [job["session"] for job in json.loads(plan["outputs"]["matrix"])["include"]]
+        return [job["session"] for job in json.loads(plan["outputs"][output])["include"]]
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def _problem(name: str, result: str, nothing_planned: bool) -> str | None:  # noqa: FBT001
+def _problem(name: str, result: str, nothing_planned: Container[str]) -> str | None:
     if result == "success":
         return None
     if result == "skipped":
-        if name == FED and nothing_planned:
+        if name in nothing_planned:
             return None
         return f"{name}: skipped, and the plan did not ask for that; see why it did not start"
     return f"{name}: {result}; see its log, then run it again or mend it"

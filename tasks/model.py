@@ -17,7 +17,7 @@ _VERDICT = ROOT / VERDICT
 _GAVE_A_VERDICT = (0, 1, 3)
 
 
-@session(tiers=["nightly", "release"], timeout_minutes=60, inputs=["src", "configs"])
+@session(tiers=["nightly", "release"], timeout_minutes=60, inputs=["src", "configs"], in_image=True)
 def train(session: nox.Session) -> None:
     """Train the reference model; outputs/latest.pt then points to its checkpoint.
 
@@ -28,7 +28,7 @@ def train(session: nox.Session) -> None:
     _train(session, folder, *(session.posargs or _BASE))
 
 
-@session(tiers=["nightly", "release"], timeout_minutes=60, inputs=["src", "configs"])
+@session(tiers=["nightly", "release"], timeout_minutes=60, inputs=["src", "configs"], in_image=True)
 def evaluate(session: nox.Session) -> None:
     """Judge outputs/latest.pt on held-out data and write its model card; trains one if needed.
 
@@ -56,7 +56,7 @@ def evaluate(session: nox.Session) -> None:
         session.error(f"{verdict['outcome']}: {verdict['reason']}")
 
 
-@session(tiers=["nightly", "release"], timeout_minutes=30, inputs=["src", "configs"])
+@session(tiers=["nightly", "release"], timeout_minutes=30, inputs=["src", "configs"], in_image=True)
 def reproduce(session: nox.Session) -> None:
     """Train twice in separate processes and compare the checkpoints bit for bit.
 

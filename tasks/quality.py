@@ -30,7 +30,7 @@ def lint(session: nox.Session) -> None:
     environment.run(session, tools, "pre-commit", *arguments, SKIP="")
 
 
-@session(tiers=["pr"], timeout_minutes=10, inputs=SOURCE, parallel=True)
+@session(tiers=["pr"], timeout_minutes=10, inputs=SOURCE, parallel=True, in_image=True)
 def types(session: nox.Session) -> None:
     """Check types: mypy --strict over src, tasks and tests.
 

@@ -3,13 +3,14 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import nox
 
-from tasks import affected, environment, estimate, lockfile
+from tasks import affected, container, environment, estimate, lockfile
 from tasks import parity as comparison
 from tasks.catalogue import PlannedJob, session
 from tasks.project import PROJECT, ROOT
@@ -36,25 +37,41 @@ def dev(session: nox.Session) -> None:
 def plan(session: nox.Session) -> None:
     """Print a tier's jobs as JSON for a workflow's matrix: nox -s plan -- pr.
 
-    On GitHub the same JSON becomes the step's output `matrix`. A workflow that runs some sessions
-    itself, one after the other, leaves them out: -- release --without train --without evaluate.
+    On GitHub that becomes the step's output `matrix`. A workflow that runs some sessions itself,
+    one after the other, leaves them out: -- release --without train --without evaluate.
     With -- pr --since origin/main only what the change affects; --label gpu and --label
     full-matrix (or PLAN_LABELS=gpu,…) add to it. What is left out, and why, goes to stderr.
+    PLAN_IMAGE=ghcr.io/OWNER/NAME is where it looks for the image of the lock; the jobs that can
+    run in it have its `digest`, and go to the output `contained`.
     """
     chosen = affected.plan(session.posargs)
-    matrix = json.dumps({"include": [_as_matrix(job) for job in chosen.jobs]})
-    print(matrix)
-    for line in (*chosen.notes, *estimate.of(chosen.jobs)):
+    found = container.of(chosen.jobs, os.environ.get("PLAN_IMAGE", ""))
+    jobs = [_as_matrix(job, found.digest) for job in chosen.jobs]
+    print(json.dumps({"include": jobs}))
+    for line in (*chosen.notes, *found.notes, *estimate.of(chosen.jobs)):
         print(line, file=sys.stderr)
     github_output = os.environ.get("GITHUB_OUTPUT")
     if github_output:
         with Path(github_output).open("a", encoding="utf-8") as file:
-            file.write(f"matrix={matrix}\n")
+            file.writelines(_outputs(jobs))
 
 
-def _as_matrix(job: PlannedJob) -> dict[str, Any]:
+def _outputs(jobs: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield the outputs of GitHub's step: the jobs on the runner itself, and those in the image.
+
+    Two, so that the workflow's line of the image can say "by digest", whatever the plan says: for
+    one job to run with an image or without, the whole name would have to come from here.
+    """
+    for name, is_inside in (("matrix", False), ("contained", True)):
+        part = [job for job in jobs if bool(job["digest"]) == is_inside]
+        yield f"{name}={json.dumps({'include': part})}\n"
+
+
+def _as_matrix(job: PlannedJob, digest: str) -> dict[str, Any]:
     """Return what a workflow's matrix says of `job`; the labels are those of pyproject.toml."""
-    return {**asdict(job), "labels": PROJECT.runners[job.runner]}
+    said = asdict(job)
+    of_image = digest if said.pop("in_image") else ""
+    return {**said, "labels": PROJECT.runners[job.runner], "digest": of_image}
 
 
 @session(timeout_minutes=5, inputs=[])

@@ -37,7 +37,7 @@ def unit(session: nox.Session) -> None:
     _pytest(session, folder, *_workers(session), *coverage, *(session.posargs or ["tests/unit"]))
 
 
-@session(tiers=["pr"], timeout_minutes=10, inputs=_SMOKE)
+@session(tiers=["pr"], timeout_minutes=10, inputs=_SMOKE, in_image=True)
 def smoke(session: nox.Session) -> None:
     """Train on real data for seconds: one-batch overfit, its negative controls, schema, round trip.
 
@@ -48,7 +48,12 @@ def smoke(session: nox.Session) -> None:
     _pytest(session, folder, *(session.posargs or ["tests/smoke"]))
 
 
-@session(timeout_minutes=20, inputs=[*_SMOKE, *_PACKAGES, *_SUITES], cells=_matrix())
+@session(
+    timeout_minutes=20,
+    inputs=[*_SMOKE, *_PACKAGES, *_SUITES],
+    cells=_matrix(),
+    in_image=True,
+)
 def matrix(session: nox.Session, python_version: str, torch_version: str) -> None:
     """Run the unit and smoke tests of the packages on one cell of python x torch.
 

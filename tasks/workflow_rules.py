@@ -21,7 +21,12 @@ from ruamel.yaml.error import MarkedYAMLError
 PATTERNS = (".github/workflows/*.y*ml", ".github/actions/*/action.y*ml")
 
 REQUIRED = "green"  # the name of the check that a pull request needs
-FED = "session"  # the job that the plan's matrix feeds; tasks/green.py knows it by this name
+# The job that makes the plan, the jobs that it feeds, each with its output, and of these the one in
+# the image; tasks/green.py knows them by these names.
+PLAN, SESSION, CONTAINED = "plan", "session", "contained"
+FED = {SESSION: "matrix", CONTAINED: "contained"}
+# Whatever the variable and the plan say, it is an image by digest.
+PLANNED_IMAGE = "docker://${{ vars.PLAN_IMAGE }}@sha256:${{ matrix.digest }}"
 ONE_OF_THE_MATRIX = '"$SESSION"'
 
 _CALL = re.compile(
@@ -177,9 +182,10 @@ def pins_what_it_uses(source: Source) -> Iterator[Finding]:
         problem = _problem_of_use(str(each["uses"]), source, each) if "uses" in each else None
         if problem:
             yield source.finding(each, "uses", problem)
-    for job in source.jobs.values():
+    for name, job in source.jobs.items():
         for parent, key, image in _images(job):
-            if not _IMAGE.fullmatch(image):
+            is_planned = (name, key, image) == (CONTAINED, "container", PLANNED_IMAGE)
+            if not _IMAGE.fullmatch(image) and not is_planned:
                 text = f"image {image} is not pinned; write NAME:TAG@sha256:DIGEST"
                 yield source.finding(parent, key, text)
 
@@ -336,7 +342,7 @@ def fails_when_it_fails(source: Source) -> Iterator[Finding]:
 
 
 def runs_the_whole_plan(source: Source) -> Iterator[Finding]:
-    """One job is fed by the plan, by the name that `green` knows, and all of it runs."""
+    """Jobs are fed by the plan only, by the names that `green` knows, and all of it runs."""
     for name, job in source.jobs.items():
         strategy = job.get("strategy")
         if not isinstance(strategy, CommentedMap):
@@ -344,9 +350,25 @@ def runs_the_whole_plan(source: Source) -> Iterator[Finding]:
         if strategy.get("fail-fast") is not False:
             text = f"job {name}: one failure hides the others; add fail-fast: false"
             yield source.finding(strategy, "fail-fast", text)
-        if name != FED or strategy.get("matrix") != "${{ fromJSON(needs.plan.outputs.matrix) }}":
-            text = f"job {name}: only {FED} has a matrix, and it is the plan's: nox -s plan"
+        planned = f"${{{{ fromJSON(needs.{PLAN}.outputs.{FED.get(name)}) }}}}"
+        if name not in FED or strategy.get("matrix") != planned:
+            known = " and ".join(FED)
+            text = f"job {name}: only {known} have a matrix, and it is the plan's: nox -s plan"
             yield source.finding(strategy, "matrix", text)
+
+
+def runs_what_it_plans_for_the_image(source: Source) -> Iterator[Finding]:
+    """A plan that asks for the image has a job that runs in it, and does there what others do."""
+    steps = _steps(source.jobs.get(PLAN, {}))
+    if not any("PLAN_IMAGE" in _mapping(step, "env") for step in steps):
+        return
+    job = source.jobs.get(CONTAINED)
+    if job is None:
+        text = f"what it plans for the image runs nowhere; add the job {CONTAINED}, as in pr.yml"
+        yield source.job_finding(PLAN, "steps", text)
+    elif _steps(job) != _steps(source.jobs.get(SESSION, {})):
+        text = f"job {CONTAINED} does something else than {SESSION}; give it the same steps"
+        yield source.job_finding(CONTAINED, "steps", text)
 
 
 def ends_in_green(source: Source) -> Iterator[Finding]:
@@ -414,6 +436,7 @@ RULES: tuple[Rule, ...] = (
     is_started_safely,
     fails_when_it_fails,
     runs_the_whole_plan,
+    runs_what_it_plans_for_the_image,
     ends_in_green,
     sees_what_was_left,
 )

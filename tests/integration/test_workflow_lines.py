@@ -20,6 +20,7 @@ from tests import repository
 JOBS: dict[str, Any] = YAML(typ="safe").load(ROOT / ".github" / "workflows" / "pr.yml")["jobs"]
 SESSION = "workflows"  # the quickest of the tier that has an environment
 BASE = "github.event.pull_request.base.sha || github.event.merge_group.base_sha"
+IMAGE = "vars.PLAN_IMAGE"
 LABELS = "join(github.event.pull_request.labels.*.name, ',')"
 
 
@@ -53,7 +54,7 @@ class Machine:
 
 def filled(text: str, expressions: Mapping[str, str]) -> str:
     values = {name.replace("_", "."): value for name, value in expressions.items()}
-    values |= {BASE: values.get("base", ""), LABELS: ""}
+    values |= {BASE: values.get("base", ""), IMAGE: "", LABELS: ""}
     return re.sub(r"\$\{\{ (.+?) \}\}", lambda found: values[found[1]], text)
 
 
@@ -94,7 +95,8 @@ def test_the_lines_of_a_pull_request_run_alike_and_a_planted_difference_is_named
     for machine in (laptop, runner):
         machine.runs("plan", base=base)
         machine.runs("session", matrix_session=SESSION)
-    matrix = json.loads((runner.root / "output").read_text().removeprefix("matrix="))
+    (line, _) = (runner.root / "output").read_text().splitlines()
+    matrix = json.loads(line.removeprefix("matrix="))
     planned = {job["session"] for job in matrix["include"]}
     assert SESSION in planned
     assert "smoke" not in planned, "a workflow is none of its inputs"

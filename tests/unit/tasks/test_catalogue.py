@@ -11,8 +11,16 @@ import nox
 import pytest
 
 from tasks import catalogue, environment, project, uv
-from tasks.catalogue import CATALOGUE, TIERS, DuplicateSessionError, PlannedJob, Runner, session
-from tasks.project import PROJECT, ROOT
+from tasks.catalogue import (
+    CATALOGUE,
+    TIERS,
+    DuplicateSessionError,
+    PlannedJob,
+    Runner,
+    Tier,
+    session,
+)
+from tasks.project import PROJECT, ROOT, Cell
 
 runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
 
@@ -121,6 +129,23 @@ def test_the_pr_tier_has_both_ends_of_the_matrix_and_nightly_all_of_it() -> None
     assert [name for name in nightly if name.startswith("matrix")] == [
         f"matrix({cell})" for cell in PROJECT.cells
     ]
+
+
+@pytest.mark.usefixtures("_untouched_catalogue")
+def test_of_a_matrix_only_the_default_cell_can_run_in_the_image() -> None:
+    cells: dict[Cell, tuple[Tier, ...]] = dict.fromkeys(PROJECT.cells, ("pr",))
+    declare = session(timeout_minutes=1, inputs=["src"], cells=cells, in_image=True)
+    declare(a_session("cells_of"))
+    jobs = catalogue.jobs_of(CATALOGUE["cells-of"])
+    assert [job.session for job in jobs if job.in_image] == [f"cells-of({PROJECT.default})"]
+
+
+def test_what_runs_in_the_image_has_the_environment_that_is_in_it() -> None:
+    """Other environments would be downloaded there as well, and a GPU's job needs another image."""
+    inside = {name for name, declared in CATALOGUE.items() if declared.in_image}
+    assert inside >= {"smoke", "train", "evaluate", "reproduce"}
+    assert not inside & {"lint", "workflows", "audit", "commits", "image"}
+    assert all(CATALOGUE[name].runner == "cpu" for name in inside)
 
 
 def test_a_planned_job_says_where_and_how_long() -> None:

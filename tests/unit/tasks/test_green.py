@@ -13,8 +13,9 @@ RESULTS = ("success", "failure", "cancelled", "skipped")
 EMPTY, FULL = '{"include": []}', '{"include": [{"session": "lint"}]}'
 
 
-def needs(plan: str, matrix: str | None, **others: str) -> str:
-    outputs = {} if matrix is None else {"matrix": matrix}
+def needs(plan: str, matrix: str | None, inside: str | None = None, **others: str) -> str:
+    given = {"matrix": matrix, "contained": inside}
+    outputs = {name: value for name, value in given.items() if value is not None}
     jobs = {name: {"result": result, "outputs": {}} for name, result in others.items()}
     return json.dumps({"plan": {"result": plan, "outputs": outputs}, **jobs})
 
@@ -30,6 +31,16 @@ def test_green_means_that_all_succeeded_but_for_the_jobs_of_an_empty_plan(
     is_green = plan == model == "success" and (session == "success" or asked_for)
     found = green.problems(needs(plan, matrix, model=model, session=session))
     assert (found == []) == is_green
+
+
+@pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("planned", [EMPTY, FULL, None], ids=["empty", "full", "lost"])
+def test_jobs_in_the_image_may_be_skipped_only_if_none_was_planned(
+    planned: str | None, result: str
+) -> None:
+    told = needs("success", FULL, planned, session="success", contained=result)
+    is_green = result == "success" or (result == "skipped" and planned == EMPTY)
+    assert (green.problems(told) == []) == is_green
 
 
 def test_each_job_that_is_not_green_is_named_with_its_result() -> None:
@@ -82,6 +93,19 @@ def test_a_session_that_was_planned_and_left_nothing_is_missing(tmp_path: Path) 
     assert green.missing(passed, tmp_path) == []
 
 
+@pytest.mark.parametrize("job", [{"contained": "success"}, {}], ids=["ran", "no_such_job"])
+def test_a_session_that_was_planned_for_the_image_and_left_nothing_is_missing(
+    job: dict[str, str], tmp_path: Path
+) -> None:
+    left(tmp_path, "unit")
+    inside, outside = FULL, FULL.replace("lint", "unit")
+    told = needs("success", outside, inside, session="success", **job)
+    nothing = ["lint: planned, and nothing is what it left; see its log"]
+    assert green.missing(told, tmp_path) == nothing
+    left(tmp_path, "lint")
+    assert green.missing(told, tmp_path) == []
+
+
 @pytest.mark.parametrize("result", ["failed", "skipped"])
 def test_a_session_that_did_not_pass_is_missing_though_its_job_did(
     result: Result, tmp_path: Path
@@ -97,8 +121,9 @@ def test_a_manifest_that_is_cut_off_is_no_result(tmp_path: Path) -> None:
     assert "not a whole manifest" in line
 
 
-def test_a_lost_plan_can_have_no_results(tmp_path: Path) -> None:
-    (line,) = green.missing(needs("success", None, session="success"), tmp_path)
+@pytest.mark.parametrize("job", ["session", "contained"])
+def test_a_lost_plan_can_have_no_results(job: str, tmp_path: Path) -> None:
+    (line,) = green.missing(needs("success", None, **{job: "success"}), tmp_path)
     assert line == "plan: did not hand over what it planned; see its log"
 
 

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tasks import catalogue
+from tasks import catalogue, container
 from tasks.project import PROJECT, ROOT
 from tests.repository import real_uv
+from tests.stand_in_images import served
 
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -36,6 +38,7 @@ def test_plan_prints_nothing_but_json_to_stdout() -> None:
         "runner": "cpu",
         "timeout_minutes": 10,
         "labels": PROJECT.runners["cpu"],
+        "digest": "",
     }
 
 
@@ -55,9 +58,32 @@ def test_plan_without_what_is_not_in_it_is_one_line_and_exit_2() -> None:
 def test_plan_gives_github_its_output(tmp_path: Path) -> None:
     output = tmp_path / "output"
     ran = nox("-s", "plan", "--", "nightly", GITHUB_OUTPUT=str(output))
-    name, _, value = output.read_text().partition("=")
-    assert name == "matrix"
-    assert json.loads(value) == json.loads(ran.stdout)
+    given = outputs(output)
+    assert given["matrix"] == json.loads(ran.stdout)
+    assert given["contained"] == {"include": []}
+
+
+def outputs(file: Path) -> dict[str, Any]:
+    """Return the outputs of a step, as GitHub reads them."""
+    lines = (line.split("=", 1) for line in file.read_text().splitlines())
+    return {name: json.loads(value) for name, value in lines}
+
+
+def test_plan_gives_github_the_jobs_in_the_image_apart(tmp_path: Path) -> None:
+    output, digest = tmp_path / "output", "a" * 64
+    with served() as images:
+        images.digests[f"team/image:{container.tag('cpu')}"] = f"sha256:{digest}"
+        image = f"{images.host}/team/image"
+        ran = nox("-s", "plan", "--", "pr", GITHUB_OUTPUT=str(output), PLAN_IMAGE=image)
+    given = outputs(output)
+    inside, outside = given["contained"]["include"], given["matrix"]["include"]
+    assert {job["session"]: job["digest"] for job in inside} == {
+        job.session: digest for job in catalogue.plan("pr") if job.in_image
+    }
+    assert {job["digest"] for job in outside} == {""}
+    every = json.loads(ran.stdout)["include"]
+    assert sorted(every, key=str) == sorted([*inside, *outside], key=str)
+    assert f"smoke in {image}:{container.tag('cpu')}@sha256:{digest}" in ran.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--", "weekly"], ["--"], ["--", "pr", "nightly"]])

@@ -14,7 +14,7 @@ from tasks import catalogue, green, uv, workflow_rules
 from tasks.catalogue import CATALOGUE, TIERS
 from tasks.project import ROOT
 from tasks.workflow_rules import Catalogue
-from tests.unit.tasks.test_sessions import nox
+from tests.unit.tasks.test_sessions import nox, outputs
 
 runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
 
@@ -23,6 +23,7 @@ WORKFLOWS = sorted(file.name for file in (ROOT / ".github" / "workflows").iterdi
 CHECKOUT = "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"
 PR, NIGHTLY, RELEASE = "workflows/pr.yml", "workflows/nightly.yml", "workflows/release.yml"
 ACTION = "actions/setup/action.yml"
+PLANNED_IMAGE = workflow_rules.PLANNED_IMAGE
 PLAN = 'uvx nox -s plan -- pr --since "$BASE"'
 
 
@@ -228,6 +229,30 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
+        PLANNED_IMAGE,
+        "${{ matrix.image }}",
+        0,
+        "image ${{ matrix.image }} is not pinned; write NAME:TAG@sha256:DIGEST",
+        id="a container as the plan says",
+    ),
+    pytest.param(
+        PR,
+        f"container: {PLANNED_IMAGE}",
+        f"container:\n      image: {PLANNED_IMAGE}",
+        1,
+        f"image {PLANNED_IMAGE} is not pinned;",
+        id="the planned image with more than its name",
+    ),
+    pytest.param(
+        PR,
+        "    runs-on: ${{ matrix.labels }}",
+        f"    container: {PLANNED_IMAGE}\n    runs-on: ${{{{ matrix.labels }}}}",
+        0,
+        f"image {PLANNED_IMAGE} is not pinned;",
+        id="the planned image for every session",
+    ),
+    pytest.param(
+        PR,
         "    steps:",
         "    services:\n      db:\n        image: postgres:18\n    steps:",
         2,
@@ -383,21 +408,29 @@ DEFECTS = [
         "matrix: ${{ fromJSON(needs.plan.outputs.matrix) }}",
         "matrix:\n        session: [lint]",
         0,
-        "job session: only session has a matrix, and it is the plan's: nox -s plan",
+        "job session: only session and contained have a matrix, and it is the plan's: nox -s plan",
         id="a matrix that is typed",
     ),
     pytest.param(
         PR,
-        "needs: [plan, session]",
-        "needs: [session]",
+        "matrix: ${{ fromJSON(needs.plan.outputs.contained) }}",
+        "matrix: ${{ fromJSON(needs.plan.outputs.matrix) }}",
+        0,
+        "job contained: only session and contained have a matrix, and it is the plan's:",
+        id="the other job's matrix",
+    ),
+    pytest.param(
+        PR,
+        "needs: [plan, session, contained]",
+        "needs: [session, contained]",
         0,
         "green does not see plan; add to its needs:",
         id="a job that green does not see",
     ),
     pytest.param(
         PR,
-        "needs: [plan, session]\n    if: always()\n",
-        "needs: [plan, session]\n",
+        "needs: [plan, session, contained]\n    if: always()\n",
+        "needs: [plan, session, contained]\n",
         -2,
         "green is skipped when a job fails; add if: always()",
         id="a last job that is skipped",
@@ -463,7 +496,8 @@ def test_a_planted_defect_is_one_finding_with_its_line(  # noqa: PLR0913, PLR091
         if other not in {root / ".github" / file, root / ".github" / PR}:
             other.unlink()
     line = plant(file, old, new)
-    (found,) = found_in(root)
+    # That it was planted in only one of two jobs is a finding of its own, with a test of its own.
+    (found,) = (each for each in found_in(root) if "does something else than" not in each)
     assert found.startswith(f".github/{file}:{line + offset}: {finding}")
 
 
@@ -471,7 +505,25 @@ def test_cron_on_forks_is_found_in_each_job_that_then_runs(root: Path, plant: Pl
     plant(NIGHTLY, "    if: github.event.repository.fork == false\n    runs-on", "    runs-on")
     advice = "runs every night on each fork; add if: github.event.repository.fork == false"
     found = [finding.split(": ", 1)[1] for finding in found_in(root)]
-    assert found == [f"job plan {advice}", f"job session {advice}"]
+    assert found == [f"job {name} {advice}" for name in ("plan", "session", "contained")]
+
+
+def test_a_plan_for_the_image_without_the_job_that_runs_it_is_found(root: Path) -> None:
+    file = root / ".github" / PR
+    text = file.read_text()
+    start = text.index("  # The same for the sessions that can run in the image")
+    file.write_text(text[:start] + text[text.index("  green:\n") :].replace(", contained]", "]"))
+    (found,) = found_in(root)
+    advice = "what it plans for the image runs nowhere; add the job contained, as in pr.yml"
+    assert found.endswith(advice)
+
+
+def test_a_job_in_the_image_that_does_something_else_is_found(root: Path) -> None:
+    file = root / ".github" / PR
+    before, contained, after = file.read_text().partition("  contained:\n")
+    file.write_text(before + contained + after.replace("fetch-depth: 0", "fetch-depth: 1", 1))
+    (found,) = found_in(root)
+    assert found.endswith("job contained does something else than session; give it the same steps")
 
 
 def test_a_last_job_that_does_not_ask_is_found(root: Path, plant: Plant) -> None:
@@ -530,8 +582,8 @@ def test_the_lines_of_a_workflow_run_here(workflow: str, tmp_path: Path) -> None
     plan = plan.replace('"$BASE"', "''")
     ran = nox(*shlex.split(plan), GITHUB_OUTPUT=str(output), CI="true", PLAN_LABELS="")
     assert ran.returncode == 0, ran.stderr
-    matrix = output.read_text().removeprefix("matrix=").strip()
-    jobs = json.loads(matrix)["include"]
+    given = outputs(output)
+    jobs = given["matrix"]["include"]
     tier = plan.split()[3]
     left_out = re.findall(r"--without (\S+)", plan)
     assert [job["session"] for job in jobs] == [
@@ -539,7 +591,11 @@ def test_the_lines_of_a_workflow_run_here(workflow: str, tmp_path: Path) -> None
     ]
     result = "success" if jobs else "skipped"
     needs = {
-        "plan": {"result": "success", "outputs": {"matrix": matrix}},
+        "plan": {
+            "result": "success",
+            "outputs": {name: json.dumps(value) for name, value in given.items()},
+        },
+        "contained": {"result": "skipped", "outputs": {}},
         "session": {"result": result, "outputs": {}},
     }
     assert green.problems(json.dumps(needs)) == []
@@ -558,6 +614,7 @@ def test_every_night_the_declared_inputs_are_checked() -> None:
 
 def test_the_names_that_green_and_the_rules_agree_on() -> None:
     assert green.FED == workflow_rules.FED
+    assert green.PLAN == workflow_rules.PLAN
     assert {green.PLAN, workflow_rules.REQUIRED} <= set(CATALOGUE)
 
 
@@ -576,6 +633,7 @@ def test_the_session_finds_a_ruleset_that_requires_what_is_no_job(checkout: Path
 def test_a_release_takes_nothing_from_a_cache() -> None:
     text = text_of(RELEASE)
     assert "cache:" not in text
+    assert not re.findall("container:|PLAN_IMAGE", text)
 
 
 def test_the_uv_of_ci_is_one_that_pyproject_admits() -> None:
