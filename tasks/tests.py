@@ -13,7 +13,10 @@ _SMOKE = ("src", "configs", "tests/conftest.py", "tests/smoke")
 _PACKAGES = (
     "tests/agreement.py",
     "tests/judged.py",
+    "tests/registered.py",
+    "tests/registries.py",
     "tests/repository.py",
+    "tests/stand_in_osv.py",
     "tests/unit/conftest.py",
 )
 _SUITES = ("tests/unit/gates", "tests/unit/my_project", "tests/smoke")
