@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from tasks import catalogue, container
 from tasks.project import PROJECT, ROOT
 from tests.repository import real_uv
 from tests.stand_in_images import served
+
+runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
 
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
