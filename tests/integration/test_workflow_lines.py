@@ -21,6 +21,7 @@ JOBS: dict[str, Any] = YAML(typ="safe").load(ROOT / ".github" / "workflows" / "p
 SESSION = "workflows"  # the quickest of the tier that has an environment
 BASE = "github.event.pull_request.base.sha || github.event.merge_group.base_sha"
 IMAGE = "vars.PLAN_IMAGE"
+TITLE = "github.event.pull_request.title"
 LABELS = "join(github.event.pull_request.labels.*.name, ',')"
 
 
@@ -54,7 +55,7 @@ class Machine:
 
 def filled(text: str, expressions: Mapping[str, str]) -> str:
     values = {name.replace("_", "."): value for name, value in expressions.items()}
-    values |= {BASE: values.get("base", ""), IMAGE: "", LABELS: ""}
+    values |= {BASE: values.get("base", ""), IMAGE: "", LABELS: "", TITLE: ""}
     return re.sub(r"\$\{\{ (.+?) \}\}", lambda found: values[found[1]], text)
 
 
