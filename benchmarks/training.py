@@ -111,8 +111,10 @@ def main() -> None:
             rounds=1 if options.quick else options.rounds,
         )
         _say(_surroundings(bench))
+        short = ["train.epochs=1"] if options.quick else []
+        if options.only in {None, "folds"}:
+            _say(_folds(bench, short))
         if options.only in {None, "accuracy"}:
-            short = ["train.epochs=1"] if options.quick else []
             _say(_accuracy(bench, range(1 if options.quick else options.seeds), short))
         if options.only in {None, "speed"}:
             for config, epochs in ((TINY, 10), (BASE, 8)):
@@ -138,7 +140,8 @@ def _parser() -> argparse.ArgumentParser:
         default=os.cpu_count(),
         help="of torch, in every process (default: %(default)s, the cores)",
     )
-    parser.add_argument("--only", choices=["accuracy", "speed", "seconds"], help="measure one part")
+    parts = ["folds", "accuracy", "speed", "seconds"]
+    parser.add_argument("--only", choices=parts, help="measure one part")
     parser.add_argument(
         "--quick", action="store_true", help="one short turn of each: shows that the script works"
     )
@@ -156,6 +159,19 @@ def _surroundings(bench: Bench) -> str:
         f"{platform.system()}, load {os.getloadavg()[0]:.1f} at the start; "
         f"{bench.run('-c', code, *PACKAGES).strip()}; {bench.rounds} rounds. "
         "Medians, with the least and the greatest."
+    )
+
+
+def _folds(bench: Bench, overrides: Sequence[str]) -> str:
+    """Compare the base model with the machine over five folds without the test split."""
+    settings = [f"--set={each}" for each in (bench.data, *overrides)]
+    how = ["--config", str(BASE), "--threads", str(bench.threads), *settings]
+    found = json.loads(bench.run("-m", "benchmarks.peers.folds", *how))
+    counts = [("base, seed 0", found["ours"]), ("SVC(gamma=0.001)", found["svc"])]
+    examples = found["examples"]
+    return _table(
+        ["five folds of training and validation", f"wrong of {examples:,}", "accuracy"],
+        [[what, str(wrong), f"{1 - wrong / examples:.4f}"] for what, wrong in counts],
     )
 
 

@@ -27,8 +27,8 @@ def main() -> None:
     training, test = (
         data.examples_of(config, split, where=str(options.config)) for split in ("train", "test")
     )
-    machine = SVC(gamma=0.001).fit(_pixels(training), training.labels.numpy())
-    right = machine.predict(_pixels(test)) == test.labels.numpy()
+    machine = SVC(gamma=0.001).fit(pixels(training), training.labels.numpy())
+    right = machine.predict(pixels(test)) == test.labels.numpy()
     counts = {
         "training": len(training),
         "examples": len(test),
@@ -38,7 +38,7 @@ def main() -> None:
     print(json.dumps(counts))
 
 
-def _pixels(examples: Examples) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+def pixels(examples: Examples) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Return the images as scikit-learn has them: (n_examples, 64), from 0 to 16."""
     ink = (examples.images.numpy().reshape(len(examples), -1).astype(np.float64) + 1) / 2
     return ink * data.LARGEST_PIXEL
