@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -47,6 +47,42 @@ def to_production(registry: Registry, run: Run, policy: Policy) -> Version:
         verdict = registry.promote(Promotion(stage=stage, number=version.number), policy)
         assert verdict.outcome is Outcome.PASS, verdict.to_text()
     return version
+
+
+class After:
+    """A registry in which something happens right after its user's first append.
+
+    Args:
+        store: the registry.
+        happens: what.
+    """
+
+    def __init__(self, store: Store, happens: Callable[[], None]) -> None:
+        self._store, self._happens = store, happens
+        self._appended = False
+        self.address = store.address
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def append(self, version: Version, text: str, *, summary: str) -> None:
+        self._store.append(version, text, summary=summary)
+        if not self._appended:
+            self._appended = True
+            self._happens()
+
+
+def killed() -> None:
+    """What ends the user of a registry, who then does no more."""
+    raise KeyboardInterrupt
+
+
+def left_unchecked(registry: Registry, policy: Policy, stage: Stage) -> None:
+    """Promote to `stage`, and be gone before the check of it."""
+    dying = Registry(After(registry.store, killed), registry.model, say=lambda _: None, by="anna")
+    with pytest.raises(KeyboardInterrupt):
+        dying.promote(Promotion(stage=stage), policy)
+    assert registry.read().stages[stage].unconfirmed is not None
 
 
 @pytest.fixture(scope="session")

@@ -99,6 +99,11 @@ class Finding(_Part):
     adjusted_p_value: float | None = None
     n_needed: int | None = None
 
+    @property
+    def holds(self) -> bool:
+        """Whether it does not speak against a pass."""
+        return self.outcome in {Outcome.PASS, NOT_JUDGED}
+
 
 class Verdict(_Part):
     """What a gate concluded, why, and from what.

@@ -10,7 +10,7 @@ from gates.functions import named_function
 from gates.policy import PromotionPolicy
 from gates.registry.history import History
 from gates.registry.loading import check_as_recorded
-from gates.registry.store import Store, Version, fetch_checked
+from gates.registry.store import Store, UnreachableError, Version, fetch_checked
 
 # What says something of the machine that tries a model, and nothing of the model.
 _OF_THIS_MACHINE = (ConfigError, GateInputError, ImportError, MemoryError, OSError)
@@ -26,16 +26,23 @@ def answer_check(rules: PromotionPolicy) -> Callable[[Path], Any]:
     return function
 
 
-def problem_of_files(store: Store, version: Version, folder: Path) -> str | None:
-    """Copy every file of `version` to `folder`; return what is not what was registered."""
+def problem_of_files(store: Store, version: Version, log: History, folder: Path) -> str | None:
+    """Copy every file of `version` to `folder`; return what is not what was registered.
+
+    Raises:
+        UnreachableError: a file could not be copied here, which says nothing of the version.
+    """
     problems = []
     try:
+        check_as_recorded(version, log)
         names = list(version.files)
     except GateInputError as error:
         return str(error)
     for name in names:
         try:
             fetch_checked(store, version, [name], folder)
+        except UnreachableError:
+            raise
         except GateInputError as error:
             problems.append(str(error))
     return "; ".join(problems) or None
@@ -49,16 +56,19 @@ def problem_of(
     Raises:
         GateInputError: it cannot be tried on this machine, which says nothing of the version.
     """
-    try:
-        check_as_recorded(version, log)
-    except GateInputError as error:
-        return str(error)
     with tempfile.TemporaryDirectory(prefix="gates-") as folder:
-        problem = problem_of_files(store, version, Path(folder))
-        return problem or _called(answers, version, Path(folder))
+        problem = problem_of_files(store, version, log, Path(folder))
+        return problem or problem_of_answers(answers, version, Path(folder))
 
 
-def _called(answers: Callable[[Path], Any], version: Version, folder: Path) -> str | None:
+def problem_of_answers(
+    answers: Callable[[Path], Any], version: Version, folder: Path
+) -> str | None:
+    """Let a model whose files are in `folder` answer; return what is wrong with it.
+
+    Raises:
+        GateInputError: it cannot be tried on this machine, which says nothing of the version.
+    """
     try:
         answers(folder)
     except _OF_THIS_MACHINE as error:

@@ -28,6 +28,8 @@ class Case:
         rule: what the policy asks for at that stage.
         stages: who is where now.
         production: the version in production now, if there is one.
+        production_checkpoint: its checkpoint; None if nobody registered it.
+        production_is_gone: whether it was deleted.
         files: a folder with the version's verdicts, checked to be what was registered.
         verdict: one of the evaluation gate that is newer than the registered one.
         by: who promotes.
@@ -40,7 +42,9 @@ class Case:
     policy: Policy
     rule: StageRule
     stages: Mapping[Stage, Occupancy]
-    production: Version | None
+    production: int | None
+    production_checkpoint: str | None
+    production_is_gone: bool
     files: Path
     verdict: Path | None
     by: str
@@ -92,7 +96,7 @@ def _evaluation(case: Case) -> Iterator[Finding]:
     yield criterion(
         "verdict",
         holds=verdict.gate == "evaluation" and verdict.is_pass,
-        reason=f"{verdict.gate}: {verdict.outcome}: {verdict.reason}",
+        reason=f"{verdict.gate}: {verdict.outcome}: {verdict.reason}{_contradiction(verdict)}",
     )
     checkpoint = case.version.fact("checkpoint")
     judged = verdict.evidence.get("checkpoint")
@@ -134,13 +138,20 @@ def _against_production(case: Case, verdict: Verdict) -> Finding:
         return criterion(
             name, holds=baseline is None, reason="nothing is in production to compare with"
         )
-    there = case.production.fact("checkpoint")
+    there = case.production_checkpoint
+    if case.production_is_gone or there is None:
+        return criterion(
+            name,
+            holds=baseline in {None, there},
+            reason=f"version {case.production}, in production, was deleted or never registered: "
+            "there is nothing else to compare with",
+        )
     if there == case.version.fact("checkpoint"):
-        return criterion(name, holds=True, reason="this version is in production already")
+        return criterion(name, holds=True, reason="this checkpoint is in production already")
     return criterion(
         name,
         holds=baseline == there,
-        reason=f"it compares with {_short(baseline)}, and version {case.production.number} "
+        reason=f"it compares with {_short(baseline)}, and version {case.production} "
         f"({_short(there)}) is in production; judge again with --baseline "
         f"models:/{case.version.model}@production and name that verdict",
     )
@@ -206,7 +217,8 @@ def _consent(case: Case) -> Iterator[Finding]:
     if not case.approver or not case.approver.strip():
         yield criterion("approver", holds=False, reason="nobody is named; say --approver NAME")
         return
-    is_other = case.approver.strip().casefold() != case.by.strip().casefold()
+    approver, by = (" ".join(name.split()).casefold() for name in (case.approver, case.by))
+    is_other = approver != by
     yield criterion(
         "approver",
         holds=case.rule.approver == "anybody" or is_other,
@@ -218,6 +230,14 @@ def _consent(case: Case) -> Iterator[Finding]:
 def _told(case: Case, error: GateInputError) -> str:
     """Return what is wrong with a file, by its name in the registry, not by that of the copy."""
     return str(error).replace(f"{case.files}/", "")
+
+
+def _contradiction(verdict: Verdict) -> str:
+    """Return what speaks against a verdict that calls itself a pass."""
+    if verdict.is_pass or verdict.outcome is not Outcome.PASS:
+        return ""
+    against = [f"{each.check} {each.group}" for each in verdict.findings if not each.holds]
+    return f"; but not by its own findings: {', '.join(against) or 'it has none'}"
 
 
 def _short(digest: str | None) -> str:

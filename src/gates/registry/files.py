@@ -1,15 +1,31 @@
 """The files of a version, by the names that they have in the registry."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 CHECKPOINT, PREDICTIONS, PROVENANCE = "checkpoint.pt", "predictions.parquet", "provenance.json"
 VERDICT, SBOM = "verdict.json", "sbom.cdx.json"
+VERDICT_START = "verdict"  # of the names of all verdicts, those on the data included
 
 
 def data_verdict(gate: str) -> str:
     """Return the name under which the verdict of a gate on the data is kept."""
     return f"verdict-{gate}.json"
+
+
+def identity(files: Mapping[str, str]) -> dict[str, str]:
+    """Return what two versions that are the same have in common.
+
+    The checkpoint and the verdicts, and whether there is an SBOM: each is written anew with another
+    time in it. What else lies in a run's folder makes no other version.
+
+    Args:
+        files: SHA-256 of each, by name.
+    """
+    kept = {name: digest for name, digest in files.items() if name.startswith(VERDICT_START)}
+    return {**kept, CHECKPOINT: files.get(CHECKPOINT, ""), SBOM: str(SBOM in files)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +41,7 @@ class Submission:
     facts: dict[str, str]
 
     @property
-    def checkpoint(self) -> str:
-        """SHA-256 of the checkpoint: two versions of one checkpoint are one."""
-        return self.facts["checkpoint"]
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each of the files, by name."""
+        found: dict[str, str] = json.loads(self.facts["files"])
+        return found

@@ -101,11 +101,14 @@ class Entry(BaseModel):
 
     def summary(self) -> str:
         """Return what happened in a few words, such as `production: 3 -> 4`."""
+        move = f"{self.before or 'none'} -> {self.after or 'none'}"
         if self.action is Action.CONFIRM:
             return f"{self.stage}: {self.after} checked"
         if self.action is Action.ACKNOWLEDGE:
-            return "damage acknowledged"
-        return f"{self.stage}: {self.before or 'none'} -> {self.after or 'none'}"
+            if self.before == self.after:
+                return "damage acknowledged"
+            return f"{self.stage}: {move}, taken as it is"
+        return f"{self.stage}: {move}"
 
 
 def digest_of(text: str) -> str:

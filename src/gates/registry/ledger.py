@@ -39,6 +39,10 @@ class Now:
         """Return the version that is in `stage`."""
         return self.stages[stage].current
 
+    def on(self, stage: Stage) -> int | None:
+        """Return the version that the alias of `stage` must name."""
+        return self.stages[stage].to_load
+
     @property
     def unexplained(self) -> list[str]:
         """The aliases of stages at which no entry ever put anything, a sentence each."""
@@ -73,6 +77,8 @@ class Ledger:
         entries = self._store.entries(self._model)
         found = history.read(entries, record.head, model=self._model)
         # Who appends the second entry has noted the first one before.
+        if record.head is None and len(found.held) > 1:
+            record = self._store.record(self._model)  # by now, where both came since the first look
         if record.head is None and len(found.held) > 1:
             lost = Problem(number=found.head.number, text="the note of the newest entry is missing")
             found = replace(found, problems=(*found.problems, lost))
@@ -122,17 +128,15 @@ class Ledger:
     def _wrong(self, now: Now) -> dict[Stage, int | None]:
         """Return what each alias must name that names something else.
 
-        Of a version that was deleted there can be none, and an alias of a stage that the log does
-        not know is somebody else's.
+        An alias of a stage that the log does not know is somebody else's; where the version that
+        the log knows was deleted, it may be all that is left.
         """
-        known = [stage for stage in STAGES if now.stages[stage].since is not None]
         wrong = {
-            stage: now.version_in(stage)
-            for stage in known
-            if now.aliases.get(stage) != now.version_in(stage)
+            stage: place.to_load
+            for stage, place in now.stages.items()
+            if place.since is not None and now.aliases.get(stage) != place.to_load
         }
         if not wrong:
             return {}
-        there = {each.number for each in self._store.versions(self._model)}
-        right = {stage: number if number in there else None for stage, number in wrong.items()}
-        return {stage: right[stage] for stage in right if now.aliases.get(stage) != right[stage]}
+        there = {None, *(each.number for each in self._store.versions(self._model))}
+        return {stage: number for stage, number in wrong.items() if number in there}

@@ -60,7 +60,7 @@ def _version(store: Store, parts: re.Match[str], now: Now) -> Version:
     for each in store.versions(model):
         if each.number == wanted:
             return each
-    what = f"alias {alias}" if alias else f"version {wanted}"
+    what = f"version {wanted}" if wanted else f"alias {alias}"
     msg = f"{parts[0]}: there is no {what} of {model} in the registry {store.address}"
     raise GateInputError(msg)
 
@@ -75,19 +75,15 @@ def _named(uri: str, alias: str, now: Now) -> int | None:
 
 
 def _in_stage(uri: str, stage: Stage, named: int | None, now: Now) -> int | None:
-    """Return the version that is in `stage`; the alias may be one change behind the log.
-
-    Until a promotion has been checked, the version before it is the one to load.
+    """Return the version that the log has in `stage` for programs; the alias may be behind it.
 
     Raises:
         GateInputError: the alias was moved by other means than a promotion or a rollback.
     """
     place = now.stages[stage]
     before = place.since.entry.before if place.since else None
-    if named == before and place.unconfirmed:
-        return before
-    if named in {before, place.current}:
-        return place.current
+    if named in {None, before, place.current}:
+        return place.to_load
     msg = f"{uri}: names version {named}, and the history has {place.current or 'none'} in "
     msg += f"{stage}; somebody has moved it: see python -m gates status --name {now.model}"
     raise GateInputError(msg)

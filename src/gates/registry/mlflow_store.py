@@ -17,11 +17,21 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from gates.errors import GateInputError, said_by
 from gates.registry.history import Head, Stored, digest_of
-from gates.registry.store import DIGEST, ENTRY, HEAD, LOG_SUFFIX, RUN, Record, Version, as_tags
+from gates.registry.store import (
+    DIGEST,
+    ENTRY,
+    HEAD,
+    LOG_SUFFIX,
+    RUN,
+    Record,
+    UnreachableError,
+    Version,
+    as_tags,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -61,7 +71,7 @@ class MlflowStore:
         self._artifacts: str | None = None
         _, is_sqlite, path = address.partition("sqlite:///")
         if is_sqlite:
-            file = Path(path).absolute()
+            file = Path(unquote(path.partition("?")[0])).absolute()
             if not file.is_file():
                 if not make:
                     msg = f"{self.address}: there is no registry yet (no such file); register a "
@@ -104,17 +114,22 @@ class MlflowStore:
 
     def attach(self, version: Version, file: Path, name: str) -> None:
         """Keep one more file beside those of `version`."""
-        self._upload(version.tags[RUN], file, name)
+        self._upload(version.fact("run"), file, name)
 
     def download(self, version: Version, name: str, folder: Path) -> Path:
         """Return a local copy of one file of `version`, not checked."""
         from mlflow import artifacts  # noqa: PLC0415 - loaded by now
 
         uri = f"{version.source.rstrip('/')}/{name}"
-        with self._told(f"{version}: {name} cannot be read"):
-            copy = artifacts.download_artifacts(
-                artifact_uri=uri, dst_path=str(folder), tracking_uri=self._address
-            )
+        try:
+            with self._told(f"{version}: {name} cannot be read"):
+                copy = artifacts.download_artifacts(
+                    artifact_uri=uri, dst_path=str(folder), tracking_uri=self._address
+                )
+        except GateInputError as error:
+            if _is_absence(error.__cause__):
+                raise
+            raise UnreachableError(str(error)) from error
         return Path(copy)
 
     def record(self, model: str) -> Record:
@@ -256,8 +271,22 @@ _REFUSED = {
 }
 
 
+def _is_absence(error: BaseException | None) -> bool:
+    """Whether an error of MLflow's says that a file is not there."""
+    answer = getattr(error, "response", None)
+    code = getattr(answer, "status_code", None) or str(getattr(error, "error_code", ""))
+    said = str(error)
+    return (
+        isinstance(error, FileNotFoundError)
+        or code in {404, "RESOURCE_DOES_NOT_EXIST"}
+        or "No such file" in said
+        or "No such artifact" in said
+    )
+
+
 def _translated(error: Exception, what: str, address: str) -> GateInputError:
     text = " ".join(str(error).split())
+    told = re.sub(r"//[^\s/]*@", "//", said_by(error))  # an address may hold a password
     code = str(getattr(error, "error_code", ""))
     refusal = re.search(r"error code (401|403)\b", text) or re.search(
         r"\b(401|403) Client Error", text
@@ -267,7 +296,7 @@ def _translated(error: Exception, what: str, address: str) -> GateInputError:
     start = f"{what} from the registry {address}" if what else f"the registry {address}"
     if status:
         return GateInputError(f"{start}: {_REFUSED[status]}")
-    return _KINDS.get(code, GateInputError)(f"{start}: {said_by(error)}")
+    return _KINDS.get(code, GateInputError)(f"{start}: {told}")
 
 
 def _version(found: "ModelVersion") -> Version:
@@ -318,8 +347,13 @@ def _make_tables(file: Path, shown: str) -> None:
             made = Path(folder) / file.name
             # MLflow's database library decodes the path.
             _client(f"sqlite:///{quote(str(made))}", shown)
-            with contextlib.suppress(FileExistsError):  # somebody else's, which is as good
+            try:
                 file.hardlink_to(made)
+            except FileExistsError:
+                pass  # somebody else's, which is as good
+            except OSError:  # a file system without links
+                if not file.exists():
+                    made.rename(file)
     except OSError as error:
         msg = f"{file}: cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI"
         raise GateInputError(msg) from error

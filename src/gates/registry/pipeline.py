@@ -9,16 +9,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gates import files
 from gates.errors import ConfigError, GateInputError, in_one_line
+from gates.files import sha256
 from gates.policy import Policy, PromotionPolicy
-from gates.registry import check, history
+from gates.registry import check, files, history
 from gates.registry.criteria import Case, criterion, judge
 from gates.registry.files import Submission
 from gates.registry.history import STAGES, Action, Entry, Held, Stage
 from gates.registry.ledger import Ledger, Now, RefusedError
 from gates.registry.stages import Occupancy
-from gates.registry.store import Store, Version, as_tags
+from gates.registry.store import Store, Version
 from gates.verdict import Finding, Outcome, Verdict, read_verdict
 
 Say = Callable[[str], None]
@@ -145,36 +145,38 @@ class Registry:
         version = self._chosen(promotion, now)
         there = now.version_in(promotion.stage)
         with tempfile.TemporaryDirectory(prefix="gates-") as folder:
-            findings = [self._files(version, Path(folder))]
+            findings = [self._files(version, now, Path(folder))]
             if there == version.number and findings[0].outcome == Outcome.PASS:
                 reason = f"version {version.number} is in {promotion.stage} already; nothing to do"
                 return self._verdict(version, policy, findings, Outcome.PASS, reason)
             case = self._case(promotion, policy, version, now, Path(folder))
             findings += judge(case)
+            if all(each.holds for each in findings):
+                findings.append(self._answers(version, rules, Path(folder)))
             missing = [each.check for each in findings if each.outcome != Outcome.PASS]
             if missing:
                 reason = f"version {version.number} "
                 reason += "should not be in" if there == version.number else "stays out of"
                 reason += f" {promotion.stage}, for want of: {', '.join(missing)}"
                 return self._verdict(version, policy, findings, Outcome.FAIL, reason)
-            check.answer_check(rules)  # before anything is changed
-            digest = files.sha256(case.verdict_file)
+            digest = sha256(case.verdict_file)
             if promotion.verdict is not None:
                 self.store.attach(version, promotion.verdict, f"verdict-{digest[:12]}.json")
         entry = self._entry(
             Action.PROMOTE,
             promotion.stage,
-            version,
             before=there,
+            after=version.number,
             why=promotion.why,
             verdict=digest,
             approver=promotion.approver,
         )
         promoted, now = self._ledger.append(now, entry, version)
-        problem = self._confirm_or_go_back(promoted, rules, self._ledger.align(now))
+        self._ledger.align(now)
+        problem = self._confirm_or_go_back(promoted, rules)
         if problem:
             findings.append(criterion("check after the promotion", holds=False, reason=problem))
-            reason = f"version {version.number} did not stay in {promotion.stage}: {problem}"
+            reason = f"version {version.number} in {promotion.stage}: {problem}"
             return self._verdict(version, policy, findings, Outcome.FAIL, reason)
         reason = f"version {version.number} is in {promotion.stage}"
         reason += f" in place of {there}" if there else ""
@@ -202,7 +204,9 @@ class Registry:
         if version.number == place.current:
             self._say(f"version {version.number} is in production already; nothing to do")
             return version
-        entry = self._entry(Action.ROLLBACK, "production", version, before=place.current, why=why)
+        entry = self._entry(
+            Action.ROLLBACK, "production", before=place.current, after=version.number, why=why
+        )
         _, now = self._ledger.append(now, entry, version)
         self._ledger.align(now)
         return version
@@ -210,40 +214,61 @@ class Registry:
     def acknowledge(self, why: str) -> None:
         """Let a damaged log go on: its damage stays on record, with who looked at it and why.
 
-        What an alias names without an entry is taken as it is.
+        What an alias names without an entry, or against a damaged log, is taken as it is.
 
         Raises:
             ConfigError: no reason is given.
-            GateInputError: nobody registered what an alias names.
-            RefusedError: somebody else was quicker.
+            RefusedError: what is to be taken is not what was registered, or somebody was quicker.
         """
         if not why.strip():
             msg = "--acknowledge: say why, as it goes on record"
             raise ConfigError(msg)
         self.check_registered()
         now = self.read()
-        if not now.history.open_problems and not now.foreign:
+        damage = now.history.open_problems
+        adopted = [
+            stage
+            for stage, number in now.aliases.items()
+            if stage in now.foreign or (damage and stage in STAGES and number != now.on(stage))
+        ]
+        if not damage and not adopted:
             self._say("the history is whole; nothing to acknowledge")
             return
-        for stage in now.foreign or ["production"]:
+        for stage in adopted:
+            self._check_adoptable(now, now.aliases[stage])
+        for stage in adopted or ["production"]:
             before = now.version_in(stage)
-            after = now.aliases[stage] if stage in now.foreign else before
+            after = now.aliases[stage] if adopted else before
             entry = self._entry(
                 Action.ACKNOWLEDGE,
                 stage,
-                None if after is None else self.version(after),
                 before=before,
+                after=after,
                 why=why,
-                forgives=tuple(each.digest for each in now.history.open_problems),
+                forgives=tuple(each.digest for each in damage),
             )
             _, now = self._ledger.append(now, entry, self._any_version())
-        # Whatever was noted before: this is the newest that somebody vouches for.
-        self.store.note_head(self.model, now.history.head)
+            # Whatever was noted before: this is the newest that somebody vouches for.
+            self.store.note_head(self.model, now.history.head)
+            if adopted:
+                self._say(f"{stage}: version {after} is taken as it is")
+
+    def _check_adoptable(self, now: Now, number: int) -> None:
+        """Refuse to vouch for files that are not what was registered."""
+        version = self.version(number)
+        if not version.is_registered:
+            return  # by other means, and nothing says what its files must be
+        with tempfile.TemporaryDirectory(prefix="gates-") as folder:
+            problem = check.problem_of_files(self.store, version, now.history, Path(folder))
+        if problem:
+            msg = f"{version}: cannot be taken as it is: {problem}"
+            raise RefusedError(msg)
 
     def _version_of(self, submission: Submission) -> Version | None:
-        """Return the version that is the same checkpoint with the same files."""
-        same = as_tags({name: submission.facts[name] for name in ("checkpoint", "files")})
-        return next((each for each in self._look() if same.items() <= each.tags.items()), None)
+        """Return the version that is the same checkpoint with the same verdicts."""
+        same = files.identity(submission.digests)
+        known = (each for each in self._look() if each.is_registered)
+        return next((each for each in known if files.identity(each.listed) == same), None)
 
     def check_registered(self) -> None:
         """Raise a `GateInputError` unless the registry has a version of the model."""
@@ -277,13 +302,18 @@ class Registry:
     ) -> Case:
         rules = _rules(policy)
         there = now.version_in("production")
+        production = None if there is None else self._versions.get(there)
+        since = now.stages["production"].since
+        checkpoint = production.tags.get("gates.checkpoint") if production else None
         return Case(
             version=version,
             stage=promotion.stage,
             policy=policy,
             rule=rules.staging if promotion.stage == "staging" else rules.production,
             stages=now.stages,
-            production=None if there is None else self.version(there),
+            production=there,
+            production_checkpoint=checkpoint or (since.entry.checkpoint if since else None),
+            production_is_gone=there is not None and production is None,
             files=folder,
             verdict=promotion.verdict,
             by=self.by,
@@ -291,10 +321,15 @@ class Registry:
             now=self._now(),
         )
 
-    def _files(self, version: Version, folder: Path) -> Finding:
-        problem = check.problem_of_files(self.store, version, folder)
+    def _files(self, version: Version, now: Now, folder: Path) -> Finding:
+        problem = check.problem_of_files(self.store, version, now.history, folder)
         reason = problem or "they are what was registered"
         return criterion("files", holds=problem is None, reason=reason)
+
+    def _answers(self, version: Version, rules: PromotionPolicy, folder: Path) -> Finding:
+        """Try the model before anything is moved; what cannot be tried here is moved by nobody."""
+        problem = check.problem_of_answers(check.answer_check(rules), version, folder)
+        return criterion("answers", holds=problem is None, reason=problem or "as when judged")
 
     def _settle(self, rules: PromotionPolicy, *, check_unconfirmed: bool = True) -> Now:
         """Finish what an earlier command did not, and return what holds then.
@@ -320,56 +355,67 @@ class Registry:
         for each in unconfirmed:
             what = f"{each.entry.stage}: version {each.entry.after}"
             self._say(f"{what} was promoted and not checked yet: checking it")
-            problem = self._confirm_or_go_back(each, rules, self.read())
+            problem = self._confirm_or_go_back(each, rules)
             if problem:
                 self._say(f"{what} was put back: {problem}")
         return self.read() if unconfirmed else aligned
 
-    def _confirm_or_go_back(self, promoted: Held, rules: PromotionPolicy, now: Now) -> str | None:
-        """Check a promoted version; return why it is no longer there, or None.
-
-        Args:
-            promoted: the promotion.
-            rules: with the check.
-            now: what the registry says.
-        """
+    def _confirm_or_go_back(self, promoted: Held, rules: PromotionPolicy) -> str | None:
+        """Check a promoted version; return what is wrong with it, or why it is no longer there."""
         stage, number, before = promoted.entry.stage, promoted.entry.after, promoted.entry.before
         assert number is not None  # noqa: S101 - a promotion leads somewhere
-        version = self._versions.get(number)
+        version, now = self._versions.get(number), self.read()
         problem: str | None = "it was deleted"
         if version is not None:
             answers = check.answer_check(rules)
             problem = check.problem_of(self.store, version, now.history, answers)
-        action, why, after = Action.CONFIRM, "loaded from the registry; it answers", version
-        if problem is not None:
-            action, why = Action.ROLLBACK, f"the check after the promotion failed: {problem}"
-            after = None if before is None else self._versions.get(before)
-        why = in_one_line(why)[: history.LONGEST_REASON]
-        entry = self._entry(action, stage, after, before=number, why=why)
-        try:
-            if now.history.head.digest == promoted.digest:
-                _, now = self._ledger.append(now, entry, after or self._any_version())
-        except RefusedError:
-            # Somebody has gone on from here, and with that checked it or gone back.
-            now = self.read()
+        if problem is None:
+            why = "loaded from the registry; it answers"
+            now = self._record_check(promoted, Action.CONFIRM, number, why)
+        else:
+            why = in_one_line(f"the check after the promotion failed: {problem}")
+            why = why[: history.LONGEST_REASON]
+            now = self._record_check(promoted, Action.ROLLBACK, before, why)
         there = self._ledger.align(now).version_in(stage)
-        return None if there == number else problem or f"{there or 'none'} is there by now"
+        return problem if problem or there == number else f"{there or 'none'} is there by now"
+
+    def _record_check(self, promoted: Held, action: Action, after: int | None, why: str) -> Now:
+        """Add what the check of a promotion came to, unless somebody has checked it or gone on."""
+        stage = promoted.entry.stage
+        while True:
+            now = self.read()
+            unconfirmed = now.stages[stage].unconfirmed
+            if unconfirmed is None or unconfirmed.digest != promoted.digest:
+                return now
+            entry = self._entry(action, stage, before=promoted.entry.after, after=after, why=why)
+            try:
+                _, now = self._ledger.append(now, entry, self._any_version())
+            except RefusedError:
+                continue  # an entry of somebody else's came first, about something else perhaps
+            return now
 
     def _way_back(self, place: Occupancy, to: int | None) -> int:
+        """Return the version to go back to; one that was deleted, or is the same model, is none."""
         if to is None:
-            if place.before is None:
-                msg = f"{self.model}: there is no version before {place.current or 'none'} to go "
-                msg += "back to; gates history names those that were in production"
-                raise RefusedError(msg)
-            return place.before
+            current = self._checkpoint_of(place.current) if place.current else None
+            for number in reversed(place.versions[:-1]):
+                if number in self._versions and self._checkpoint_of(number) != current:
+                    return number
+            msg = f"{self.model}: there is no version before {place.current or 'none'} to go "
+            msg += "back to; gates history names those that were in production"
+            raise RefusedError(msg)
         if to not in place.known_good:
             known = ", ".join(str(number) for number in sorted(place.known_good)) or "none was"
             msg = f"--to {to}: was never in production; of those that were: {known}"
             raise RefusedError(msg)
         return to
 
-    def _entry(self, action: Action, stage: Stage, version: Version | None, **more: Any) -> Entry:
-        """Return an entry after which `version` is in `stage`, or nothing is."""
+    def _checkpoint_of(self, number: int) -> str | None:
+        version = self._versions.get(number)
+        return version.tags.get("gates.checkpoint") if version else None
+
+    def _entry(self, action: Action, stage: Stage, *, after: int | None, **more: Any) -> Entry:
+        """Return an entry after which version `after` is in `stage`, or nothing is."""
         words = {
             name: in_one_line(more[name])
             for name in ("why", "approver")
@@ -378,10 +424,10 @@ class Registry:
         if len(words["why"]) > history.LONGEST_REASON:
             msg = f"--why: is longer than {history.LONGEST_REASON} letters"
             raise ConfigError(msg)
-        facts: dict[str, Any] = {"after": None}
-        if version is not None:
+        version = None if after is None else self._versions.get(after)
+        facts: dict[str, Any] = {}
+        if version is not None and version.is_registered:
             facts = {
-                "after": version.number,
                 "checkpoint": version.fact("checkpoint"),
                 "files": version.files_digest,
                 "commit": version.fact("commit") or None,
@@ -390,6 +436,7 @@ class Registry:
             model=self.model,
             action=action,
             stage=stage,
+            after=after,
             by=self.by,
             when=self._now(),
             previous=history.NOTHING_BEFORE,

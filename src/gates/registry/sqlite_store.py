@@ -27,6 +27,7 @@ from gates.registry.store import (
     RUN,
     Record,
     Store,
+    UnreachableError,
     Version,
     as_tags,
 )
@@ -153,7 +154,8 @@ class SqliteStore:
             return Path(shutil.copyfile(self._files(version.source) / name, folder / name))
         except OSError as error:
             msg = f"{version}: {name} cannot be read from the registry {self.address}: "
-            raise GateInputError(msg + said_by(error)) from error
+            kind = GateInputError if isinstance(error, FileNotFoundError) else UnreachableError
+            raise kind(msg + said_by(error)) from error
 
     def record(self, model: str) -> Record:
         """Return what is kept of `model` itself; nothing if there is no such model."""

@@ -60,18 +60,31 @@ class Version:
             raise GateInputError(msg) from None
 
     @property
+    def is_registered(self) -> bool:
+        """Whether `gates register` made it, and not somebody by other means."""
+        return {_TAG + "checkpoint", _TAG + "files"} <= self.tags.keys()
+
+    @property
+    def listed(self) -> dict[str, str]:
+        """What was noted of its files, not checked; nothing if that is no list."""
+        try:
+            return {
+                str(name): str(digest) for name, digest in json.loads(self.fact("files")).items()
+            }
+        except (ValueError, AttributeError):
+            return {}
+
+    @property
     def files(self) -> dict[str, str]:
         """SHA-256 of each of its files, by name.
 
         Raises:
             GateInputError: the list is none, or does not fit the checkpoint that was noted.
         """
-        try:
-            listed = json.loads(self.fact("files"))
-            files = {str(name): str(digest) for name, digest in listed.items()}
-        except (ValueError, AttributeError) as error:
+        files = self.listed
+        if not files:
             msg = f"{self}: its {_TAG}files is not a list of digests"
-            raise GateInputError(msg) from error
+            raise GateInputError(msg)
         for name in files:
             if not _FILE.fullmatch(name):
                 msg = f"{self}: its {_TAG}files names {name!r}, which is no name of a file"
@@ -106,6 +119,10 @@ class Record:
     head: Head | None
 
 
+class UnreachableError(GateInputError):
+    """A file may be there and could not be copied here: that says nothing of the version."""
+
+
 class Store(Protocol):
     """A registry. Whatever it cannot do is a GateInputError with its address."""
 
@@ -124,7 +141,11 @@ class Store(Protocol):
         """Keep one more file beside those of `version`."""
 
     def download(self, version: Version, name: str, folder: Path) -> Path:
-        """Return a local copy of one file of `version`, not checked."""
+        """Return a local copy of one file of `version`, not checked.
+
+        Raises:
+            UnreachableError: it could not be copied, for another reason than that it is not there.
+        """
 
     def record(self, model: str) -> Record:
         """Return what is kept of `model` itself; nothing if it has no such model."""

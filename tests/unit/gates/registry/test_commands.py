@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -14,7 +13,7 @@ from gates.policy import Policy
 from gates.registry.pipeline import Promotion, Registry
 from gates.registry.store import Store
 from tests.registered import Run
-from tests.registries import MakeRun, to_production
+from tests.registries import MakeRun, left_unchecked, to_production
 
 Told = pytest.CaptureFixture[str]
 
@@ -198,20 +197,7 @@ def test_until_a_promotion_is_checked_the_old_one_is_loaded_then_what_the_histor
     to_production(registry, one, policy)
     registry.register(run("two", against=one).submission())
     registry.promote(Promotion(stage="staging", number=2), policy)
-
-    class DiesAfter:
-        """A registry whose user is gone when the promotion is in the log."""
-
-        address = registry.store.address
-
-        def __getattr__(self, name: str) -> Any:
-            if name == "point":
-                raise KeyboardInterrupt
-            return getattr(registry.store, name)
-
-    dying = Registry(DiesAfter(), "digits", say=lambda _: None, by="anna")
-    with pytest.raises(KeyboardInterrupt):
-        dying.promote(Promotion(stage="production"), policy)
+    left_unchecked(registry, policy, "production")
     assert registry.read().version_in("production") == 2
     assert loaded() == b"one"
     registry.promote(Promotion(stage="production"), policy)

@@ -17,15 +17,15 @@ from gates.policy import Policy
 from gates.predictions import write_predictions
 from gates.provenance import SourceState
 from gates.registry import history
-from gates.registry.history import Action
+from gates.registry.history import STAGES, Action
 from gates.registry.ledger import RefusedError
 from gates.registry.pipeline import Promotion, Registry
-from gates.registry.store import Store, Version
+from gates.registry.store import Store, UnreachableError, Version
 from gates.verdict import Outcome, Verdict
 from tests import registered
 from tests.judged import scored
 from tests.registered import Run
-from tests.registries import MakeRun, opened_again, there, to_production
+from tests.registries import After, MakeRun, left_unchecked, opened_again, there, to_production
 
 
 def missing(verdict: Verdict) -> list[str]:
@@ -417,22 +417,35 @@ def test_digests_that_were_changed_with_the_file_are_caught_by_the_log(
     client.set_model_version_tag("digits", "2", "gates.files", text)
     verdict = registry.promote(Promotion(stage="production"), policy)
     assert verdict.outcome is Outcome.FAIL
-    assert "its list of digests is not what entry" in verdict.reason
+    assert "its list of digests is not what entry" in verdict.to_text()
     assert there(registry)["production"] == 1
+
+
+def test_another_checkpoint_under_the_same_verdict_is_caught(
+    registry: Registry, run: MakeRun, policy: Policy, client: MlflowClient
+) -> None:
+    version, _ = registry.register(run("one").submission())
+    artifact(version, "checkpoint.pt").write_bytes(b"evil")
+    files = {**version.files, "checkpoint.pt": history.digest_of("evil")}
+    client.set_model_version_tag("digits", "1", "gates.files", json.dumps(files))
+    verdict = registry.promote(Promotion(stage="staging"), policy)
+    assert missing(verdict)[0] == "files"
+    assert "its gates.files lists another checkpoint than" in verdict.to_text()
 
 
 @pytest.mark.usefixtures("one_two")
-def test_another_checkpoint_under_the_same_verdict_is_caught(
+def test_a_changed_version_in_place_is_no_pass_though_all_its_tags_fit(
     registry: Registry, policy: Policy, client: MlflowClient
 ) -> None:
-    version = registry.version(2)
+    version = registry.version(1)
     artifact(version, "checkpoint.pt").write_bytes(b"evil")
-    files = {**version.files, "checkpoint.pt": history.digest_of("evil")}
-    client.set_model_version_tag("digits", "2", "gates.files", json.dumps(files))
-    verdict = registry.promote(Promotion(stage="production"), policy)
-    assert missing(verdict)[0] == "files"
-    assert "its gates.files lists another checkpoint than" in verdict.to_text()
-    assert there(registry)["production"] == 1
+    evil = history.digest_of("evil")
+    files = json.dumps({**version.files, "checkpoint.pt": evil})
+    client.set_model_version_tag("digits", "1", "gates.files", files)
+    client.set_model_version_tag("digits", "1", "gates.checkpoint", evil)
+    verdict = registry.promote(Promotion(stage="production", number=1), policy)
+    assert verdict.outcome is Outcome.FAIL
+    assert "is not what entry" in verdict.to_text()
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "..", "", "a/b", ".hidden"])
@@ -501,7 +514,7 @@ def test_the_way_back_does_not_need_the_version_that_was_deleted(
     registry.register(three.submission())
     client.delete_model_version("digits", deleted)
     if deleted == "1":
-        with pytest.raises(GateInputError, match="has no version 1"):
+        with pytest.raises(RefusedError, match="there is no version before 2"):
             registry.rollback(policy)
         assert registry.read().version_in("production") == two.number
         return
@@ -543,15 +556,78 @@ def test_a_machine_that_cannot_try_a_model_does_not_put_it_back(
     registry: Registry, policy: Policy
 ) -> None:
     here = with_smoke(policy, "needs_what_is_not_here")
+    before = registry.read().history
     with pytest.raises(GateInputError, match="version 2 of digits: cannot be tried on this mach"):
         registry.promote(Promotion(stage="production"), here)
-    assert registry.read().version_in("production") == 2
-    # Nor does whoever comes by next with a machine like that.
+    assert registry.read().history == before, "and it moves nothing"
+    # Nor does it put back what somebody else has moved and not checked yet.
+    left_unchecked(registry, policy, "production")
     with pytest.raises(GateInputError, match=r"cannot be tried on this machine: .*no such library"):
         registry.promote(Promotion(stage="staging", number=1), here)
     assert registry.read().version_in("production") == 2
     registry.promote(Promotion(stage="production"), policy)
+    assert there(registry)["production"] == 2
     assert registry.read().stages["production"].unconfirmed is None
+
+
+@pytest.mark.usefixtures("one_two")
+def test_files_that_cannot_be_copied_here_say_nothing_of_the_version(
+    registry: Registry, policy: Policy
+) -> None:
+    left_unchecked(registry, policy, "production")
+
+    class FullDisk:
+        """A registry whose user has no space for its files."""
+
+        address = registry.store.address
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(registry.store, name)
+
+        def download(self, version: Version, name: str, _: Path) -> Path:
+            msg = f"{version}: {name} cannot be read: No space left on device"
+            raise UnreachableError(msg)
+
+    somebody = Registry(FullDisk(), "digits", say=lambda _: None, by="ben")
+    with pytest.raises(GateInputError, match="No space left on device"):
+        somebody.promote(Promotion(stage="staging", number=1), policy)
+    assert registry.read().version_in("production") == 2
+    assert registry.read().stages["production"].unconfirmed is not None
+
+
+@pytest.mark.usefixtures("one_two")
+def test_a_promotion_is_checked_whatever_came_after_it(registry: Registry, policy: Policy) -> None:
+    left_unchecked(registry, policy, "production")
+    # Another entry is the newest by now, as after an acknowledgement.
+    registry.promote(Promotion(stage="staging", number=1), with_smoke(policy, "smoke"))
+    assert registry.read().stages["production"].unconfirmed is None
+    registry.rollback(policy)
+    left_unchecked(registry, policy, "production")
+    artifact(registry.version(2), "checkpoint.pt").write_bytes(b"evil")
+    now = registry.read()
+    entry = registry._entry(  # noqa: SLF001
+        Action.ACKNOWLEDGE, "production", before=2, after=2, why="seen"
+    )
+    registry._ledger.append(now, entry, registry.version(1))  # noqa: SLF001
+    registry.promote(Promotion(stage="staging", number=1), policy)
+    assert there(registry)["production"] == 1
+
+
+@pytest.mark.usefixtures("one_two")
+def test_a_failed_check_is_told_though_somebody_else_has_confirmed(
+    registry: Registry, policy: Policy
+) -> None:
+    def confirmed_by_ben_then_damaged() -> None:
+        ben = Registry(registry.store, "digits", say=lambda _: None, by="ben")
+        ben.promote(Promotion(stage="staging", number=2), policy)
+        artifact(registry.version(2), "checkpoint.pt").write_bytes(b"evil")
+
+    anna = Registry(
+        After(registry.store, confirmed_by_ben_then_damaged), "digits", say=lambda _: None
+    )
+    verdict = anna.promote(Promotion(stage="production"), policy)
+    assert verdict.outcome is Outcome.FAIL
+    assert "checkpoint.pt was changed" in verdict.reason
 
 
 @pytest.mark.parametrize("approver", [" ", "anna ", "Anna", "\tANNA"])
@@ -572,21 +648,98 @@ def test_a_model_that_does_not_answer_is_put_back_by_itself(
     one = run("one")
     to_production(registry, one, policy)
     registry.register(run("bad", registered.BAD, against=one).submission())
+    before = registry.read().history
     verdict = registry.promote(Promotion(stage="staging", number=2), policy)
+    assert missing(verdict) == ["answers"]
+    assert "the model answers nonsense" in verdict.to_text()
+    assert registry.read().history == before
+
+
+def damaged_after_the_append(registry: Registry, number: int) -> Registry:
+    """Return the registry of one whose model is overwritten between promotion and check."""
+
+    def damage() -> None:
+        artifact(registry.version(number), "checkpoint.pt").write_bytes(b"evil")
+
+    return Registry(After(registry.store, damage), "digits", say=lambda _: None, by="anna")
+
+
+@pytest.mark.usefixtures("one_two")
+def test_a_promotion_whose_check_fails_is_put_back_by_itself(
+    registry: Registry, policy: Policy
+) -> None:
+    verdict = damaged_after_the_append(registry, 2).promote(Promotion(stage="production"), policy)
     assert verdict.outcome is Outcome.FAIL
-    assert "the model answers nonsense" in verdict.reason
-    assert there(registry) == {"staging": 1, "production": 1}
+    assert "checkpoint.pt was changed" in verdict.reason
+    assert there(registry) == {"staging": 2, "production": 1}
     last = registry.read().history.held[-1].entry
     assert (last.action, last.before, last.after) == (Action.ROLLBACK, 2, 1)
-    assert "the model answers nonsense" in last.why
+    assert "checkpoint.pt was changed" in last.why
 
 
 def test_a_first_promotion_that_fails_leaves_nothing(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
-    registry.register(run("bad", registered.BAD).submission())
-    assert registry.promote(Promotion(stage="staging"), policy).outcome is Outcome.FAIL
+    registry.register(run("one").submission())
+    damaged = damaged_after_the_append(registry, 1)
+    assert damaged.promote(Promotion(stage="staging"), policy).outcome is Outcome.FAIL
     assert there(registry) == {"staging": None, "production": None}
+
+
+def test_where_production_was_deleted_the_next_one_is_compared_with_nothing(
+    registry: Registry, run: MakeRun, policy: Policy, client: MlflowClient
+) -> None:
+    to_production(registry, run("one"), policy)
+    client.delete_model_version("digits", "1")
+    registry.register(run("two").submission())
+    for stage in STAGES:
+        verdict = registry.promote(Promotion(stage=stage, number=2), policy)
+        assert verdict.outcome is Outcome.PASS, verdict.to_text()
+    assert there(registry) == {"staging": 2, "production": 2}
+
+
+@pytest.mark.usefixtures("one_two")
+def test_the_way_back_does_not_lead_to_the_same_model(
+    registry: Registry, policy: Policy, tmp_path: Path
+) -> None:
+    registry.promote(Promotion(stage="production"), policy)
+    two = Run(tmp_path / "again", b"two")
+    two.judge(policy)
+    sbom = tmp_path / "made.json"
+    sbom.write_text('{"bomFormat": "CycloneDX"}')
+    version, is_new = registry.register(two.submission(sbom=sbom))
+    assert is_new
+    for stage in STAGES:
+        registry.promote(Promotion(stage=stage, number=version.number), policy)
+    assert there(registry)["production"] == version.number == 3
+    assert registry.rollback(policy).number == 1
+
+
+def test_a_version_of_before_is_taken_as_it_is_and_compared_with_nothing(
+    registry: Registry, run: MakeRun, policy: Policy, client: MlflowClient
+) -> None:
+    client.create_registered_model("digits")
+    client.create_model_version("digits", source="/nowhere")
+    client.set_registered_model_alias("digits", "production", "1")
+    registry.register(run("two").submission())
+    registry.acknowledge("from before there was a history")
+    assert registry.read().version_in("production") == 1
+    assert registry.promote(Promotion(stage="staging"), policy).outcome is Outcome.PASS
+    assert there(registry) == {"staging": 2, "production": 1}
+
+
+@pytest.mark.usefixtures("one_two")
+def test_what_was_damaged_is_not_taken_as_it_is(registry: Registry, client: MlflowClient) -> None:
+    version = registry.version(1)
+    number = next(
+        each.number
+        for each in registry.read().history.held
+        if each.entry.stage == "production" and each.entry.action is Action.PROMOTE
+    )
+    client.set_model_version_tag("digits.history", str(number), "gates.entry", "{}")
+    artifact(version, "checkpoint.pt").write_bytes(b"evil")
+    with pytest.raises(RefusedError, match="version 1 of digits: cannot be taken as it is"):
+        registry.acknowledge("looks fine")
 
 
 @pytest.mark.usefixtures("one_two")
