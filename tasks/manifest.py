@@ -5,6 +5,7 @@ Paths in it are relative to the root, so the manifests of two checkouts compare 
 
 import hashlib
 import json
+import math
 import os
 import re
 import shlex
@@ -35,7 +36,7 @@ _RELEVANT_VARIABLES = re.compile(
 
 
 class DamagedManifestError(Exception):
-    """A file that should be a manifest and is none; the message names it."""
+    """A file that should be a manifest and is none; the message names it and can be printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,29 +198,50 @@ def read(file: Path) -> Manifest:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found = content.pop("format")
         if found != FORMAT:
-            msg = f"{file}: has the format {found}, and {FORMAT} is expected"
+            msg = printable(f"{file}: has the format {found}, and {FORMAT} is expected")
             raise DamagedManifestError(msg)
         made = {name: Made(**value) for name, value in content.pop("environments").items()}
         manifest = Manifest(**content, environments=made)
         _check(manifest)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        msg = f"{file}: not a whole manifest ({type(error).__name__}: {error})"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        msg = printable(f"{file}: not a whole manifest ({type(error).__name__}: {error})")
         raise DamagedManifestError(msg) from error
     return manifest
 
 
 def _check(manifest: Manifest) -> None:
     """Check what JSON does not: the kinds of what others take apart, and that it is a run."""
-    expected: tuple[tuple[type, Iterable[object]], ...] = (
-        (str, (manifest.session, manifest.platform, manifest.interpreter)),
-        (dict, (manifest.tools, manifest.variables, manifest.inputs or {})),
-        (list, (manifest.tiers, manifest.commands)),
-        (str, manifest.commands),
-    )
-    wrong = [each for kind, values in expected for each in values if not isinstance(each, kind)]
-    if wrong:
-        msg = f"{wrong[0]!r} stands where it cannot"
-        raise TypeError(msg)
-    if manifest.result not in RESULTS or not manifest.seconds >= 0 or not manifest.commands:
+    made = manifest.environments.values()
+    # None stands where it may stand only: [] or "" would be no inputs that anybody knows.
+    digests = {} if manifest.inputs is None else manifest.inputs
+    reason = "" if manifest.reason is None else manifest.reason
+    mappings = [manifest.tools, manifest.variables, digests, *(each.packages for each in made)]
+    lists = [manifest.tiers, manifest.commands]
+    _check_kind(dict, mappings)
+    _check_kind(list, lists)
+    _check_kind(str, [manifest.session, manifest.platform, manifest.interpreter, reason])
+    _check_kind(str, [text for each in made for text in (each.python, each.requirements)])
+    _check_kind(str, [value for each in mappings for value in each.values()])
+    _check_kind(str, [value for each in lists for value in each])
+    _check_kind(float, [manifest.seconds])
+    is_duration = 0 <= manifest.seconds < math.inf
+    if manifest.result not in RESULTS or not is_duration or not manifest.commands:
         msg = f"result {manifest.result!r}, {manifest.seconds} s, commands {manifest.commands}"
         raise ValueError(msg)
+
+
+def _check_kind(kind: type, values: Iterable[object]) -> None:
+    for value in values:
+        if not isinstance(value, kind):
+            msg = f"{value!r:.80} stands where it cannot"
+            raise TypeError(msg)
+
+
+def printable(text: str) -> str:
+    """Return `text` with escapes for what could steer a terminal, or could not be printed.
+
+    A manifest may come from a job that ran anybody's code.
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )

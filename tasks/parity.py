@@ -13,7 +13,7 @@ _SHOWN_FILES = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The sessions that both sets hold, and a line for each difference."""
+    """The sessions that both sets hold, and a line for each difference, all to be printed."""
 
     sessions: list[str]
     differences: list[str]
@@ -34,7 +34,10 @@ def of_folders(arguments: Sequence[str]) -> Comparison:
         for difference in _differences(yours[name], ci[name]):
             found.setdefault(difference, []).append(name)
     lines = [f"{', '.join(names)}: {difference}" for difference, names in found.items()]
-    return Comparison(sessions=both, differences=[*_missing(yours, ci), *lines])
+    return Comparison(
+        sessions=[manifest.printable(name) for name in both],
+        differences=[manifest.printable(line) for line in (*_missing(yours, ci), *lines)],
+    )
 
 
 def _read_all(folder: Path) -> dict[str, Manifest]:
@@ -55,7 +58,8 @@ def _read_all(folder: Path) -> dict[str, Manifest]:
             uv.stop(f"parity: {error}")
         if read.session in found:
             twice = f"{found[read.session][1]} and {file}"
-            uv.stop(f"parity: {twice}: two manifests of {read.session}; keep one")
+            line = f"parity: {twice}: two manifests of {read.session}; keep one"
+            uv.stop(manifest.printable(line))
         found[read.session] = (read, file)
     return {name: read for name, (read, _) in found.items()}
 

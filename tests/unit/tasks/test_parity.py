@@ -166,6 +166,18 @@ def changed(**content: object) -> Callable[[Path], str]:
     return change
 
 
+def made(**content: object) -> Callable[[Path], str]:
+    whole = {"python": "3.12.1", "requirements": "aa", "packages": {}}
+    return changed(environments={".nox/tools": {**whole, **content}})
+
+
+def nested(ci: Path) -> str:
+    ci.mkdir()
+    file = ci / "lint.json"
+    file.write_text("[" * 100_000)
+    return f"{file}: not a whole manifest (RecursionError: "
+
+
 def twice(ci: Path) -> str:
     first, second = (manifest.write(a_run(), ci / name) for name in ("a", "b"))
     return f"{first} and {second}: two manifests of lint; keep one"
@@ -183,6 +195,23 @@ def twice(ci: Path) -> str:
         pytest.param(changed(result="fine"), id="unknown_result"),
         pytest.param(changed(commands=[1]), id="wrong_type"),
         pytest.param(changed(environments=[]), id="no_environments"),
+        pytest.param(changed(inputs=[]), id="inputs_list"),
+        pytest.param(changed(inputs=False), id="inputs_false"),
+        pytest.param(changed(inputs=""), id="inputs_text"),
+        pytest.param(changed(inputs=0), id="inputs_number"),
+        pytest.param(changed(inputs={"src/a.py": 1}), id="input_without_digest"),
+        pytest.param(changed(reason=["no GPU"]), id="reason"),
+        pytest.param(changed(tiers=[1]), id="tier"),
+        pytest.param(changed(tools={"uv": None}), id="tool_without_version"),
+        pytest.param(changed(seconds=True), id="seconds"),
+        pytest.param(changed(seconds=10**400), id="endless"),
+        pytest.param(made(python=3), id="python"),
+        pytest.param(made(requirements=None), id="requirements"),
+        pytest.param(made(packages=["ruff"]), id="packages_list"),
+        pytest.param(made(packages={"ruff": 1}), id="package_without_version"),
+        pytest.param(changed(**{"\x1b[2J": 1}), id="field_that_clears_the_terminal"),
+        pytest.param(changed(format="\x1b[2J\n"), id="format_that_clears_the_terminal"),
+        nested,
     ],
 )
 def test_what_cannot_be_compared_is_one_line_and_exit_2(
@@ -195,6 +224,20 @@ def test_what_cannot_be_compared_is_one_line_and_exit_2(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"parity: {problem}")
+    assert line.isprintable()
+
+
+def test_what_a_manifest_says_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    yours = [a_run(), a_run("a\x1b[2Jb")]
+    ci = [a_run(result="failed", reason="\x1b]0;title\x07 \ud800 \u202e"), a_run("a\x1b[2Jb")]
+    for folder, runs in (("local", yours), ("ci", ci)):
+        for run in runs:
+            manifest.write(run, tmp_path / folder)
+    found = parity.of_folders([str(tmp_path / "local"), str(tmp_path / "ci")])
+    assert found.differences == [
+        r"lint: CI failed (\x1b]0;title\x07 \ud800 \u202e), you passed",
+    ]
+    assert found.sessions == [r"a\x1b[2Jb", "lint"]
 
 
 def test_two_folders_are_needed(capsys: pytest.CaptureFixture[str]) -> None:
