@@ -6,57 +6,79 @@ the fields below, and a file states every one of them: nothing is left to a defa
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(".github", "rulesets")
 WORKFLOWS = Path(".github", "workflows")
 
+# The one check that stands for every other; see tasks/green.py.
+REQUIRED_CHECK = "green"
+
+# Patterns of a condition that are GitHub's own words, and the branch that the first one is here.
+_DEFAULT_BRANCH, _ALL_BRANCHES = "~DEFAULT_BRANCH", "~ALL"
+_MAIN = "refs/heads/main"
+
+# What a value can be, in the words of a finding.
+_TEXT, _SWITCH, _NUMBER = "a text that is not empty", "true or false", "a whole number"
+_NUMBER_OR_NULL, _LIST, _SOME = "a whole number or null", "a list", "a list that is not empty"
+_TEXTS, _SOME_TEXTS = "a list of texts", "a list of texts that is not empty"
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    _TEXT: lambda value: isinstance(value, str) and value.strip() != "",
+    _SWITCH: lambda value: isinstance(value, bool),
+    _NUMBER: lambda value: type(value) is int and value >= 0,  # True is an int as well
+    _NUMBER_OR_NULL: lambda value: value is None or _KINDS[_NUMBER](value),
+    _LIST: lambda value: isinstance(value, list),
+    _SOME: lambda value: _KINDS[_LIST](value) and value != [],
+    _TEXTS: lambda value: _KINDS[_LIST](value) and all(map(_KINDS[_TEXT], value)),
+    _SOME_TEXTS: lambda value: _KINDS[_TEXTS](value) and value != [],
+}
+
 # What GitHub's API takes, as far as the files use it; a list or a scalar has no keys of its own.
 KEYS: dict[str, Any] = {
-    "name": None,
-    "target": None,
-    "enforcement": None,
-    "bypass_actors": None,
-    "conditions": {"ref_name": {"include": None, "exclude": None}},
-    "rules": None,
+    "name": _TEXT,
+    "target": _TEXT,
+    "enforcement": _TEXT,
+    "bypass_actors": _LIST,
+    "conditions": {"ref_name": {"include": _SOME_TEXTS, "exclude": _TEXTS}},
+    "rules": _SOME,
 }
-PARAMETERS: dict[str, tuple[str, ...]] = {
-    "deletion": (),
-    "non_fast_forward": (),
-    "required_linear_history": (),
-    "required_signatures": (),
-    "pull_request": (
-        "allowed_merge_methods",
-        "dismiss_stale_reviews_on_push",
-        "require_code_owner_review",
-        "require_last_push_approval",
-        "required_approving_review_count",
-        "required_review_thread_resolution",
-    ),
-    "required_status_checks": (
-        "do_not_enforce_on_create",
-        "required_status_checks",
-        "strict_required_status_checks_policy",
-    ),
-    "merge_queue": (
-        "check_response_timeout_minutes",
-        "grouping_strategy",
-        "max_entries_to_build",
-        "max_entries_to_merge",
-        "merge_method",
-        "min_entries_to_merge",
-        "min_entries_to_merge_wait_minutes",
-    ),
+PARAMETERS: dict[str, dict[str, str]] = {
+    "deletion": {},
+    "non_fast_forward": {},
+    "required_linear_history": {},
+    "required_signatures": {},
+    "pull_request": {
+        "allowed_merge_methods": _SOME_TEXTS,
+        "dismiss_stale_reviews_on_push": _SWITCH,
+        "require_code_owner_review": _SWITCH,
+        "require_last_push_approval": _SWITCH,
+        "required_approving_review_count": _NUMBER,
+        "required_review_thread_resolution": _SWITCH,
+    },
+    "required_status_checks": {
+        "do_not_enforce_on_create": _SWITCH,
+        "required_status_checks": _SOME,
+        "strict_required_status_checks_policy": _SWITCH,
+    },
+    "merge_queue": {
+        "check_response_timeout_minutes": _NUMBER,
+        "grouping_strategy": _TEXT,
+        "max_entries_to_build": _NUMBER,
+        "max_entries_to_merge": _NUMBER,
+        "merge_method": _TEXT,
+        "min_entries_to_merge": _NUMBER,
+        "min_entries_to_merge_wait_minutes": _NUMBER,
+    },
 }
-CHECK_KEYS = ("context", "integration_id")
-ACTOR_KEYS = ("actor_id", "actor_type", "bypass_mode")
-VALUES = {
-    "target": ("branch", "tag"),
-    "enforcement": ("active", "disabled", "evaluate"),
-}
+CHECK_KEYS = {"context": _TEXT, "integration_id": _NUMBER_OR_NULL}
+ACTOR_KEYS = {"actor_id": _NUMBER_OR_NULL, "actor_type": _TEXT, "bypass_mode": _TEXT}
+# A ruleset that is not in force protects nothing; what is not wanted has no file.
+VALUES = {"target": ("branch", "tag"), "enforcement": ("active",)}
 
 # Where something stands in a ruleset: ("rules", 3, "parameters", "required_status_checks").
 Place = tuple[str | int, ...]
@@ -72,11 +94,13 @@ class Ruleset:
         file: the path relative to the repository's root, as findings name it.
         body: what GitHub is sent.
         lines: the line of each place in it.
+        twice: the line and the place of each key that its object has already.
     """
 
     file: Path
     body: dict[str, Any]
     lines: Mapping[Place, int]
+    twice: tuple[tuple[int, Place], ...]
 
     def finding(self, place: Place, message: str) -> str:
         """Return `message` behind the file and the line of `place`, or of what it would be in."""
@@ -96,11 +120,12 @@ def read(root: Path) -> tuple[list[Ruleset], list[str]]:
         except json.JSONDecodeError as error:
             findings.append(f"{file}:{error.lineno}: no JSON: {error.msg}")
             continue
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             findings.append(f"{file}:1: cannot be read: {error}")
             continue
         if isinstance(body, dict):
-            rulesets.append(Ruleset(file=file, body=body, lines=lines_of(text)))
+            twice = tuple(repeated_keys(text))
+            rulesets.append(Ruleset(file=file, body=body, lines=lines_of(text), twice=twice))
         else:
             findings.append(f"{file}:1: must be one ruleset, an object in braces")
     if not rulesets and not findings:
@@ -111,13 +136,33 @@ def read(root: Path) -> tuple[list[Ruleset], list[str]]:
 def lines_of(text: str) -> dict[Place, int]:
     """Return the line on which each place of the JSON in `text` begins; it must be valid."""
     lines: dict[Place, int] = {(): 1}
+    for place, line, is_key in _places(text):
+        if is_key:
+            lines[place] = line
+        else:
+            lines.setdefault(place, line)
+    return lines
+
+
+def repeated_keys(text: str) -> Iterator[tuple[int, Place]]:
+    """Yield line and place of each key that its object has already; JSON keeps the last."""
+    seen: set[Place] = set()
+    for place, line, is_key in _places(text):
+        if is_key and place in seen:
+            yield line, place
+        if is_key:
+            seen.add(place)
+
+
+def _places(text: str) -> Iterator[tuple[Place, int, bool]]:
+    """Yield the place and the line of each key, which is True, and of each value."""
     open_places: list[tuple[str, Place]] = []
     place: Place = ()
     previous = ""
     for token in _TOKEN.finditer(text):
         word, line = token[0], text.count("\n", 0, token.start()) + 1
         if word in "{[":
-            lines.setdefault(place, line)
+            yield place, line, False
             open_places.append((word, place))
             place = (*place, 0) if word == "[" else place
         elif word in "}]":
@@ -128,54 +173,94 @@ def lines_of(text: str) -> dict[Place, int]:
             place = (*outer, int(last) + 1) if container == "[" else outer
         elif word != ":" and open_places[-1][0] == "{" and previous in "{,":
             place = (*open_places[-1][1], json.loads(word))
-            lines[place] = line
+            yield place, line, True
         elif word != ":":
-            lines.setdefault(place, line)
+            yield place, line, False
         previous = word
-    return lines
 
 
 def findings(root: Path) -> list[str]:
     """Return what is wrong with the rulesets in `root`, each with file and line."""
     rulesets, found = read(root)
-    names: dict[object, Path] = {}
+    names: dict[str, Path] = {}
     for ruleset in rulesets:
-        name = ruleset.body.get("name")
-        if name in names:
-            found.append(ruleset.finding(("name",), f"{names[name]} has the name {name!r} already"))
-        names[name] = ruleset.file
         shape = list(_shape_findings(ruleset))
-        # Of what is not in its shape, the checks can't be read.
-        found += shape or _missing_checks(ruleset, root)
-    return found
+        # Of what is not in its shape, the name and the checks can't be read.
+        found += shape or [*_taken_name(ruleset, names), *_missing_checks(ruleset, root)]
+    return found or list(_unprotected(rulesets))
+
+
+def _taken_name(ruleset: Ruleset, names: dict[str, Path]) -> Iterator[str]:
+    """Note the name of `ruleset` in `names`, and yield a finding if it is there already."""
+    name = ruleset.body["name"]
+    if name in names:
+        yield ruleset.finding(("name",), f"{names[name]} has the name {name!r} already")
+    names[name] = ruleset.file
+
+
+def _unprotected(rulesets: Iterable[Ruleset]) -> Iterator[str]:
+    """Yield a finding if the default branch takes what `REQUIRED_CHECK` has not passed."""
+    requiring = [each for each in rulesets if _requires_the_check(each)]
+    if not requiring:
+        yield (
+            f"{FOLDER}:1: no ruleset of branches requires the check {REQUIRED_CHECK!r}, so what "
+            "fails it can be merged"
+        )
+    elif not any(_is_of_the_default_branch(each) for each in requiring):
+        yield requiring[0].finding(
+            ("conditions", "ref_name"),
+            f"the check {REQUIRED_CHECK!r} is not required on the default branch, as no ruleset "
+            f"that requires it includes {_DEFAULT_BRANCH} and excludes nothing that is it",
+        )
+
+
+def _requires_the_check(ruleset: Ruleset) -> bool:
+    contexts = [
+        check["context"]
+        for rule, _ in _entries(ruleset, ("rules",))
+        for _, check in _entries(ruleset, _checks_of(rule))
+    ]
+    return ruleset.body["target"] == "branch" and REQUIRED_CHECK in contexts
+
+
+def _is_of_the_default_branch(ruleset: Ruleset) -> bool:
+    names = ruleset.body["conditions"]["ref_name"]
+    own_words = {_DEFAULT_BRANCH, _ALL_BRANCHES}
+    # GitHub's `**/` is any number of folders, none included.
+    patterns = [each.replace("**/", "*") for each in names["exclude"]]
+    is_excluded = any(each in own_words or fnmatchcase(_MAIN, each) for each in patterns)
+    return not own_words.isdisjoint(names["include"]) and not is_excluded
 
 
 def _shape_findings(ruleset: Ruleset) -> Iterator[str]:
+    for line, place in ruleset.twice:
+        yield f"{ruleset.file}:{line}: {_said(place)} stands twice; keep one"
     yield from _keys(ruleset, (), ruleset.body, KEYS)
     for key, values in VALUES.items():
         value = ruleset.body.get(key)
         if key in ruleset.body and value not in values:
-            yield ruleset.finding((key,), f"{key} is {value!r}; expected {' or '.join(values)}")
+            shown = reprlib.repr(value)
+            yield ruleset.finding((key,), f"{key} is {shown}; expected {' or '.join(values)}")
     for place, entry in _entries(ruleset, ("bypass_actors",)):
-        yield from _keys(ruleset, place, entry, dict.fromkeys(ACTOR_KEYS))
+        yield from _keys(ruleset, place, entry, ACTOR_KEYS)
     seen: set[object] = set()
     for place, rule in _entries(ruleset, ("rules",)):
         kind = rule.get("type") if isinstance(rule, dict) else None
         if not isinstance(kind, str) or kind not in PARAMETERS:
             known = ", ".join(PARAMETERS)
             yield ruleset.finding(
-                (*place, "type"), f"rule type {kind!r} is unknown; known: {known}"
+                (*place, "type"), f"rule type {reprlib.repr(kind)} is unknown; known: {known}"
             )
             continue
         if kind in seen:
             yield ruleset.finding((*place, "type"), f"a second rule of type {kind!r}")
         seen.add(kind)
-        wanted = {"type": None, "parameters": dict.fromkeys(PARAMETERS[kind])}
+        wanted = {"type": _TEXT, "parameters": PARAMETERS[kind]}
         if not PARAMETERS[kind]:
             del wanted["parameters"]
         yield from _keys(ruleset, place, rule, wanted)
         for check_place, check in _entries(ruleset, _checks_of(place)):
-            yield from _keys(ruleset, check_place, check, dict.fromkeys(CHECK_KEYS))
+            yield from _keys(ruleset, check_place, check, CHECK_KEYS)
 
 
 def _checks_of(rule: Place) -> Place:
@@ -185,7 +270,7 @@ def _checks_of(rule: Place) -> Place:
 def _keys(
     ruleset: Ruleset, place: Place, value: object, wanted: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield a finding for each key of `value` that is unknown and each that is not there."""
+    """Yield a finding for each key of `value` that is unknown, not there, or of another kind."""
     if not isinstance(value, dict):
         yield ruleset.finding(place, f"{_said(place)} must be an object in braces")
         return
@@ -195,13 +280,22 @@ def _keys(
     for key, inner in wanted.items():
         if key not in value:
             yield ruleset.finding((*place, key), f"{_said((*place, key))} is missing; say it")
-        elif inner is not None:
+        elif not isinstance(inner, str):
             yield from _keys(ruleset, (*place, key), value[key], inner)
+        elif not _KINDS[inner](value[key]):
+            found = f"{_said((*place, key))} is {reprlib.repr(value[key])}; expected {inner}"
+            yield ruleset.finding((*place, key), found)
 
 
 def _said(place: Place) -> str:
     """Return `place` as people write it: rules[3].parameters."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
+    return "".join(map(_said_part, place)).removeprefix(".")
+
+
+def _said_part(part: str | int) -> str:
+    # As JSON a key is one line, and steers no terminal.
+    is_word = isinstance(part, str) and part.isidentifier()
+    return f".{part}" if is_word else f"[{json.dumps(part)}]"
 
 
 def _entries(ruleset: Ruleset, place: Place) -> Iterator[tuple[Place, Any]]:
@@ -221,14 +315,22 @@ def _missing_checks(ruleset: Ruleset, root: Path) -> list[str]:
     return [
         ruleset.finding(
             (*place, "context"),
-            f"requires the check {check['context']!r}, and no workflow that runs on pull_request "
-            f"has a job of that name (they have: {', '.join(sorted(jobs)) or 'no job'}), so no "
-            "pull request could ever be merged",
+            f"requires the check {check['context']!r}, and {reason}, so no pull request could ever "
+            "be merged",
         )
         for rule, _ in _entries(ruleset, ("rules",))
         for place, check in _entries(ruleset, _checks_of(rule))
-        if check["context"] not in jobs
+        if (reason := _why_it_never_reports(check["context"], jobs))
     ]
+
+
+def _why_it_never_reports(check: str, jobs: Iterable[str]) -> str | None:
+    if "${{" in check:
+        return "that is an expression, which a ruleset takes for the name itself"
+    if check in jobs:
+        return None
+    known = ", ".join(sorted(jobs)) or "no job"
+    return f"no workflow that runs on pull_request has a job of that name (they have: {known})"
 
 
 def checks_of_pull_requests(root: Path) -> set[str]:
@@ -323,7 +425,7 @@ def _flat(body: Mapping[str, Any]) -> dict[str, object]:
     return flat
 
 
-def _unordered(value: Any, keys: tuple[str, ...] = ()) -> Any:
+def _unordered(value: Any, keys: Iterable[str] = ()) -> Any:
     """Return a list in one order, its objects with `keys` only; anything else as it is."""
     if not isinstance(value, list):
         return value

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, cast
 import nox
 import pytest
 
-from tasks import catalogue, protect, rulesets
+from tasks import catalogue, protect, rulesets, workflow_rules
 from tasks.catalogue import CATALOGUE
 from tasks.project import ROOT
 from tests import stand_in_github
@@ -133,10 +133,41 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
         pytest.param('"deletion"', '"deletions"', 10, "rule type 'deletions'", id="rule"),
         pytest.param('"deletion"', "[]", 10, "rule type [] is unknown", id="no_type"),
         pytest.param('{ "type": "deletion" }', "7", 10, "rule type None", id="no_rule"),
-        pytest.param('"active"', '"on"', 4, "enforcement is 'on'; expected active or", id="value"),
+        pytest.param('"active"', '"on"', 4, "enforcement is 'on'; expected active", id="value"),
         pytest.param('"deletion"', '"non_fast_forward"', 11, "a second rule of", id="twice"),
         pytest.param('"green"', '"gren"', 29, "requires the check 'gren', and no", id="no_job"),
-        pytest.param('"green"', "3", 29, "requires the check 3", id="no_name"),
+        pytest.param('"green"', "3", 29, ".context is 3; expected a text", id="no_text"),
+        pytest.param('"green"', "[]", 29, ".context is []; expected a text", id="no_hash"),
+        pytest.param('"green"', '"${{ matrix.session }}"', 29, "is an expression", id="expression"),
+        pytest.param("15368", '"15368"', 29, "integration_id is '15368'; exp", id="app_text"),
+        pytest.param(
+            '"required_approving_review_count":',
+            '"required_approving_review_count": "one", "more":',
+            16,
+            "count is 'one'; expected a whole number",
+            id="number",
+        ),
+        pytest.param(
+            '"require_code_owner_review": false',
+            '"require_code_owner_review": 0',
+            18,
+            "expected true or false",
+            id="switch",
+        ),
+        pytest.param('["squash", "rebase"]', "[]", 21, "[]; expected a list of", id="methods"),
+        pytest.param('"name": "main"', '"name": []', 2, "name is []; expected a text", id="name"),
+        pytest.param('"name": "main"', '"name": ""', 2, "name is ''; expected a", id="no_name"),
+        pytest.param('"active"', '"evaluate"', 4, "'evaluate'; expected active", id="evaluate"),
+        pytest.param('"active"', '"disabled"', 4, "'disabled'; expected active", id="disabled"),
+        pytest.param(
+            '"active",', '"active",\n"enforcement": "active",', 5, "stands twice", id="duplicate"
+        ),
+        pytest.param('["~DEFAULT_BRANCH"]', "[]", 7, "include is []; expected a", id="no_branch"),
+        pytest.param('["~DEFAULT_BRANCH"]', "[1]", 7, "include is [1]; expected", id="no_pattern"),
+        pytest.param('"bypass_actors": []', '"bypass_actors": {}', 5, "actors is {}", id="actors"),
+        pytest.param('"target"', '"\\u001b\\n"', 3, '["\\u001b\\n"] is unknown', id="control"),
+        pytest.param('"branch"', "9" * 5000, 1, "cannot be read: Exceeds", id="endless_number"),
+        pytest.param('"branch"', "[" * 100_000, 1, "cannot be read: ", id="deep"),
         pytest.param('"branch",', '"branch"', 4, "no JSON: Expecting ','", id="no_json"),
         pytest.param('"name": "main"', '"name": "release tags"', 2, "already", id="name_twice"),
     ],
@@ -150,6 +181,60 @@ def test_each_defect_is_a_finding_with_its_line(
         assert found[0].startswith(f".github/rulesets/tags.json:{line}: {MAIN} has the name")
         return
     assert any(each.startswith(f"{MAIN}:{line}: ") and said in each for each in found), found
+
+
+@pytest.mark.parametrize("rules", ["[]", "{}", "null", '"deletion"'])
+def test_a_ruleset_without_rules_is_a_finding(rules: str, root: Path) -> None:
+    head, _, _ = (root / MAIN).read_text().partition('"rules": ')
+    (root / MAIN).write_text(f'{head}\n{" " * 4}"rules": {rules}\n}}')
+    (found,) = rulesets.findings(root)
+    assert found.startswith(f"{MAIN}:10: rules is ")
+    assert found.endswith("; expected a list that is not empty")
+
+
+@pytest.mark.parametrize("checks", ["[]", '"green"', "null"])
+def test_a_rule_that_requires_no_check_is_a_finding(checks: str, root: Path) -> None:
+    edit(root, '[{ "context": "green", "integration_id": 15368 }]', checks)
+    (found,) = rulesets.findings(root)
+    assert found.startswith(f"{MAIN}:29: rules[4].parameters.required_status_checks is ")
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude"),
+    [
+        pytest.param("refs/heads/release/*", "refs/heads/wip", id="not_included"),
+        pytest.param("~DEFAULT_BRANCH", "~DEFAULT_BRANCH", id="excluded"),
+        pytest.param("~ALL", "refs/heads/main", id="excluded_by_name"),
+        pytest.param("~ALL", "refs/heads/**/*", id="excluded_by_pattern"),
+    ],
+)
+def test_green_that_is_not_required_on_the_default_branch_is_a_finding(
+    include: str, exclude: str, root: Path
+) -> None:
+    edit(root, '"~DEFAULT_BRANCH"', f'"{include}"')
+    edit(root, '"exclude": []', f'"exclude": ["{exclude}"]')
+    (found,) = rulesets.findings(root)
+    assert found == (
+        f"{MAIN}:7: the check 'green' is not required on the default branch, as no ruleset that "
+        "requires it includes ~DEFAULT_BRANCH and excludes nothing that is it"
+    )
+
+
+def test_the_default_branch_is_among_all_that_are_not_excluded(root: Path) -> None:
+    edit(root, '"~DEFAULT_BRANCH"', '"~ALL"')
+    edit(root, '"exclude": []', '"exclude": ["refs/heads/wip/**/*"]')
+    assert rulesets.findings(root) == []
+
+
+def test_some_ruleset_of_branches_must_require_green(root: Path) -> None:
+    edit(root, '"green"', '"plan"')
+    missing = ".github/rulesets:1: no ruleset of branches requires the check 'green', so "
+    (found,) = rulesets.findings(root)
+    assert found.startswith(missing)
+    edit(root, '"plan"', '"green"')
+    edit(root, '"target": "branch"', '"target": "tag"')
+    (found,) = rulesets.findings(root)
+    assert found.startswith(missing)
 
 
 def test_what_a_file_leaves_to_githubs_default_is_a_finding(root: Path) -> None:
@@ -371,6 +456,7 @@ def test_an_option_that_is_none_is_one_line(
 
 def test_rulesets_workflows_and_catalogue_of_this_repository_agree() -> None:
     assert rulesets.findings(ROOT) == []
+    assert rulesets.REQUIRED_CHECK == workflow_rules.REQUIRED
     workflow = (ROOT / rulesets.WORKFLOWS / "pr.yml").read_text(encoding="utf-8")
     # What is required is the last word: it needs every other job, and the catalogue's plan feeds
     # them; so a session that joins the tier is behind the required check.
