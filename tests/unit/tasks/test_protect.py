@@ -101,11 +101,19 @@ def test_the_files_hold_beside_a_workflow_with_their_check(root: Path) -> None:
     assert rulesets.findings(root) == []
 
 
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_project_chooses_how_many_must_approve(count: int, root: Path) -> None:
+    text = (root / MAIN).read_text()
+    key = '"required_approving_review_count"'
+    (root / MAIN).write_text(re.sub(rf"{key}: \d+", f"{key}: {count}", text))
+    assert rulesets.findings(root) == []
+
+
 def test_main_and_release_tags_are_protected_as_agreed() -> None:
     main, tags = body(ROOT), body(ROOT, "tags")
     rules = {rule["type"]: rule.get("parameters", {}) for rule in main["rules"]}
     assert {"deletion", "non_fast_forward", "required_linear_history"} <= rules.keys()
-    assert rules["pull_request"]["required_approving_review_count"] == 1
+    # How many must approve is a project's own choice: one person alone can't (docs/protection.md).
     assert rules["pull_request"]["dismiss_stale_reviews_on_push"] is True
     # 15368 is GitHub Actions: no other app can say that a pull request is green.
     required = [{"context": "green", "integration_id": 15368}]
@@ -333,9 +341,9 @@ def test_a_ruleset_that_is_there_is_put_not_made_again(
     live["bypass_actors"] = [json.loads(actor)]
     live["rules"] = [rule for rule in live["rules"] if rule["type"] != "deletion"]
     live["rules"].append({"type": "creation"})
-    for rule in live["rules"]:
-        if rule["type"] == "pull_request":
-            rule["parameters"]["required_approving_review_count"] = 0
+    (asked,) = (rule["parameters"] for rule in live["rules"] if rule["type"] == "pull_request")
+    count = asked["required_approving_review_count"]
+    asked["required_approving_review_count"] = count + 1
 
     assert run("--apply") == ["team/project is protected as the files say"]
 
@@ -345,7 +353,7 @@ def test_a_ruleset_that_is_there_is_put_not_made_again(
         f"{MAIN}: creation: live true, file has none",
         f"{MAIN}: deletion: live has none, file true",
         f'{MAIN}: enforcement: live "disabled", file "active"',
-        f"{MAIN}: pull_request.required_approving_review_count: live 0, file 1",
+        (f"{MAIN}: pull_request.required_approving_review_count: live {count + 1}, file {count}"),
         f"{MAIN}: changed",
     ]
 
