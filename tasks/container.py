@@ -6,13 +6,17 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from tasks import registry, uv
+from tasks import registry
 from tasks.catalogue import PlannedJob
 from tasks.project import PROJECT, ROOT
 
 # What a job takes from the image besides the packages: the system under it, uv and Python.
 _RECIPE = ("Dockerfile", "docker/uv.txt")
-_REPOSITORY = re.compile(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+")
+_LABEL = r"[a-z0-9]+(-+[a-z0-9]+)*"
+# The first part names a registry, as it has a dot or a port: OWNER/NAME is Docker's to engines.
+_REPOSITORY = re.compile(
+    rf"(?=localhost/|[^/]*[.:]){_LABEL}(\.{_LABEL})*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)+"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +58,13 @@ def login(variables: Mapping[str, str] = os.environ) -> registry.Login | None:
     """Return who IMAGE_USER and IMAGE_TOKEN say that we are, if they do.
 
     Raises:
-        SystemExit: with exit code 2 and one line, when one of them is missing.
+        CannotAskError: one of them is missing.
     """
     user, token = variables.get("IMAGE_USER", ""), variables.get("IMAGE_TOKEN", "")
     if bool(user) != bool(token):
         missing, there = ("IMAGE_TOKEN", "IMAGE_USER") if user else ("IMAGE_USER", "IMAGE_TOKEN")
-        uv.stop(f"image: {there} is set and {missing} is not; set both, or neither")
+        msg = f"{there} is set and {missing} is not; set both, or neither"
+        raise registry.CannotAskError(msg)
     return registry.Login(user=user, token=token) if user else None
 
 

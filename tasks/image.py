@@ -91,7 +91,7 @@ def _publish(session: nox.Session, repository: str, others: list[str]) -> None:
     """Build the image, try it and push it to `repository`, unless it is there."""
     if not repository:
         session.skip("--publish names no registry, so there is nowhere to publish to")
-    login = container.login()
+    login = _login_or_end()
     name = f"{repository}:{container.tag('cpu')}"
     if digest := _published(session, repository, login):
         session.log(f"{name} is there already: {digest}")
@@ -104,6 +104,13 @@ def _publish(session: nox.Session, repository: str, others: list[str]) -> None:
     else:
         _push_as(session, engine, name, login)
     session.log(f"Published {name}")
+
+
+def _login_or_end() -> registry.Login | None:
+    try:
+        return container.login()
+    except registry.CannotAskError as error:
+        uv.stop(f"image: {error}")
 
 
 def _published(session: nox.Session, repository: str, login: registry.Login | None) -> str | None:

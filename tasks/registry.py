@@ -20,9 +20,12 @@ _MANIFESTS = (
 )
 _SECONDS = 30
 _OK, _UNAUTHORIZED, _NOT_FOUND = 200, 401, 404
+# What is on this machine needs no https.
+_LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 
+_DIGEST = r"sha256:[0-9a-f]{64}"
 _FROM = re.compile(
-    r"FROM\s+(?P<name>[^\s@$:]+(?::\d+/[^\s@$:]+)?):(?P<tag>[\w.-]+)@(?P<digest>sha256:[0-9a-f]{64})",
+    rf"FROM\s+(?P<name>[^\s@$:]+(?::\d+/[^\s@$:]+)?):(?P<tag>[\w.-]+)@(?P<digest>{_DIGEST})",
     re.IGNORECASE,
 )
 
@@ -78,10 +81,10 @@ def bases(dockerfile: str) -> list[Base]:
 def manifests(name: str) -> str:
     """Return the address below which the registry of the image `name` keeps its manifests."""
     host, _, path = name.partition("/")
-    if "." not in host and ":" not in host:
+    if "." not in host and ":" not in host and host not in _LOOPBACK:
         host = "registry-1.docker.io"
         path = name if "/" in name else f"library/{name}"
-    scheme = "http" if host.split(":")[0] in {"127.0.0.1", "localhost"} else "https"
+    scheme = "http" if host.split(":")[0] in _LOOPBACK else "https"
     return f"{scheme}://{host}/v2/{path}/manifests"
 
 
@@ -114,13 +117,13 @@ def digest(name: str, reference: str, login: Login | None = None) -> str | None:
         if answer.status == _UNAUTHORIZED:
             challenge = answer.headers.get("WWW-Authenticate", "")
             answer = _head(address, _authorization(challenge, login))
-    except (OSError, ValueError, KeyError, http.client.HTTPException) as error:
+    except (OSError, ValueError, KeyError, RecursionError, http.client.HTTPException) as error:
         msg = f"{name}: the registry does not answer: {getattr(error, 'reason', error)}"
         raise CannotAskError(msg) from error
     if answer.status == _NOT_FOUND:
         return None
-    found: str | None = answer.headers.get("Docker-Content-Digest")
-    if answer.status != _OK or not found:
+    found: str = answer.headers.get("Docker-Content-Digest", "")
+    if answer.status != _OK or not re.fullmatch(_DIGEST, found):
         msg = f"{name}: the registry answers {answer.status} and no digest"
         raise CannotAskError(msg)
     return found
@@ -150,11 +153,26 @@ def _token(challenge: str, login: Login | None) -> str:
     """Return the token that a registry gives anybody, or `login`, where `challenge` says."""
     said = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     query = urllib.parse.urlencode({key: said[key] for key in ("service", "scope") if key in said})
-    request = urllib.request.Request(f"{said['realm']}?{query}")  # noqa: S310 - the registry says it
+    realm = _checked_realm(said["realm"])
+    request = urllib.request.Request(f"{realm}?{query}")  # noqa: S310 - it is checked
     with _open(request, None if login is None else login.basic) as answer:
         given = json.load(answer)
-    token: str = given.get("token") or given["access_token"]
-    return token
+    names = ("token", "access_token") if isinstance(given, dict) else ()
+    tokens = [given[name] for name in names if given.get(name)]
+    if not tokens or not isinstance(tokens[0], str):
+        msg = "it gives no token"
+        raise ValueError(msg)
+    return tokens[0]
+
+
+def _checked_realm(realm: str) -> str:
+    """Return where tokens come from, if nobody on the way there can hear who asks."""
+    parts = urllib.parse.urlsplit(realm)
+    is_here = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    if not is_here and not (parts.scheme == "https" and parts.hostname):
+        msg = f"it has its tokens at {realm!r}, which is neither https nor on this machine"
+        raise ValueError(msg)
+    return realm
 
 
 def _open(request: urllib.request.Request, authorization: str | None) -> http.client.HTTPResponse:

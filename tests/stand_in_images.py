@@ -18,12 +18,16 @@ class Images(http.server.ThreadingHTTPServer):
     Attributes:
         digests: by `NAME:TAG`; an image is there by its digest as well.
         asked: the credentials of each request, as they came.
+        realm: where it sends those who need a token.
+        told: what is told there, in place of a token.
     """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.digests: dict[str, str] = {}
         self.asked: list[str | None] = []
+        self.realm = f"http://{self.host}/token"
+        self.told: bytes | None = None
 
     @property
     def host(self) -> str:
@@ -39,8 +43,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         images.asked.append(given)
         challenge = 'Basic realm="images"'
         if name != "team/closed":
-            realm = f"http://{images.host}/token"
-            challenge = f'Bearer realm="{realm}",service="s",scope="repository:pull"'
+            challenge = f'Bearer realm="{images.realm}",service="s",scope="repository:pull"'
         if given not in _let_in(name):
             return self._answer(401 if given is None else 403, **{"WWW-Authenticate": challenge})
         if name == "team/broken":
@@ -55,9 +58,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         assert self.path == "/token?service=s&scope=repository%3Apull"
         given = self.headers["Authorization"]
-        cast("Images", self.server).asked.append(given)
+        images = cast("Images", self.server)
+        images.asked.append(given)
         self._answer(200)
-        self.wfile.write(b'{"token": "%s"}' % (b"alices" if given == _LOGIN else b"anybodys"))
+        token = b'{"token": "%s"}' % (b"alices" if given == _LOGIN else b"anybodys")
+        self.wfile.write(token if images.told is None else images.told)
 
     def _answer(self, code: int, **headers: str) -> None:
         self.send_response(code)

@@ -92,6 +92,84 @@ def test_where_no_image_is_found_jobs_run_without_one_and_plan_says_why(
     assert note.endswith(", so every job runs without an image")
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(b"[]", id="list"),
+        pytest.param(b'"x"', id="text"),
+        pytest.param(b"{}", id="nothing"),
+        pytest.param(b'{"token": 5}', id="number"),
+        pytest.param(b'{"token": null}', id="null"),
+        pytest.param(b'{"token": ["x"]}', id="tokens"),
+        pytest.param(b'{"token": "a\\nb"}', id="line_break"),
+        pytest.param(b'{"token": "\xe2\x82\xac"}', id="no_ascii"),
+        pytest.param(b"<html>", id="no_json"),
+        pytest.param(b"\xff", id="no_text"),
+        pytest.param(b"[" * 100_000, id="nested"),
+    ],
+)
+def test_what_is_no_token_is_no_answer(told: bytes, images: Images) -> None:
+    images.told = told
+    (note,) = container.of(JOBS, f"{images.host}/team/image").notes
+    assert note.startswith(f"plan: {images.host}/team/image: the registry does not answer: ")
+    assert note.endswith(", so every job runs without an image")
+
+
+@pytest.mark.parametrize(
+    "realm",
+    [
+        "http://registry.example/token",
+        "http://127.0.0.1@registry.example/token",
+        "http://localhost.example/token",
+        "file:///etc/hostname",
+        "ftp://127.0.0.1/token",
+        "//127.0.0.1/token",
+        "https:///token",
+        "token",
+        "",
+    ],
+)
+def test_a_token_is_fetched_from_nobody_who_could_be_another(realm: str, images: Images) -> None:
+    images.realm = realm
+    (note,) = container.of(JOBS, f"{images.host}/team/image").notes
+    assert note.startswith(f"plan: {images.host}/team/image: the registry does not answer: ")
+    assert f"has its tokens at {realm!r}, which is neither https nor on this machine" in note
+    assert images.asked == [None], "and nothing was sent there"
+
+
+@pytest.mark.parametrize(
+    "digest",
+    [
+        pytest.param(f"sha512:{'a' * 128}", id="another_hash"),
+        pytest.param("sha256:abc", id="short"),
+        pytest.param(f"sha256:{'a' * 65}", id="long"),
+        pytest.param(f"sha256:{'A' * 64}", id="upper_case"),
+        pytest.param("latest ${{ }}", id="expression"),
+    ],
+)
+def test_what_is_no_digest_is_no_answer(digest: str, images: Images) -> None:
+    images.digests[f"team/image:{container.tag('cpu')}"] = digest
+    found = container.of(JOBS, f"{images.host}/team/image")
+    assert found.digest == ""
+    (note,) = found.notes
+    assert "/team/image: the registry answers 200 and no digest, so every job runs" in note
+
+
+@pytest.mark.parametrize("name", ["IMAGE_USER", "IMAGE_TOKEN"])
+def test_half_a_login_does_not_end_the_plan(
+    name: str, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for each in ("IMAGE_USER", "IMAGE_TOKEN"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, "a secret")
+    found = container.of(JOBS, f"{images.host}/team/image")
+    assert found.digest == ""
+    (note,) = found.notes
+    assert note.startswith(f"plan: {name} is set and ")
+    assert note.endswith(" is not; set both, or neither, so every job runs without an image")
+    assert "a secret" not in note
+
+
 def test_nobody_is_asked_without_a_name_or_a_job_for_it(images: Images) -> None:
     assert container.of(JOBS, "") == Container()
     assert container.of(JOBS[:1], f"{images.host}/team/image") == Container()
@@ -99,7 +177,14 @@ def test_nobody_is_asked_without_a_name_or_a_job_for_it(images: Images) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ghcr.io/owner/name", "127.0.0.1:5000/team/my-project", "ghcr.io/a/b/c.d_e"]
+    "name",
+    [
+        "ghcr.io/owner/name",
+        "localhost/name",
+        "registry:5000/a",
+        "127.0.0.1:5000/team/my-project",
+        "ghcr.io/a/b/c.d_e",
+    ],
 )
 def test_the_name_of_a_repository_is_one(name: str) -> None:
     assert container.is_repository(name)
@@ -111,6 +196,12 @@ def test_the_name_of_a_repository_is_one(name: str) -> None:
         "",
         "ghcr.io",
         "ghcr.io/",
+        "owner/name",
+        "localhosts/name",
+        "-/name",
+        "..../name",
+        "ghcr.io:/name",
+        "ghcr.io/owner/name\n",
         "ghcr.io/owner/name:tag",
         "ghcr.io/owner/name@sha256:0",
         "ghcr.io/Owner/name",

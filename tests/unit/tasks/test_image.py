@@ -386,6 +386,8 @@ def test_a_registry_that_does_not_answer_is_one_line_and_no_pass(
         ("python", "https://registry-1.docker.io/v2/library/python/manifests"),
         ("team/image", "https://registry-1.docker.io/v2/team/image/manifests"),
         ("nvcr.io/nvidia/pytorch", "https://nvcr.io/v2/nvidia/pytorch/manifests"),
+        ("localhost/team/image", "http://localhost/v2/team/image/manifests"),
+        ("localhost:5000/image", "http://localhost:5000/v2/image/manifests"),
     ],
 )
 def test_an_image_is_asked_of_the_registry_in_its_name(name: str, manifests: str) -> None:
