@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from tasks.project import PROJECT, ROOT
 
 # What a job takes from the image besides the packages: the system under it, uv and Python.
 _RECIPE = ("Dockerfile", "docker/uv.txt")
+# What engines call a machine, where Python calls it otherwise.
+_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 _LABEL = r"[a-z0-9]+(-+[a-z0-9]+)*"
 # The first part names a registry, as it has a dot or a port: OWNER/NAME is Docker's to engines.
 _REPOSITORY = re.compile(
@@ -35,13 +38,15 @@ class Container:
 def tag(target: str) -> str:
     """Return the tag of this checkout's image: of one lock there is one, whatever the commit.
 
-    The second part tells images of one lock apart that are made otherwise, of another Python, say,
-    which a job would look for in vain. What else goes into the image can be older than the job's
-    checkout: from its own lock the job makes its own environment, of which the image has the files.
+    It names the machine, as an image for another starts nothing here. The last part tells images
+    of one lock apart that are made otherwise, of another Python, say, which a job would look for in
+    vain. What else goes into the image can be older than the job's checkout: from its own lock the
+    job makes its own environment, of which the image has the files.
     """
     parts = [(ROOT / name).read_bytes() for name in _RECIPE]
     recipe = hashlib.sha256(b"\0".join([*parts, str(PROJECT.default).encode()])).hexdigest()
-    return f"{target}-{lock_digest()[:12]}-{recipe[:12]}"
+    machine = platform.machine().lower()
+    return f"{target}-{_MACHINES.get(machine, machine)}-{lock_digest()[:12]}-{recipe[:12]}"
 
 
 def lock_digest() -> str:

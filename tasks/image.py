@@ -40,7 +40,7 @@ def image(session: nox.Session) -> None:
     it there for jobs to run in, unless it is there, as who IMAGE_USER and IMAGE_TOKEN say;
     --target gpu builds on NVIDIA's image and runs nothing in it; --check-digests asks the
     registries whether each base's tag still has its digest, and builds nothing; the rest goes to
-    the engine's build.
+    the engine's build, of which --publish takes --secret only.
     """
     options, others = _options(session.posargs)
     if options.check_digests:
@@ -57,13 +57,25 @@ def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--target", choices=TARGETS, default="cpu")
     parser.add_argument("--publish", metavar="REGISTRY/OWNER/NAME")
     parser.add_argument("--check-digests", action="store_true")
+    parser.add_argument("--secret", action="append", default=[])
     options, others = parser.parse_known_args(arguments)
-    if options.publish is not None and options.target != "cpu":
+    if options.publish is not None:
+        _check_publish(parser, options, others)
+    return options, [*others, *(word for each in options.secret for word in ("--secret", each))]
+
+
+def _check_publish(parser: Options, options: argparse.Namespace, others: list[str]) -> None:
+    """End with what stands beside --publish and would not be the image of its name."""
+    if options.check_digests:
+        parser.error("--publish with --check-digests: the one builds, the other does not")
+    if options.target != "cpu":
         parser.error(f"--publish with --target {options.target}: jobs run in the target cpu only")
+    if others:
+        expected = "what has the image's name is built as the files say, with --secret at most"
+        parser.error(f"--publish with {' '.join(others)}: {expected}")
     if options.publish and not container.is_repository(options.publish):
         expected = "expected REGISTRY/OWNER/NAME in lower case, without a tag"
         parser.error(f"--publish {options.publish}: {expected}")
-    return options, others
 
 
 def _engine_or_end(session: nox.Session) -> str:

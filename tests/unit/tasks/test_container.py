@@ -1,6 +1,7 @@
 """The image's name, and what jobs run in when a registry has it, has it not, or does not say."""
 
 import hashlib
+import platform
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,9 +38,22 @@ def images() -> Iterator[Images]:
 
 
 @pytest.mark.usefixtures("root")
-def test_the_tag_begins_with_the_target_and_the_lock() -> None:
+@pytest.mark.parametrize(
+    ("machine", "named"),
+    [
+        ("x86_64", "amd64"),
+        ("AMD64", "amd64"),
+        ("aarch64", "arm64"),
+        ("arm64", "arm64"),
+        ("riscv64", "riscv64"),
+    ],
+)
+def test_the_tag_begins_with_target_machine_and_lock(
+    machine: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: machine)
     lock = hashlib.sha256((ROOT / "uv.lock").read_bytes()).hexdigest()
-    assert container.tag("cpu").startswith(f"cpu-{lock[:12]}-")
+    assert container.tag("cpu").startswith(f"cpu-{named}-{lock[:12]}-")
 
 
 @pytest.mark.parametrize("file", ["uv.lock", "Dockerfile", "docker/uv.txt"])

@@ -420,6 +420,14 @@ def test_what_is_not_there_is_built_tried_and_pushed(images: Images, engines: Pa
     assert logged[-1] == f"Published {name}"
 
 
+def test_a_mirrors_settings_do_not_make_another_image(images: Images, engines: Path) -> None:
+    secrets = ["--secret", "id=uv.toml,src=uv.toml", "--secret=id=pip.conf,src=pip.conf"]
+    run("--publish", f"{images.host}/team/image", *secrets)
+    (built, *_) = (engines / "log").read_text().splitlines()
+    more = "--secret id=uv.toml,src=uv.toml --secret id=pip.conf,src=pip.conf "
+    assert built == expected_build("docker", "", more=more)
+
+
 def test_an_image_in_which_smoke_fails_is_not_pushed(
     images: Images, engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -518,6 +526,24 @@ def test_without_a_registry_nothing_is_published_and_that_is_no_failure(engines:
             {},
             "image: --publish with --target gpu: jobs run in the target cpu only",
             id="gpu",
+        ),
+        pytest.param(
+            ["--publish", "ghcr.io/team/image", "--build-arg", "CPU_BASE=mirror"],
+            {},
+            "image: --publish with --build-arg CPU_BASE=mirror: what has the image's name is ",
+            id="another_base",
+        ),
+        pytest.param(
+            ["--platform=linux/arm64", "--publish", ""],
+            {},
+            "image: --publish with --platform=linux/arm64: what has the image's name is built ",
+            id="another_machine",
+        ),
+        pytest.param(
+            ["--publish", "ghcr.io/team/image", "--check-digests"],
+            {},
+            "image: --publish with --check-digests: the one builds, the other does not",
+            id="publish_and_check",
         ),
         pytest.param(
             ["--publish", "ghcr.io/team/image"],
