@@ -93,11 +93,15 @@ def session(  # noqa: PLR0913 - the columns of a table, each given by its name
     Raises:
         DuplicateSessionError: a session of that name is declared already.
         ValueError: the function has no docstring.
-        SystemExit: with exit code 2 and one line, for an unknown tier or runner, or no inputs.
+        SystemExit: with exit code 2 and one line, for an unknown tier or runner, inputs that are
+            none or not there, or no time.
     """
-    declared_inputs = tuple(inputs)
+    # Of a text a tuple would have the letters.
+    declared_inputs = inputs if isinstance(inputs, str) else tuple(inputs)
     all_tiers = [*tiers, *(tier for each in (cells or {}).values() for tier in each)]
-    wrong = _wrong(all_tiers, runner, needs_inputs=bool(all_tiers) and not declared_inputs)
+    wrong = _wrong(all_tiers, runner, timeout_minutes) or _wrong_inputs(
+        declared_inputs, are_needed=bool(all_tiers)
+    )
 
     def declare(function: Callable[..., None]) -> Callable[..., None]:
         name = function.__name__.replace("_", "-")
@@ -129,16 +133,35 @@ def session(  # noqa: PLR0913 - the columns of a table, each given by its name
     return declare
 
 
-def _wrong(tiers: Iterable[str], runner: str, *, needs_inputs: bool) -> str | None:
+def _wrong(tiers: Iterable[str], runner: str, timeout_minutes: int) -> str | None:
     """Return what is wrong with a declaration, and what to write instead; None if nothing is."""
     unknown = [tier for tier in tiers if tier not in TIERS]
     if unknown:
         return f"tier {unknown[0]!r} is unknown; write one of {', '.join(TIERS)}"
     if runner not in get_args(Runner):
         return f"runner {runner!r} is unknown; write one of {', '.join(get_args(Runner))}"
-    if needs_inputs:
-        return "has tiers and no inputs; declare the files and folders that can change its result"
+    if timeout_minutes <= 0:
+        return f"timeout_minutes is {timeout_minutes}; write a number above 0"
     return None
+
+
+def _wrong_inputs(inputs: str | tuple[str, ...], *, are_needed: bool) -> str | None:
+    """Return what is wrong with the inputs of a declaration; None if nothing is."""
+    if isinstance(inputs, str):
+        listed = f"inputs=[{inputs!r}]"
+        return f"inputs is the text {inputs!r}; write a list of files and folders: {listed}"
+    if are_needed and not inputs:
+        return "has tiers and no inputs; declare the files and folders that can change its result"
+    missing = [each for each in inputs if not each or not (ROOT / each).exists()]
+    if missing and _is_whole():
+        expected = "write files and folders relative to its root"
+        return f"input {missing[0]!r} is not in the repository; {expected}"
+    return None
+
+
+def _is_whole() -> bool:
+    """Whether all of the repository is here: the image has no git, and a test's copy no tests."""
+    return all((ROOT / name).exists() for name in (".git", "tests"))
 
 
 def _place(function: Callable[..., None]) -> str:

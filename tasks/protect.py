@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from tasks.project import ROOT
 
 # What gh documents for "not logged in".
 _NOT_LOGGED_IN = 4
+# What GitHub admits; it becomes a part of addresses.
+_REPOSITORY = re.compile(r"[A-Za-z0-9_-]+/(?!\.{1,2}$)[A-Za-z0-9._-]+")
 
 
 class _CannotAskError(Exception):
@@ -51,6 +54,8 @@ def protect(session: nox.Session) -> None:
     parser.add_argument("--apply", action="store_true")
     parser.add_argument("--repo")
     options = parser.parse_args(session.posargs)
+    if options.repo is not None and not _REPOSITORY.fullmatch(options.repo):
+        parser.error(f"--repo {options.repo!r}: expected OWNER/NAME")
     if found := rulesets.findings(ROOT):
         print(*found, sep="\n")
         session.error(f"{len(found)} findings in {rulesets.FOLDER}; GitHub was not asked")

@@ -75,6 +75,27 @@ def test_a_session_without_a_line_of_help_is_an_error() -> None:
             "has tiers and no inputs; declare the files and folders that can change its result",
             id="no_inputs",
         ),
+        pytest.param(
+            {"inputs": "docs"},
+            "inputs is the text 'docs'; write a list of files and folders: inputs=['docs']",
+            id="inputs_in_a_text",
+        ),
+        pytest.param(
+            {"tiers": ["pr"], "inputs": ["src", "srcs"]},
+            "input 'srcs' is not in the repository; write files and folders relative to its root",
+            id="no_such_input",
+        ),
+        pytest.param(
+            {"inputs": [""]},
+            "input '' is not in the repository; write files and folders relative to its root",
+            id="empty_input",
+        ),
+        pytest.param(
+            {"timeout_minutes": 0}, "timeout_minutes is 0; write a number above 0", id="no_time"
+        ),
+        pytest.param(
+            {"timeout_minutes": -5}, "timeout_minutes is -5; write a number above 0", id="negative"
+        ),
     ],
 )
 def test_a_wrong_declaration_is_one_line_with_its_place_and_exit_2(
@@ -82,12 +103,25 @@ def test_a_wrong_declaration_is_one_line_with_its_place_and_exit_2(
 ) -> None:
     function = a_session("wrong_one")
     with pytest.raises(SystemExit) as stopped:
-        session(timeout_minutes=1, **wrong)(function)
+        session(**{"timeout_minutes": 1, **wrong})(function)
     assert stopped.value.code == 2
     line = function.__code__.co_firstlineno
     place = f"tests/unit/tasks/test_catalogue.py:{line}"
     assert capsys.readouterr().err == f"{place}: session wrong-one: {finding}\n"
     assert "wrong-one" not in CATALOGUE
+
+
+@pytest.mark.usefixtures("_untouched_catalogue")
+@pytest.mark.parametrize("there", [".git", "tests"])
+def test_where_only_a_part_of_the_repository_is_inputs_may_be_missing(
+    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the container image, which has no git, and in a copy of the sessions without tests."""
+    (tmp_path / there).mkdir()
+    monkeypatch.setattr(catalogue, "ROOT", tmp_path)
+    name = f"where_{there.strip('.')}_is"  # Nox, too, wants each only once
+    session(timeout_minutes=1, inputs=["src"])(a_session(name))
+    assert name.replace("_", "-") in CATALOGUE
 
 
 @pytest.mark.usefixtures("_untouched_catalogue")

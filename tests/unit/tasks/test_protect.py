@@ -462,6 +462,25 @@ def test_an_option_that_is_none_is_one_line(
     assert one_line_and_exit_2(capsys, *arguments).startswith("protect: ")
 
 
+@pytest.mark.usefixtures("root")
+@pytest.mark.parametrize(
+    "name", ["", "project", "team/", "/project", "team/project/x", "team/..", "a b/c", "t/p?x=1"]
+)
+def test_a_name_that_is_none_is_one_line(
+    name: str, github: GitHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = one_line_and_exit_2(capsys, "--apply", "--repo", name)
+    assert line.startswith(f"protect: --repo {name!r}: expected OWNER/NAME; ")
+    assert github.writes == []
+
+
+@pytest.mark.usefixtures("root", "github")
+def test_another_repository_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FailedError, match="team/project is not protected"):
+        run("--repo", "team/project")
+    assert "main.json: is not on GitHub" in capsys.readouterr().out
+
+
 def test_rulesets_workflows_and_catalogue_of_this_repository_agree() -> None:
     assert rulesets.findings(ROOT) == []
     assert rulesets.REQUIRED_CHECK == workflow_rules.REQUIRED
