@@ -35,6 +35,5 @@ def _seconds(session: str, folder: Path) -> float | None:
         found = manifest.read(manifest.file_of(session, folder))
     except DamagedManifestError:
         return None
-    # With arguments after -- it may have done anything.
-    is_whole = found.result == "passed" and " -- " not in found.commands[0]
+    is_whole = found.result == "passed" and not found.has_arguments
     return found.seconds if is_whole else None

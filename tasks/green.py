@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import manifest
-from tasks.manifest import DamagedManifestError
+from tasks.manifest import DamagedManifestError, Manifest
 
 # The job whose outputs are the plan, and the jobs that it feeds, each with its output.
 PLAN = "plan"
@@ -60,7 +60,7 @@ def missing(needs: str, results: Path) -> list[str]:
             planned += found
     files = sorted(results.rglob(f"{manifest.FOLDER.name}/*.json"))
     try:
-        ended = {run.session: run.result for run in map(manifest.read, files)}
+        ended = {run.session: _ended(run) for run in map(manifest.read, files)}
     except DamagedManifestError as error:
         return [f"{error}; run its job again"]
     return [
@@ -91,6 +91,11 @@ def _planned(plan: Mapping[str, Any], output: str) -> list[str] | None:
         return [job["session"] for job in json.loads(plan["outputs"][output])["include"]]
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _ended(run: Manifest) -> str:
+    """Return how a run ended; one with arguments is not the planned session's, whatever it did."""
+    return "a run with arguments" if run.has_arguments else run.result
 
 
 def _problem(name: str, result: str, nothing_planned: Container[str]) -> str | None:

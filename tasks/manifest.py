@@ -87,6 +87,11 @@ class Manifest:
     variables: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] | None = None
 
+    @property
+    def has_arguments(self) -> bool:
+        """Whether something stood after --, with which the session may have done anything."""
+        return " -- " in self.commands[0]
+
 
 _current: Manifest | None = None
 

@@ -27,6 +27,8 @@ PLAN, SESSION, CONTAINED = "plan", "session", "contained"
 FED = {SESSION: "matrix", CONTAINED: "contained"}
 # Whatever the variable and the plan say, it is an image by digest.
 PLANNED_IMAGE = "docker://${{ vars.PLAN_IMAGE }}@sha256:${{ matrix.digest }}"
+# In these the job in the image differs from the one that is not.
+_OF_ITS_OWN = frozenset(("container", "if", "strategy"))
 ONE_OF_THE_MATRIX = '"$SESSION"'
 
 _CALL = re.compile(
@@ -34,6 +36,29 @@ _CALL = re.compile(
     r"(?P<arguments> --(?: (?:[\w./=:@+-]+|\"\$[A-Z_]+\"))+)?"
 )
 _VARIABLE = re.compile(r'"\$([A-Z_]+)"')
+# What a step may set, each with its one value: any other variable can change what `uvx nox` is or
+# does. One that a session newly reads is added here.
+VARIABLES = {
+    "BASE": "${{ github.event.pull_request.base.sha || github.event.merge_group.base_sha }}",
+    "CHECK_INPUTS": "1",
+    "IMAGE_TOKEN": "${{ github.token }}",
+    "IMAGE_USER": "${{ github.actor }}",
+    "MLFLOW_TRACKING_PASSWORD": "${{ secrets.MLFLOW_TRACKING_PASSWORD }}",
+    "MLFLOW_TRACKING_URI": "${{ vars.MLFLOW_TRACKING_URI }}",
+    "MLFLOW_TRACKING_USERNAME": "${{ secrets.MLFLOW_TRACKING_USERNAME }}",
+    "NEEDS": "${{ toJSON(needs) }}",
+    "PLAN_IMAGE": "${{ vars.PLAN_IMAGE }}",
+    "PLAN_LABELS": "${{ join(github.event.pull_request.labels.*.name, ',') }}",
+    "PULL_REQUEST_TITLE": "${{ github.event.pull_request.title }}",
+    "RESULTS": "results",
+    "SESSION": "${{ matrix.session }}",
+}
+# The machine and the time-out of a planned session are the catalogue's.
+PLANNED = {
+    "runs-on": "${{ matrix.labels }}",
+    "timeout-minutes": "${{ matrix.timeout_minutes }}",
+}
+_OF_CHECKOUT = frozenset(("fetch-depth", "persist-credentials"))
 _PIN = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 _LOOKS_LIKE_PIN = re.compile(r"[0-9a-fA-F]{6,}")
 _IMAGE = re.compile(r"(?:docker://)?[^@\s]+@sha256:[0-9a-f]{64}")
@@ -145,13 +170,12 @@ def _problem_of_run(step: CommentedMap, catalogue: Catalogue) -> str | None:
     if call is None:
         shown = command.splitlines()[0] if command else ""
         return f"runs {shown!r}, which is not one session; make it one and call uvx nox -s NAME"
-    for variable in _VARIABLE.findall(call["arguments"] or ""):
+    for variable in _VARIABLE.findall(command):
         if variable not in _mapping(step, "env"):
             return f"{variable} is not set in this step; add env: {variable}:"
     if call["session"] == ONE_OF_THE_MATRIX:
-        if _mapping(step, "env").get("SESSION") == "${{ matrix.session }}":
-            return None
-        return "SESSION is not the matrix's; add env: SESSION: ${{ matrix.session }}"
+        given = call["arguments"]
+        return f"a planned session runs whole; leave out{given}" if given else None
     return _unknown_name(call, catalogue)
 
 
@@ -168,12 +192,36 @@ def _unknown_name(call: re.Match[str], catalogue: Catalogue) -> str | None:
 
 
 def keeps_the_shell(source: Source) -> Iterator[Finding]:
-    """`shell:` can make any command of what a step runs."""
-    owners = [source.content, *source.jobs.values()]
-    defaults = [_mapping(_mapping(owner, "defaults"), "run") for owner in owners]
-    for each in [*source.steps, *defaults]:
-        if each.get("shell", "bash") != "bash":
-            yield source.finding(each, "shell", "a shell of its own; leave shell: out")
+    """Another shell, or another folder, makes another command of what a step runs."""
+    for each in [source.content, *source.jobs.values()]:
+        if "defaults" in each:
+            text = "every step gets another shell or folder; leave defaults: out"
+            yield source.finding(each, "defaults", text)
+    for step in source.steps:
+        if step.get("shell", "bash") != "bash":
+            yield source.finding(step, "shell", "a shell of its own; leave shell: out")
+        if "working-directory" in step:
+            text = "sessions run where the noxfile is; leave working-directory: out"
+            yield source.finding(step, "working-directory", text)
+
+
+def sets_known_variables(source: Source) -> Iterator[Finding]:
+    """A variable like PATH or NOXSESSION makes another command of what a step runs."""
+    for each in [source.content, *source.jobs.values()]:
+        if "env" in each:
+            text = "every step gets these variables; give them to the step that needs them"
+            yield source.finding(each, "env", text)
+    for step in source.steps:
+        env = step.get("env", CommentedMap())
+        if not isinstance(env, CommentedMap):
+            yield source.finding(step, "env", "nobody can tell what this sets; write out names")
+            continue
+        for name, value in env.items():
+            if name not in VARIABLES:
+                text = f"{name} is no variable of a session; leave it out (see VARIABLES in tasks/)"
+                yield source.finding(env, name, text)
+            elif str(value) != VARIABLES[name]:
+                yield source.finding(env, name, f"{name} is another's; write {VARIABLES[name]}")
 
 
 def pins_what_it_uses(source: Source) -> Iterator[Finding]:
@@ -184,8 +232,9 @@ def pins_what_it_uses(source: Source) -> Iterator[Finding]:
             yield source.finding(each, "uses", problem)
     for name, job in source.jobs.items():
         for parent, key, image in _images(job):
-            is_planned = (name, key, image) == (CONTAINED, "container", PLANNED_IMAGE)
-            if not _IMAGE.fullmatch(image) and not is_planned:
+            # `runs_what_it_plans_for_the_image` knows the only image that may be there.
+            is_known = name == CONTAINED and parent in (job, job.get("container"))
+            if not _IMAGE.fullmatch(image) and not is_known:
                 text = f"image {image} is not pinned; write NAME:TAG@sha256:DIGEST"
                 yield source.finding(parent, key, text)
 
@@ -242,6 +291,15 @@ def leaves_no_credentials(source: Source) -> Iterator[Finding]:
         if is_checkout and _mapping(step, "with").get("persist-credentials") is not False:
             text = "leaves the token behind; add with: persist-credentials: false"
             yield source.finding(step, "uses", text)
+
+
+def checks_out_what_started_it(source: Source) -> Iterator[Finding]:
+    """A checkout of another commit, or of another repository, is not what is judged."""
+    for step in source.steps:
+        if str(step.get("uses", "")).startswith("actions/checkout@"):
+            for key in _mapping(step, "with").keys() - _OF_CHECKOUT:
+                text = f"{key}: checks out something else than what is judged; leave it out"
+                yield source.finding(step["with"], key, text)
 
 
 def cancels_what_is_outdated(source: Source) -> Iterator[Finding]:
@@ -357,18 +415,34 @@ def runs_the_whole_plan(source: Source) -> Iterator[Finding]:
             yield source.finding(strategy, "matrix", text)
 
 
+def runs_where_the_plan_says(source: Source) -> Iterator[Finding]:
+    """A planned session has the machine and the time that it declares."""
+    for name in source.jobs.keys() & FED.keys():
+        for key, planned in PLANNED.items():
+            if source.jobs[name].get(key) != planned:
+                text = f"job {name} is not what was planned; write {key}: {planned}"
+                yield source.job_finding(name, key, text)
+
+
 def runs_what_it_plans_for_the_image(source: Source) -> Iterator[Finding]:
     """A plan that asks for the image has a job that runs in it, and does there what others do."""
     steps = _steps(source.jobs.get(PLAN, {}))
-    if not any("PLAN_IMAGE" in _mapping(step, "env") for step in steps):
-        return
     job = source.jobs.get(CONTAINED)
     if job is None:
-        text = f"what it plans for the image runs nowhere; add the job {CONTAINED}, as in pr.yml"
-        yield source.job_finding(PLAN, "steps", text)
-    elif _steps(job) != _steps(source.jobs.get(SESSION, {})):
-        text = f"job {CONTAINED} does something else than {SESSION}; give it the same steps"
-        yield source.job_finding(CONTAINED, "steps", text)
+        if any("PLAN_IMAGE" in _mapping(step, "env") for step in steps):
+            text = (
+                f"what it plans for the image runs nowhere; add the job {CONTAINED}, as in pr.yml"
+            )
+            yield source.job_finding(PLAN, "steps", text)
+        return
+    if job.get("container") != PLANNED_IMAGE:
+        text = f"job {CONTAINED} is not in the planned image; write container: {PLANNED_IMAGE}"
+        yield source.job_finding(CONTAINED, "container", text)
+    outside: Mapping[str, Any] = source.jobs.get(SESSION, {})
+    for key in sorted((job.keys() | outside.keys()) - _OF_ITS_OWN):
+        if job.get(key) != outside.get(key):
+            text = f"job {CONTAINED} does something else than {SESSION}; give it the same {key}"
+            yield source.job_finding(CONTAINED, key, text)
 
 
 def ends_in_green(source: Source) -> Iterator[Finding]:
@@ -392,7 +466,7 @@ def ends_in_green(source: Source) -> Iterator[Finding]:
 
 def _is_asked(source: Source, job: CommentedMap) -> Iterator[Finding]:
     asks = [step for step in _steps(job) if step.get("run") == f"uvx nox -s {REQUIRED}"]
-    if not any(_mapping(step, "env").get("NEEDS") == "${{ toJSON(needs) }}" for step in asks):
+    if not any("NEEDS" in _mapping(step, "env") for step in asks):
         text = f"run: uvx nox -s {REQUIRED} with env: NEEDS: ${{{{ toJSON(needs) }}}} is missing"
         yield source.finding(asks[0] if asks else job, "run" if asks else "steps", text)
     is_required = "pull_request" in source.triggers
@@ -426,9 +500,11 @@ def sees_what_was_left(source: Source) -> Iterator[Finding]:
 RULES: tuple[Rule, ...] = (
     calls_sessions_only,
     keeps_the_shell,
+    sets_known_variables,
     pins_what_it_uses,
     holds_few_rights,
     leaves_no_credentials,
+    checks_out_what_started_it,
     cancels_what_is_outdated,
     ends_in_time,
     spares_forks,
@@ -436,6 +512,7 @@ RULES: tuple[Rule, ...] = (
     is_started_safely,
     fails_when_it_fails,
     runs_the_whole_plan,
+    runs_where_the_plan_says,
     runs_what_it_plans_for_the_image,
     ends_in_green,
     sees_what_was_left,

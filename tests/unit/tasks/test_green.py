@@ -115,6 +115,14 @@ def test_a_session_that_did_not_pass_is_missing_though_its_job_did(
     assert line == f"lint: planned, and {result} is what it left; see its log"
 
 
+def test_a_run_with_arguments_is_not_the_planned_one(tmp_path: Path) -> None:
+    commands = ["nox -s lint -- --help"]
+    run = Manifest(session="lint", tiers=["pr"], result="passed", commands=commands)
+    manifest.write(run, tmp_path / "lint" / "manifests")
+    (line,) = green.missing(needs("success", FULL, session="success"), tmp_path)
+    assert line == "lint: planned, and a run with arguments is what it left; see its log"
+
+
 def test_a_manifest_that_is_cut_off_is_no_result(tmp_path: Path) -> None:
     left(tmp_path).write_text("{")
     (line,) = green.missing(needs("success", FULL, session="success"), tmp_path)

@@ -116,8 +116,8 @@ DEFECTS = [
         PR,
         "${{ matrix.session }}\n      - uses",
         "${{ github.head_ref }}\n      - uses",
-        -3,
-        "SESSION is not the matrix's; add env: SESSION: ${{ matrix.session }}",
+        0,
+        "SESSION is another's; write ${{ matrix.session }}",
         id="a session from elsewhere",
     ),
     pytest.param(
@@ -130,8 +130,8 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
-        "          persist-credentials: false\n",
-        "          persist-credentials: false\n          script: x\n",
+        "          cache: ${{ matrix.session }}\n",
+        "          cache: ${{ matrix.session }}\n          script: x\n",
         1,
         "a script in YAML; make it a session",
         id="a script for an action",
@@ -148,9 +148,105 @@ DEFECTS = [
         PR,
         "permissions: {}",
         "permissions: {}\ndefaults:\n  run:\n    shell: pytest {0}",
-        3,
-        "a shell of its own;",
+        1,
+        "every step gets another shell or folder; leave defaults: out",
         id="such a shell by default",
+    ),
+    pytest.param(
+        PR,
+        "    timeout-minutes: 5\n",
+        "    timeout-minutes: 5\n    defaults:\n      run:\n        working-directory: tests\n",
+        1,
+        "every step gets another shell or folder;",
+        id="another folder for a job's steps",
+    ),
+    pytest.param(
+        PR,
+        "run: uvx nox -s green",
+        "run: uvx nox -s green\n        working-directory: tests",
+        1,
+        "sessions run where the noxfile is; leave working-directory: out",
+        id="another folder with another noxfile",
+    ),
+    pytest.param(
+        PR,
+        'run: uvx nox -s "$SESSION"',
+        'run: uvx nox -s "$SESSION" -- --help',
+        0,
+        "a planned session runs whole; leave out -- --help",
+        id="arguments for every session",
+    ),
+    pytest.param(
+        PR,
+        "permissions: {}",
+        "permissions: {}\n\nenv:\n  UV_DEFAULT_INDEX: https://example.invalid",
+        2,
+        "every step gets these variables; give them to the step that needs them",
+        id="variables for every job",
+    ),
+    pytest.param(
+        PR,
+        "    timeout-minutes: 5\n",
+        "    timeout-minutes: 5\n    env:\n      BASH_ENV: tests/other.sh\n",
+        1,
+        "every step gets these variables;",
+        id="variables for every step of a job",
+    ),
+    pytest.param(
+        PR,
+        "          RESULTS: results",
+        "          RESULTS: results\n          PATH: /elsewhere",
+        1,
+        "PATH is no variable of a session; leave it out (see VARIABLES in tasks/)",
+        id="another program named uvx",
+    ),
+    pytest.param(
+        ACTION,
+        "      with:\n        version",
+        "      env: ${{ fromJSON(inputs.cache) }}\n      with:\n        version",
+        0,
+        "nobody can tell what this sets; write out names",
+        id="variables as an expression",
+    ),
+    pytest.param(
+        PR,
+        "BASE: ${{ github.event.pull_request.base.sha || github.event.merge_group.base_sha }}",
+        "BASE: HEAD~1",
+        0,
+        "BASE is another's; write ${{ github.event.pull_request.base.sha || github.event.merge",
+        id="another base to compare with",
+    ),
+    pytest.param(
+        NIGHTLY,
+        'CHECK_INPUTS: "1"',
+        'CHECK_INPUTS: "0"',
+        0,
+        "CHECK_INPUTS is another's; write 1",
+        id="declared inputs that are not checked",
+    ),
+    pytest.param(
+        PR,
+        "          fetch-depth: 0",
+        "          ref: main\n          fetch-depth: 0",
+        0,
+        "ref: checks out something else than what is judged; leave it out",
+        id="another commit than the pull request's",
+    ),
+    pytest.param(
+        PR,
+        "runs-on: ${{ matrix.labels }}",
+        "runs-on: windows-2025",
+        0,
+        "job session is not what was planned; write runs-on: ${{ matrix.labels }}",
+        id="another machine than the planned one",
+    ),
+    pytest.param(
+        PR,
+        "timeout-minutes: ${{ matrix.timeout_minutes }}",
+        "timeout-minutes: 360",
+        0,
+        "job session is not what was planned; write timeout-minutes: ${{ matrix.timeout_minutes }}",
+        id="another time-out than the planned one",
     ),
     pytest.param(
         ACTION,
@@ -232,16 +328,24 @@ DEFECTS = [
         PLANNED_IMAGE,
         "${{ matrix.image }}",
         0,
-        "image ${{ matrix.image }} is not pinned; write NAME:TAG@sha256:DIGEST",
+        f"job contained is not in the planned image; write container: {PLANNED_IMAGE}",
         id="a container as the plan says",
     ),
     pytest.param(
         PR,
         f"container: {PLANNED_IMAGE}",
         f"container:\n      image: {PLANNED_IMAGE}",
-        1,
-        f"image {PLANNED_IMAGE} is not pinned;",
+        0,
+        "job contained is not in the planned image;",
         id="the planned image with more than its name",
+    ),
+    pytest.param(
+        PR,
+        f"    container: {PLANNED_IMAGE}\n",
+        "",
+        -8,
+        "job contained is not in the planned image;",
+        id="no image for what is planned for it",
     ),
     pytest.param(
         PR,
@@ -342,7 +446,8 @@ DEFECTS = [
     pytest.param(
         PR,
         "          SESSION:",
-        "          TOKEN: ${{ secrets.TOKEN }}\n          SESSION:",
+        "          MLFLOW_TRACKING_PASSWORD: ${{ secrets.MLFLOW_TRACKING_PASSWORD }}\n"
+        "          SESSION:",
         0,
         "job session reads a secret, which a fork does not have; add if:",
         id="a secret on forks",
@@ -350,8 +455,8 @@ DEFECTS = [
     pytest.param(
         NIGHTLY,
         "permissions: {}",
-        "permissions: {}\n\nenv:\n  TOKEN: ${{ secrets.TOKEN }}",
-        3,
+        "permissions: {}\n\nrun-name: ${{ secrets.TOKEN }}",
+        2,
         "every job gets this secret; give it to the step that needs it",
         id="a secret for all jobs",
     ),
@@ -447,8 +552,8 @@ DEFECTS = [
         PR,
         "          NEEDS: ${{ toJSON(needs) }}",
         "          NEEDS: '{}'",
-        -2,
-        "run: uvx nox -s green with env: NEEDS: ${{ toJSON(needs) }} is missing",
+        0,
+        "NEEDS is another's; write ${{ toJSON(needs) }}",
         id="a last job that is told nothing",
     ),
     pytest.param(
@@ -469,17 +574,18 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
-        "          BASE: ",
-        "          HEAD: ",
+        "          BASE: ${{ github.event.pull_request.base.sha || "
+        "github.event.merge_group.base_sha }}\n",
+        "",
         -2,
         "BASE is not set in this step; add env: BASE:",
         id="a variable that is not there",
     ),
     pytest.param(
         PR,
-        "          RESULTS: results",
-        "          RESULTS: elsewhere",
-        -3,
+        "          path: results",
+        "          path: elsewhere",
+        1,
         "does not see what the sessions left; before it, download the artifacts to path: results",
         id="a last job that does not see what was left",
     ),
@@ -524,6 +630,16 @@ def test_a_job_in_the_image_that_does_something_else_is_found(root: Path) -> Non
     file.write_text(before + contained + after.replace("fetch-depth: 0", "fetch-depth: 1", 1))
     (found,) = found_in(root)
     assert found.endswith("job contained does something else than session; give it the same steps")
+
+
+def test_a_job_in_the_image_that_has_other_rights_is_found(root: Path) -> None:
+    file = root / ".github" / PR
+    before, contained, after = file.read_text().partition("  contained:\n")
+    rights = "      contents: read # to check out\n"
+    more = f"{rights}      packages: read # more\n"
+    file.write_text(before + contained + after.replace(rights, more, 1))
+    (found,) = found_in(root)
+    assert found.endswith("does something else than session; give it the same permissions")
 
 
 def test_a_last_job_that_does_not_ask_is_found(root: Path, plant: Plant) -> None:
