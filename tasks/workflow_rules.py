@@ -59,6 +59,7 @@ PLANNED = {
     "timeout-minutes": "${{ matrix.timeout_minutes }}",
 }
 _OF_CHECKOUT = frozenset(("fetch-depth", "persist-credentials"))
+_ARGUMENTS_OF_PLAN = re.compile(r" -- (?P<tier>[\w-]+)(?: --since \"\$BASE\"| --without [\w-]+)*")
 _PIN = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 _LOOKS_LIKE_PIN = re.compile(r"[0-9a-fA-F]{6,}")
 _IMAGE = re.compile(r"(?:docker://)?[^@\s]+@sha256:[0-9a-f]{64}")
@@ -67,6 +68,8 @@ _SECRET = re.compile(r"\bsecrets\b(?!\s*\.\s*GITHUB_TOKEN\b)")
 _FORK_GUARD = re.compile(
     r"github\.repository_owner\s*==|github\.event\.(repository|pull_request\.head\.repo)\.fork\b"
 )
+# What keeps a job from running on forks.
+GUARD = "github.event.repository.fork == false"
 _OUTSIDERS_RUN_AS_OWNER = ("pull_request_target", "workflow_run")
 
 
@@ -110,7 +113,7 @@ class Source:
     @property
     def is_workflow(self) -> bool:
         """Whether this is a workflow, and not an action."""
-        return "runs" not in self.content
+        return Path(self.file).parent.name == "workflows"
 
     @property
     def jobs(self) -> Mapping[str, CommentedMap]:
@@ -168,8 +171,9 @@ def _problem_of_run(step: CommentedMap, catalogue: Catalogue) -> str | None:
         )
     call = _CALL.fullmatch(command)
     if call is None:
-        shown = command.splitlines()[0] if command else ""
-        return f"runs {shown!r}, which is not one session; make it one and call uvx nox -s NAME"
+        first, _, rest = command.partition("\n")
+        shown = f"{first!r} and more lines" if rest else f"{first!r}"
+        return f"runs {shown}, which is not one session; make it one and call uvx nox -s NAME"
     for variable in _VARIABLE.findall(command):
         if variable not in _mapping(step, "env"):
             return f"{variable} is not set in this step; add env: {variable}:"
@@ -181,9 +185,6 @@ def _problem_of_run(step: CommentedMap, catalogue: Catalogue) -> str | None:
 
 def _unknown_name(call: re.Match[str], catalogue: Catalogue) -> str | None:
     session, tier = call["session"], call["tier"]
-    if session == "plan":
-        tier = (call["arguments"] or "").removeprefix(" --").split(maxsplit=1)[:1]
-        tier = tier[0] if tier else ""
     if session is not None and session not in catalogue.sessions:
         return f"no session is named {session}; uvx nox --list shows them"
     if tier is not None and tier not in catalogue.tiers:
@@ -214,7 +215,7 @@ def sets_known_variables(source: Source) -> Iterator[Finding]:
     for step in source.steps:
         env = step.get("env", CommentedMap())
         if not isinstance(env, CommentedMap):
-            yield source.finding(step, "env", "nobody can tell what this sets; write out names")
+            yield source.finding(step, "env", "no one can tell what this sets; write the names out")
             continue
         for name, value in env.items():
             if name not in VARIABLES:
@@ -338,7 +339,7 @@ def spares_forks(source: Source) -> Iterator[Finding]:
                     yield Finding(source.file, line + 1, text)
 
 
-_ADD_GUARD = "add if: github.event.repository.fork == false"
+_ADD_GUARD = f"add if: {GUARD}"
 
 
 def gives_secrets_to_one_job(source: Source) -> Iterator[Finding]:
@@ -402,8 +403,12 @@ def fails_when_it_fails(source: Source) -> Iterator[Finding]:
 def runs_the_whole_plan(source: Source) -> Iterator[Finding]:
     """Jobs are fed by the plan only, by the names that `green` knows, and all of it runs."""
     for name, job in source.jobs.items():
-        strategy = job.get("strategy")
+        if "strategy" not in job:
+            continue
+        strategy = job["strategy"]
         if not isinstance(strategy, CommentedMap):
+            text = f"job {name}: no one can tell what this runs; write the strategy out"
+            yield source.job_finding(name, "strategy", text)
             continue
         if strategy.get("fail-fast") is not False:
             text = f"job {name}: one failure hides the others; add fail-fast: false"
@@ -413,6 +418,48 @@ def runs_the_whole_plan(source: Source) -> Iterator[Finding]:
             known = " and ".join(FED)
             text = f"job {name}: only {known} have a matrix, and it is the plan's: nox -s plan"
             yield source.finding(strategy, "matrix", text)
+
+
+def plans_all_of_its_tier(source: Source) -> Iterator[Finding]:
+    """The plan is of the tier that the file is named for, and leaves out what the file itself runs.
+
+    Another plan would be green as well, of fewer sessions or of none.
+    """
+    if not source.is_workflow:
+        return
+    if PLAN not in source.jobs:
+        text = f"no job {PLAN}, so nothing says what must run; add one, as in pr.yml"
+        yield source.finding(source.content, "jobs", text)
+        return
+    job = source.jobs[PLAN]
+    step = next((each for each in _steps(job) if each.get("id") == PLAN), CommentedMap())
+    call = _CALL.fullmatch(str(step.get("run", "")).strip())
+    if call is None or call["session"] != PLAN:
+        text = f"job {PLAN}: its step with id: {PLAN} is not uvx nox -s {PLAN}; see pr.yml"
+        yield source.job_finding(PLAN, "steps", text)
+    elif problem := _problem_of_plan(call["arguments"] or "", source):
+        yield source.finding(step, "run", problem)
+    planned = {output: f"${{{{ steps.{PLAN}.outputs.{output} }}}}" for output in _outputs(source)}
+    if job.get("outputs") != planned:
+        lines = ", ".join(f"{output}: {value}" for output, value in planned.items())
+        text = f"job {PLAN} hands over something else than what it planned; write {lines}"
+        yield source.job_finding(PLAN, "outputs", text)
+
+
+def _outputs(source: Source) -> list[str]:
+    return [output for name, output in FED.items() if name in source.jobs]
+
+
+def _problem_of_plan(arguments: str, source: Source) -> str | None:
+    found, tier = _ARGUMENTS_OF_PLAN.fullmatch(arguments), Path(source.file).stem
+    if found is None or found["tier"] != tier:
+        return f'does not plan the tier of this file; write plan -- {tier}, for pr --since "$BASE"'
+    calls = (_CALL.fullmatch(str(step.get("run", "")).strip()) for step in source.steps)
+    called = {call["session"] for call in calls if call is not None}
+    for name in re.findall(r"--without (\S+)", arguments):
+        if name not in called:
+            return f"{name} is left out and runs nowhere; take --without {name} away"
+    return None
 
 
 def runs_where_the_plan_says(source: Source) -> Iterator[Finding]:
@@ -458,8 +505,10 @@ def ends_in_green(source: Source) -> Iterator[Finding]:
     if missing:
         text = f"{REQUIRED} does not see {', '.join(missing)}; add to its needs:"
         yield source.job_finding(REQUIRED, "needs", text)
-    if not re.match(r"always\(\)(\s*&&|$)", str(job.get("if", "")).strip()):
-        text = f"{REQUIRED} is skipped when a job fails; add if: always()"
+    guarded = () if "pull_request" in source.triggers else (f"always() && {GUARD}",)
+    if job.get("if") not in ("always()", *guarded):
+        allowed = " or if: ".join(("always()", *guarded))
+        text = f"{REQUIRED} is skipped when a job fails, or sooner; write if: {allowed}"
         yield source.job_finding(REQUIRED, "if", text)
     yield from _is_asked(source, job)
 
@@ -512,6 +561,7 @@ RULES: tuple[Rule, ...] = (
     is_started_safely,
     fails_when_it_fails,
     runs_the_whole_plan,
+    plans_all_of_its_tier,
     runs_where_the_plan_says,
     runs_what_it_plans_for_the_image,
     ends_in_green,

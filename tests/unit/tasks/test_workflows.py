@@ -24,6 +24,8 @@ CHECKOUT = "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"
 PR, NIGHTLY, RELEASE = "workflows/pr.yml", "workflows/nightly.yml", "workflows/release.yml"
 ACTION = "actions/setup/action.yml"
 PLANNED_IMAGE = workflow_rules.PLANNED_IMAGE
+MATRIX = "matrix: ${{ steps.plan.outputs.matrix }}"
+REGISTER = "uvx nox -s register -- --run outputs/release"
 PLAN = 'uvx nox -s plan -- pr --since "$BASE"'
 
 
@@ -66,32 +68,32 @@ def test_our_own_workflows_are_clean() -> None:
 # (file, what is replaced, by what, the line of the finding counted from there, the finding)
 DEFECTS = [
     pytest.param(
-        PR,
-        PLAN,
+        RELEASE,
+        REGISTER,
         "pytest",
         0,
         "runs 'pytest', which is not one session; make it one and call uvx nox -s NAME",
         id="a stray run",
     ),
     pytest.param(
-        PR,
-        PLAN,
-        "uvx nox -s plan -- pr; curl example.invalid",
+        RELEASE,
+        REGISTER,
+        "uvx nox -s register; curl example.invalid",
         0,
-        "runs 'uvx nox -s plan -- pr; curl example.invalid', which is not one session;",
+        "runs 'uvx nox -s register; curl example.invalid', which is not one session;",
         id="a run after a session",
     ),
     pytest.param(
-        PR,
-        PLAN,
-        "|\n          uvx nox -s plan -- pr\n          pytest",
+        RELEASE,
+        REGISTER,
+        "|\n          uvx nox -s register\n          pytest",
         0,
-        "runs 'uvx nox -s plan -- pr', which is not one session;",
+        "runs 'uvx nox -s register' and more lines, which is not one session;",
         id="two lines",
     ),
     pytest.param(
-        PR,
-        PLAN,
+        RELEASE,
+        REGISTER,
         "echo ${{ github.event.pull_request.title }}",
         0,
         "an expression is pasted into the shell before it runs, whatever it holds; hand it over",
@@ -99,18 +101,91 @@ DEFECTS = [
     ),
     pytest.param(
         RELEASE,
-        "uvx nox -s evaluate",
-        "uvx nox -s eval",
+        REGISTER,
+        "uvx nox -s registry",
         0,
-        "no session is named eval; uvx nox --list shows them",
+        "no session is named registry; uvx nox --list shows them",
         id="a session that does not exist",
     ),
     pytest.param(
-        PR, "plan -- pr", "plan -- weekly", 0, "no tier is named 'weekly';", id="a plan of no tier"
+        RELEASE,
+        REGISTER,
+        "uvx nox -t weekly",
+        0,
+        "no tier is named 'weekly';",
+        id="an unknown tag",
     ),
-    pytest.param(PR, PLAN, "uvx nox -s plan", 0, "no tier is named '';", id="a plan of nothing"),
     pytest.param(
-        PR, PLAN, "uvx nox -t weekly", 0, "no tier is named 'weekly';", id="an unknown tag"
+        PR,
+        "plan -- pr",
+        "plan -- data",
+        0,
+        'does not plan the tier of this file; write plan -- pr, for pr --since "$BASE"',
+        id="a plan of a smaller tier",
+    ),
+    pytest.param(
+        PR,
+        PLAN,
+        "uvx nox -s plan",
+        0,
+        "does not plan the tier of this file;",
+        id="a plan of nothing",
+    ),
+    pytest.param(
+        PR,
+        '"$BASE"',
+        "HEAD",
+        0,
+        "does not plan the tier of this file;",
+        id="a plan from a base that is typed",
+    ),
+    pytest.param(
+        PR,
+        "plan -- pr",
+        "plan -- pr --without unit",
+        0,
+        "unit is left out and runs nowhere; take --without unit away",
+        id="a plan without a session, and then more",
+    ),
+    pytest.param(
+        NIGHTLY,
+        "plan -- nightly",
+        "plan -- nightly --without train",
+        0,
+        "train is left out and runs nowhere; take --without train away",
+        id="a plan without a session that runs nowhere",
+    ),
+    pytest.param(
+        PR,
+        "- id: plan",
+        "- id: other",
+        -6,
+        "job plan: its step with id: plan is not uvx nox -s plan; see pr.yml",
+        id="a plan that is handed over by no step",
+    ),
+    pytest.param(
+        PR,
+        f"run: {PLAN}",
+        "run: uvx nox -s lint",
+        -7,
+        "job plan: its step with id: plan is not uvx nox -s plan;",
+        id="another session as the plan",
+    ),
+    pytest.param(
+        PR,
+        MATRIX,
+        "matrix: '{\"include\": []}'",
+        -2,
+        f"job plan hands over something else than what it planned; write {MATRIX}, contained: ",
+        id="a plan that is typed",
+    ),
+    pytest.param(
+        NIGHTLY,
+        "      contained: ${{ steps.plan.outputs.contained }}\n",
+        "",
+        -1,
+        "job plan hands over something else than what it planned;",
+        id="half of a plan",
     ),
     pytest.param(
         PR,
@@ -205,7 +280,7 @@ DEFECTS = [
         "      with:\n        version",
         "      env: ${{ fromJSON(inputs.cache) }}\n      with:\n        version",
         0,
-        "nobody can tell what this sets; write out names",
+        "no one can tell what this sets; write the names out",
         id="variables as an expression",
     ),
     pytest.param(
@@ -518,6 +593,15 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
+        "strategy:\n      fail-fast: false\n"
+        "      matrix: ${{ fromJSON(needs.plan.outputs.matrix) }}",
+        "strategy: ${{ fromJSON(vars.STRATEGY) }}",
+        0,
+        "job session: no one can tell what this runs; write the strategy out",
+        id="a strategy as an expression",
+    ),
+    pytest.param(
+        PR,
         "matrix: ${{ fromJSON(needs.plan.outputs.contained) }}",
         "matrix: ${{ fromJSON(needs.plan.outputs.matrix) }}",
         0,
@@ -537,7 +621,7 @@ DEFECTS = [
         "needs: [plan, session, contained]\n    if: always()\n",
         "needs: [plan, session, contained]\n",
         -2,
-        "green is skipped when a job fails; add if: always()",
+        "green is skipped when a job fails, or sooner; write if: always()",
         id="a last job that is skipped",
     ),
     pytest.param(
@@ -545,8 +629,24 @@ DEFECTS = [
         "    if: always()\n    runs",
         "    if: always() || false\n    runs",
         0,
-        "green is skipped when a job fails;",
+        "green is skipped when a job fails, or sooner;",
         id="a last job that nearly always runs",
+    ),
+    pytest.param(
+        PR,
+        "    if: always()\n    runs",
+        "    if: always() && github.event.repository.fork == false\n    runs",
+        0,
+        "green is skipped when a job fails, or sooner;",
+        id="a last job that a fork's pull request does not have",
+    ),
+    pytest.param(
+        RELEASE,
+        "    if: always() && github.event.repository.fork == false",
+        "    if: always() && github.event.repository.fork == false && github.ref_type == 'tag'",
+        0,
+        "green is skipped when a job fails, or sooner; write if: always() or if: always() && ",
+        id="a last job with one more condition",
     ),
     pytest.param(
         PR,
@@ -617,6 +717,7 @@ def test_cron_on_forks_is_found_in_each_job_that_then_runs(root: Path, plant: Pl
 def test_a_plan_for_the_image_without_the_job_that_runs_it_is_found(root: Path) -> None:
     file = root / ".github" / PR
     text = file.read_text()
+    text = text.replace("      contained: ${{ steps.plan.outputs.contained }}\n", "")
     start = text.index("  # The same for the sessions that can run in the image")
     file.write_text(text[:start] + text[text.index("  green:\n") :].replace(", contained]", "]"))
     (found,) = found_in(root)
@@ -655,6 +756,15 @@ def test_a_workflow_without_the_last_job_is_found(root: Path) -> None:
     assert "no job green, so nothing sees a skipped job" in found
 
 
+def test_a_workflow_without_a_plan_is_found(root: Path) -> None:
+    text = text_of(PR)
+    head, _, rest = text.partition("  plan:\n")
+    alone = rest[rest.index("  green:\n") :].replace("[plan, session, contained]", "[]")
+    (root / ".github" / PR).write_text(head + alone)
+    (found,) = found_in(root)
+    assert "no job plan, so nothing says what must run; add one, as in pr.yml" in found
+
+
 def test_no_workflow_at_all_is_found(tmp_path: Path) -> None:
     assert found_in(tmp_path) == [".github/workflows:1: no workflow; git checkout .github"]
 
@@ -672,7 +782,7 @@ def test_the_rules_as_a_command_print_the_findings_and_exit_1(
     monkeypatch.chdir(root)
     arguments = [f"--sessions={','.join(CATALOGUE)}", f"--tiers={','.join(TIERS)}"]
     assert (workflow_rules.main(arguments), capsys.readouterr().out) == (0, "")
-    plant(PR, PLAN, "pytest")
+    plant(RELEASE, REGISTER, "pytest")
     assert workflow_rules.main(arguments) == 1
     assert capsys.readouterr().out.count("\n") == 1
 
