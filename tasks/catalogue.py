@@ -17,6 +17,10 @@ Tier = Literal["pr", "nightly", "release", "data"]
 Runner = Literal["cpu", "gpu"]
 TIERS: tuple[Tier, ...] = ("pr", "nightly", "release", "data")
 
+# A plan of the night runs what pull requests do as well: those leave out what they do not affect by
+# its declared inputs, which are checked at night only.
+_ALSO: dict[Tier, tuple[Tier, ...]] = {"nightly": ("pr",)}
+
 # Whatever a session reads besides, a change in these can change its result.
 ALWAYS_INPUTS = ("noxfile.py", "tasks", "pyproject.toml", "uv.lock")
 
@@ -186,15 +190,16 @@ def _parametrize(
 
 
 def plan(tier: Tier) -> list[PlannedJob]:
-    """Return the jobs of `tier` in the catalogue's order, matrix cells one by one."""
-    return [job for declared in CATALOGUE.values() for job in jobs_of(declared, tier)]
+    """Return the jobs of a run of `tier` in the catalogue's order, matrix cells one by one."""
+    tiers = (tier, *_ALSO.get(tier, ()))
+    return [job for declared in CATALOGUE.values() for job in jobs_of(declared, *tiers)]
 
 
-def jobs_of(declared: Declaration, tier: Tier | None = None) -> list[PlannedJob]:
-    """Return the jobs of a session that `tier` runs; without one, those of any tier."""
+def jobs_of(declared: Declaration, *tiers: Tier) -> list[PlannedJob]:
+    """Return the jobs of a session that one of `tiers` has; without any, those of every tier."""
 
-    def has_job(tiers: Sequence[Tier]) -> bool:
-        return bool(tiers) if tier is None else tier in tiers
+    def has_job(of: Sequence[Tier]) -> bool:
+        return any(tier in of for tier in tiers or TIERS)
 
     if declared.cells:
         chosen = (cell for cell, tiers in declared.cells.items() if has_job(tiers))

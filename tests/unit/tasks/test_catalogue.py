@@ -146,11 +146,21 @@ def test_nox_lists_the_catalogue_with_its_tags() -> None:
     )
     tags = {entry["session"]: set(entry["tags"]) for entry in json.loads(listed.stdout)}
     planned = {
-        job.session: {tier for tier in TIERS if job in catalogue.plan(tier)}
-        for tier in TIERS
-        for job in catalogue.plan(tier)
+        job.session: {tier for tier in TIERS if job in catalogue.jobs_of(declared, tier)}
+        for declared in CATALOGUE.values()
+        for job in catalogue.jobs_of(declared)
     }
     assert tags == planned
+
+
+def test_the_night_runs_its_own_tier_and_every_job_of_pull_requests_once() -> None:
+    night = [job.session for job in catalogue.plan("nightly")]
+    own = {job.session for each in CATALOGUE.values() for job in catalogue.jobs_of(each, "nightly")}
+    pr = {job.session for job in catalogue.plan("pr")}
+    assert pr - own >= {"lint", "unit", "smoke", "commits"}, "with nothing to add it shows nothing"
+    assert sorted(night) == sorted(pr | own)
+    order = [job.session for each in CATALOGUE.values() for job in catalogue.jobs_of(each)]
+    assert night == sorted(night, key=order.index)
 
 
 def test_the_pr_tier_has_both_ends_of_the_matrix_and_nightly_all_of_it() -> None:

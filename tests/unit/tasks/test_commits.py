@@ -111,6 +111,18 @@ def test_on_the_target_itself_the_last_commit_is_new(history: History) -> None:
     assert [commit.digest for commit in read] == [last]
 
 
+def test_on_a_schedule_which_has_no_target_the_last_commit_is_new(
+    history: History, tmp_path: Path
+) -> None:
+    history.commit("fix: earlier")
+    last = history.commit("fix: last")
+    git("clone", "--quiet", str(history.root), str(tmp_path / "clone"), cwd=tmp_path)
+    # What GitHub sets where there is no pull request.
+    since = commits.base(tmp_path / "clone", "")
+    read = commits.read(f"{since}..HEAD", tmp_path / "clone")
+    assert [commit.digest for commit in read] == [last]
+
+
 @pytest.mark.parametrize(
     ("message", "count"),
     [
