@@ -16,9 +16,12 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import YAMLError
 
 PATTERNS = (".github/workflows/*.y*ml", ".github/actions/*/action.y*ml")
+
+# With these a tool passes over what it finds.
+EXCUSES = (".github/actionlint.y*ml", ".github/zizmor.y*ml", "zizmor.y*ml")
 
 REQUIRED = "green"  # the name of the check that a pull request needs
 # The job that makes the plan, the jobs that it feeds, each with its output, and of these the one in
@@ -58,6 +61,20 @@ PLANNED = {
     "runs-on": "${{ matrix.labels }}",
     "timeout-minutes": "${{ matrix.timeout_minutes }}",
 }
+# What a step may use, for anything else can run anything. To add one: read what it does, and put it
+# here as OWNER/NAME, with /PATH if it has one, or as the folder of a composite action of our own.
+ACTIONS = frozenset(
+    (
+        "$/.github/actions/setup",
+        "actions/attest",
+        "actions/cache",
+        "actions/checkout",
+        "actions/download-artifact",
+        "actions/upload-artifact",
+        "astral-sh/setup-uv",
+        "pypa/gh-action-pypi-publish",
+    )
+)
 _OF_CHECKOUT = frozenset(("fetch-depth", "persist-credentials"))
 _ARGUMENTS_OF_PLAN = re.compile(r" -- (?P<tier>[\w-]+)(?: --since \"\$BASE\"| --without [\w-]+)*")
 _PIN = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
@@ -65,11 +82,15 @@ _LOOKS_LIKE_PIN = re.compile(r"[0-9a-fA-F]{6,}")
 _IMAGE = re.compile(r"(?:docker://)?[^@\s]+@sha256:[0-9a-f]{64}")
 _VERSION_COMMENT = re.compile(r"\s#\s*v\d+(\.\d+)*\b")
 _SECRET = re.compile(r"\bsecrets\b(?!\s*\.\s*GITHUB_TOKEN\b)")
-_FORK_GUARD = re.compile(
-    r"github\.repository_owner\s*==|github\.event\.(repository|pull_request\.head\.repo)\.fork\b"
-)
 # What keeps a job from running on forks.
 GUARD = "github.event.repository.fork == false"
+# With one of these a job can run though the one that it needs was skipped.
+_RUNS_AFTER_A_SKIP = re.compile(r"\|\||\b(always|cancelled|failure)\s*\(", re.IGNORECASE)
+# A commit has no check without the first three; a label can ask for more.
+_TYPES = ("opened", "synchronize", "reopened", "labeled")
+# One run at a time for each pull request or ref, of which only a pull request's old one is ended.
+_GROUP = "${{ github.workflow }}-${{ github.event.pull_request.number || github.ref }}"
+_ENDS_OLD_RUNS = "${{ github.event_name == 'pull_request' }}"
 _OUTSIDERS_RUN_AS_OWNER = ("pull_request_target", "workflow_run")
 
 
@@ -227,10 +248,10 @@ def sets_known_variables(source: Source) -> Iterator[Finding]:
 
 def pins_what_it_uses(source: Source) -> Iterator[Finding]:
     """Actions by full commit, images by digest: nobody can move those."""
-    for each in [*source.steps, *source.jobs.values()]:
-        problem = _problem_of_use(str(each["uses"]), source, each) if "uses" in each else None
+    for step in source.steps:
+        problem = _problem_of_use(str(step["uses"]), source, step) if "uses" in step else None
         if problem:
-            yield source.finding(each, "uses", problem)
+            yield source.finding(step, "uses", problem)
     for name, job in source.jobs.items():
         for parent, key, image in _images(job):
             # `runs_what_it_plans_for_the_image` knows the only image that may be there.
@@ -241,12 +262,11 @@ def pins_what_it_uses(source: Source) -> Iterator[Finding]:
 
 
 def _problem_of_use(used: str, source: Source, parent: CommentedMap) -> str | None:
-    if used.startswith(("./", "$/")):
-        return None
-    if used.startswith("docker://"):
-        pinned = _IMAGE.fullmatch(used)
-        return None if pinned else f"{used} is not pinned; write docker://NAME:TAG@sha256:DIGEST"
     action, _, revision = used.partition("@")
+    if action not in ACTIONS:
+        return f"{action} is not known here; use another, or add it to ACTIONS in tasks/"
+    if used.startswith("$/"):
+        return None
     if not _PIN.fullmatch(used):
         what = f"{used} is not pinned"
         if _LOOKS_LIKE_PIN.fullmatch(revision):
@@ -256,6 +276,18 @@ def _problem_of_use(used: str, source: Source, parent: CommentedMap) -> str | No
     if not _VERSION_COMMENT.search(line):
         return f"{action} does not say its version; add it behind the commit: # v1.2.3"
     return None
+
+
+def shows_what_it_runs(source: Source) -> Iterator[Finding]:
+    """A reusable workflow, or an action that is a program, runs what these rules do not read."""
+    for job in source.jobs.values():
+        if "uses" in job:
+            text = "the steps of another workflow are not checked; call sessions in steps"
+            yield source.finding(job, "uses", text)
+    runs = _mapping(source.content, "runs")
+    if not source.is_workflow and runs.get("using") != "composite":
+        text = "is a program, and none of its steps is checked; write using: composite"
+        yield source.finding(runs or source.content, "using", text)
 
 
 def _images(job: CommentedMap) -> Iterator[tuple[CommentedMap, str, str]]:
@@ -307,29 +339,32 @@ def cancels_what_is_outdated(source: Source) -> Iterator[Finding]:
     """One run at a time for each pull request or ref; a new push ends a pull request's old run."""
     if not source.is_workflow:
         return
-    concurrency = source.content.get("concurrency")
-    if not isinstance(concurrency, Mapping) or "cancel-in-progress" not in concurrency:
+    concurrency = _mapping(source.content, "concurrency")
+    if "cancel-in-progress" not in concurrency:
         text = "runs pile up; add concurrency: with group: and cancel-in-progress:"
         yield source.finding(source.content, "concurrency", text)
-    elif "pull_request" in source.triggers:
-        cancels = concurrency["cancel-in-progress"]
-        if cancels is not True and "'pull_request'" not in str(cancels):
-            text = "a pull request's old run goes on; cancel-in-progress: it for pull_request"
-            yield source.finding(source.content["concurrency"], "cancel-in-progress", text)
+        return
+    if concurrency.get("group") != _GROUP:
+        text = f"runs of other refs, or of none, are in one line; write group: {_GROUP}"
+        yield source.finding(concurrency, "group", text)
+    ends = _ENDS_OLD_RUNS if "pull_request" in source.triggers else False
+    if concurrency["cancel-in-progress"] != ends:
+        text = f"ends only a pull request's old run, and always that; write {ends or 'false'}"
+        yield source.finding(concurrency, "cancel-in-progress", text)
 
 
 def ends_in_time(source: Source) -> Iterator[Finding]:
     """GitHub gives a job six hours otherwise."""
     for name, job in source.jobs.items():
-        if "timeout-minutes" not in job and "uses" not in job:
+        if "timeout-minutes" not in job:
             text = f"job {name} may hang for six hours; add timeout-minutes:"
             yield source.job_finding(name, "timeout-minutes", text)
 
 
 def spares_forks(source: Source) -> Iterator[Finding]:
     """A fork has neither the secrets nor the wish to pay for our nights."""
-    for name, job in source.jobs.items():
-        if not _is_guarded(source, job):
+    for name in source.jobs:
+        if not _is_guarded(source, name):
             if "schedule" in source.triggers:
                 text = f"job {name} runs every night on each fork; {_ADD_GUARD}"
                 yield source.job_finding(name, "if", text)
@@ -351,21 +386,26 @@ def gives_secrets_to_one_job(source: Source) -> Iterator[Finding]:
             yield Finding(source.file, number + 1, text)
 
 
-def _is_guarded(source: Source, job: CommentedMap) -> bool:
-    """Whether `job` does not run on forks: by its own condition, or by that of one it needs."""
+def _is_guarded(source: Source, name: str, asking: frozenset[str] = frozenset()) -> bool:
+    """Whether a job does not run on forks: by its own condition, or by that of one it needs."""
+    job = source.jobs.get(name)
+    if job is None or name in asking:
+        return False
     condition = str(job.get("if", ""))
-    if _FORK_GUARD.search(condition):
+    terms = [term.strip() for term in condition.split("&&")]
+    # Between others it can be in brackets, behind a `!`.
+    if "||" not in condition and GUARD in {terms[0], terms[-1]}:
         return True
-    needed = (source.jobs[name] for name in _names(job.get("needs")) if name in source.jobs)
-    return "always()" not in condition and any(_is_guarded(source, each) for each in needed)
+    if _RUNS_AFTER_A_SKIP.search(condition):
+        return False
+    return any(_is_guarded(source, each, asking | {name}) for each in _names(job.get("needs")))
 
 
 def _lines_of_job(source: Source, name: str) -> range:
     jobs = source.content["jobs"]
-    starts = sorted(jobs.lc.key(job)[0] for job in jobs)
-    ends = dict(zip(starts, [*starts[1:], len(source.lines)], strict=True))
     start = jobs.lc.key(name)[0]
-    return range(start, ends[start])
+    nexts = [parent.lc.key(key)[0] for parent in (jobs, source.content) for key in parent]
+    return range(start, min((line for line in nexts if line > start), default=len(source.lines)))
 
 
 def _code(line: str) -> str:
@@ -385,11 +425,15 @@ def is_started_safely(source: Source) -> Iterator[Finding]:
     if "merge_group" not in source.triggers:
         text = "the merge queue waits for it for ever; add the trigger merge_group:"
         yield source.finding(source.content, "on", text)
-    for key in ("paths", "paths-ignore", "branches-ignore"):
-        settings = source.triggers["pull_request"]
-        if isinstance(settings, CommentedMap) and key in settings:
+    for trigger in ("pull_request", "merge_group"):
+        settings = _mapping(source.triggers, trigger)
+        for key in settings.keys() - {"types"}:
             text = f"{key} leaves the required check waiting for ever; the plan leaves sessions out"
             yield source.finding(settings, key, text)
+    settings = _mapping(source.triggers, "pull_request")
+    if missing := [each for each in _TYPES if each not in _names(settings.get("types"))]:
+        text = f"does not start when {', '.join(missing)}; write types: [{', '.join(_TYPES)}]"
+        yield source.finding(settings or where, "types" if settings else "pull_request", text)
 
 
 def fails_when_it_fails(source: Source) -> Iterator[Finding]:
@@ -551,6 +595,7 @@ RULES: tuple[Rule, ...] = (
     keeps_the_shell,
     sets_known_variables,
     pins_what_it_uses,
+    shows_what_it_runs,
     holds_few_rights,
     leaves_no_credentials,
     checks_out_what_started_it,
@@ -575,17 +620,23 @@ def check(root: Path, catalogue: Catalogue) -> list[Finding]:
     found = [finding for file in files for finding in _check_file(file, root, catalogue)]
     if not any("workflows" in file.parts for file in files):
         found.append(Finding(".github/workflows", 1, "no workflow; git checkout .github"))
+    for file in (file for pattern in EXCUSES for file in root.glob(pattern)):
+        text = "a tool can pass over findings for this; take it away and mend what it then says"
+        found.append(Finding(str(file.relative_to(root)), 1, text))
     return sorted(found)
 
 
 def _check_file(file: Path, root: Path, catalogue: Catalogue) -> list[Finding]:
     name = str(file.relative_to(root))
-    text = file.read_text(encoding="utf-8")
     try:
+        text = file.read_text(encoding="utf-8")
         content = YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return [Finding(name, line, f"is no YAML ({error.problem}); mend it")]
+    except (YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        said = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        return [Finding(name, mark.line + 1 if mark else 1, f"is no YAML ({said}); mend it")]
+    if merged := [number for number, line in enumerate(text.splitlines(), 1) if "<<" in line]:
+        return [Finding(name, merged[0], "GitHub knows no merge key; write out what << stands for")]
     if not isinstance(content, CommentedMap):
         return [Finding(name, 1, "is no workflow and no action; see the files beside it")]
     source = Source(name, text.splitlines(), content, catalogue)

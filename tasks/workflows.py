@@ -38,7 +38,9 @@ def workflows(session: nox.Session) -> None:
     environment.run(session, tools, "python", "-m", "tasks.workflow_rules", *known)
     # No shellcheck: what it would read is `uvx nox`, and not every machine has one.
     environment.run(session, tools, "actionlint", "-no-color", "-shellcheck=", "-pyflakes=")
-    thorough = ["--offline", "--pedantic", "--no-progress", "--strict-collection"]
+    # No file and no comment may excuse a finding; who wants that says it here.
+    whole = ["--no-config", "--no-ignores"]
+    thorough = ["--offline", "--pedantic", "--no-progress", "--strict-collection", *whole]
     environment.run(session, tools, "zizmor", *thorough, ".github")
 
 

@@ -24,6 +24,7 @@ CHECKOUT = "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"
 PR, NIGHTLY, RELEASE = "workflows/pr.yml", "workflows/nightly.yml", "workflows/release.yml"
 ACTION = "actions/setup/action.yml"
 PLANNED_IMAGE = workflow_rules.PLANNED_IMAGE
+GUARD = workflow_rules.GUARD
 MATRIX = "matrix: ${{ steps.plan.outputs.matrix }}"
 REGISTER = "uvx nox -s register -- --run outputs/release"
 PLAN = 'uvx nox -s plan -- pr --since "$BASE"'
@@ -387,8 +388,40 @@ DEFECTS = [
         "$/.github/actions/setup",
         "docker://alpine:3",
         0,
-        "docker://alpine:3 is not pinned; write docker://NAME:TAG@sha256:DIGEST",
-        id="an image by tag as a step",
+        "docker://alpine:3 is not known here; use another, or add it to ACTIONS in tasks/",
+        id="an image as a step",
+    ),
+    pytest.param(
+        PR,
+        "$/.github/actions/setup",
+        "example/run-anything@3d3c42e5aac5ba805825da76410c181273ba90b1 # v1.0.0",
+        0,
+        "example/run-anything is not known here;",
+        id="an action that nobody looked at",
+    ),
+    pytest.param(
+        PR,
+        "$/.github/actions/setup",
+        "$/docker/setup",
+        0,
+        "$/docker/setup is not known here;",
+        id="an action of our own in a folder that is not read",
+    ),
+    pytest.param(
+        PR,
+        "    timeout-minutes: 5\n",
+        "    timeout-minutes: 5\n    uses: $/.github/workflows/data.yml\n",
+        1,
+        "the steps of another workflow are not checked; call sessions in steps",
+        id="another workflow as a job",
+    ),
+    pytest.param(
+        ACTION,
+        "using: composite",
+        "using: node24",
+        0,
+        "is a program, and none of its steps is checked; write using: composite",
+        id="an action of our own that is a program",
     ),
     pytest.param(
         PR,
@@ -499,8 +532,32 @@ DEFECTS = [
         "${{ github.event_name == 'pull_request' }}",
         "false",
         0,
-        "a pull request's old run goes on; cancel-in-progress: it for pull_request",
+        "ends only a pull request's old run, and always that; write ${{ github.event_name == ",
         id="outdated runs go on",
+    ),
+    pytest.param(
+        PR,
+        "github.event_name == 'pull_request'",
+        "github.event_name != 'pull_request'",
+        0,
+        "ends only a pull request's old run, and always that;",
+        id="only the runs that are not outdated end",
+    ),
+    pytest.param(
+        RELEASE,
+        "cancel-in-progress: false",
+        "cancel-in-progress: true",
+        0,
+        "ends only a pull request's old run, and always that; write false",
+        id="half a release",
+    ),
+    pytest.param(
+        PR,
+        "group: ${{ github.workflow }}-${{ github.event.pull_request.number || github.ref }}",
+        "group: all",
+        0,
+        "runs of other refs, or of none, are in one line; write group: ${{ github.workflow }}-",
+        id="a pull request that ends another's run",
     ),
     pytest.param(
         PR,
@@ -550,6 +607,38 @@ DEFECTS = [
         1,
         "paths leaves the required check waiting for ever; the plan leaves sessions out",
         id="a filter of paths",
+    ),
+    pytest.param(
+        PR,
+        "  pull_request:\n",
+        "  pull_request:\n    branches: [dev]\n",
+        1,
+        "branches leaves the required check waiting for ever;",
+        id="pull requests to another branch only",
+    ),
+    pytest.param(
+        PR,
+        "  merge_group:\n",
+        "  merge_group:\n    branches: [dev]\n",
+        1,
+        "branches leaves the required check waiting for ever;",
+        id="the merge queue of another branch only",
+    ),
+    pytest.param(
+        PR,
+        "types: [opened, synchronize, reopened, labeled]",
+        "types: [labeled]",
+        0,
+        "does not start when opened, synchronize, reopened; write types: [opened, synchronize,",
+        id="no check of what is pushed",
+    ),
+    pytest.param(
+        PR,
+        "    types: [opened, synchronize, reopened, labeled] # a label can ask for more\n",
+        "",
+        -1,
+        "does not start when opened, synchronize, reopened, labeled;",
+        id="no word on what starts it",
     ),
     pytest.param(
         PR,
@@ -690,6 +779,15 @@ DEFECTS = [
         id="a last job that does not see what was left",
     ),
     pytest.param(PR, "jobs:", "jobs: [", 2, "is no YAML (", id="no YAML"),
+    pytest.param(PR, "name: pr", "name: p\0r", -1, "is no YAML (", id="a character of no YAML"),
+    pytest.param(
+        PR,
+        "- run: uvx nox -s green",
+        "- <<: {run: pytest}",
+        0,
+        "GitHub knows no merge key; write out what << stands for",
+        id="a merge key",
+    ),
     pytest.param(PR, "name: pr\n", "name: pr\nname: pr\n", 1, "is no YAML (", id="a key twice"),
 ]
 
@@ -712,6 +810,61 @@ def test_cron_on_forks_is_found_in_each_job_that_then_runs(root: Path, plant: Pl
     advice = "runs every night on each fork; add if: github.event.repository.fork == false"
     found = [finding.split(": ", 1)[1] for finding in found_in(root)]
     assert found == [f"job {name} {advice}" for name in ("plan", "session", "contained")]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        pytest.param("github.event.repository.fork == true", id="forks_only"),
+        pytest.param(f"{GUARD} || true", id="or"),
+        pytest.param(f"{GUARD} && false || true", id="and_or"),
+        pytest.param(f"true && !(true && {GUARD} && true)", id="negated"),
+    ],
+)
+def test_what_only_looks_like_a_guard_is_none(root: Path, condition: str) -> None:
+    file = root / ".github" / NIGHTLY
+    file.write_text(file.read_text().replace(f"    if: {GUARD}", f"    if: {condition}"))
+    advice = f"runs every night on each fork; add if: {GUARD}"
+    found = [finding.split(": ", 1)[1] for finding in found_in(root)]
+    assert found == [f"job {name} {advice}" for name in ("plan", "image", "session", "contained")]
+
+
+@pytest.mark.parametrize(
+    "condition", ["${{ !cancelled() }}", "always() && true", "false || Failure()"]
+)
+def test_a_job_that_runs_though_the_guarded_one_did_not_has_no_guard(
+    root: Path, plant: Plant, condition: str
+) -> None:
+    plant(NIGHTLY, "fromJSON(needs.plan.outputs.matrix).include[0] != null", condition)
+    (found,) = found_in(root)
+    assert "job session runs every night on each fork;" in found
+
+
+def test_jobs_that_need_each_other_have_no_guard(root: Path, plant: Plant) -> None:
+    plant(NIGHTLY, "needs: plan\n    # A matrix", "needs: session\n    # A matrix")
+    assert any("job session runs every night on each fork;" in each for each in found_in(root))
+
+
+def test_a_secret_behind_the_jobs_is_every_jobs(root: Path) -> None:
+    file = root / ".github" / NIGHTLY
+    text = file.read_text()
+    file.write_text(f"{text}\nrun-name: ${{{{ secrets.TOKEN }}}}\n")
+    line = text.count("\n") + 2
+    advice = "every job gets this secret; give it to the step that needs it"
+    assert found_in(root) == [f".github/{NIGHTLY}:{line}: {advice}"]
+
+
+@pytest.mark.parametrize("name", [".github/zizmor.yml", ".github/actionlint.yaml", "zizmor.yaml"])
+def test_a_file_that_excuses_findings_is_found(root: Path, name: str) -> None:
+    (root / name).write_text("rules: {}\n")
+    advice = "a tool can pass over findings for this; take it away and mend what it then says"
+    assert found_in(root) == [f"{name}:1: {advice}"]
+
+
+def test_a_file_that_is_not_utf_8_is_found(root: Path) -> None:
+    (root / ".github" / "workflows" / "latin.yml").write_bytes(b"name: \xe9\n")
+    (found,) = found_in(root)
+    assert found.startswith(".github/workflows/latin.yml:1: is no YAML (")
 
 
 def test_a_plan_for_the_image_without_the_job_that_runs_it_is_found(root: Path) -> None:
@@ -846,6 +999,16 @@ def test_the_names_that_green_and_the_rules_agree_on() -> None:
 
 def test_the_schedule_is_every_morning() -> None:
     assert 'cron: "0 6 * * *"' in text_of(NIGHTLY)
+
+
+def test_no_comment_excuses_what_zizmor_finds(checkout: Path) -> None:
+    file = checkout / ".github" / PR
+    before, found, after = file.read_text().partition("  merge_group:\n")
+    excused = "  issue_comment: # zizmor: ignore[dangerous-triggers]\n"
+    file.write_text(f"{before}{found}{excused}{after}")
+    ran = nox("-s", "workflows", cwd=checkout)
+    assert ran.returncode == 1
+    assert "dangerous-triggers" in ran.stdout + ran.stderr
 
 
 def test_the_session_finds_a_ruleset_that_requires_what_is_no_job(checkout: Path) -> None:
