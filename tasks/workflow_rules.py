@@ -10,18 +10,26 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.error import YAMLError
+
+from tasks import workflow_source
+from tasks.workflow_source import (
+    Catalogue,
+    Finding,
+    Source,
+    mapping_at,
+    names_in,
+    steps_of,
+    without_comment,
+)
 
 PATTERNS = (".github/workflows/*.y*ml", ".github/actions/*/action.y*ml")
 
 # With these a tool passes over what it finds.
-EXCUSES = (".github/actionlint.y*ml", ".github/zizmor.y*ml", "zizmor.y*ml")
+EXCUSES = (".github/actionlint.y*ml", ".github/zizmor.y*ml")
 
 REQUIRED = "green"  # the name of the check that a pull request needs
 # The job that makes the plan, the jobs that it feeds, each with its output, and of these the one in
@@ -93,78 +101,6 @@ _GROUP = "${{ github.workflow }}-${{ github.event.pull_request.number || github.
 _ENDS_OLD_RUNS = "${{ github.event_name == 'pull_request' }}"
 _OUTSIDERS_RUN_AS_OWNER = ("pull_request_target", "workflow_run")
 
-
-@dataclass(frozen=True, order=True)
-class Finding:
-    """Something to mend: where it is, what it is and what to do."""
-
-    file: str
-    line: int
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.text}"
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """The names that a workflow may call."""
-
-    sessions: frozenset[str]
-    tiers: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Source:
-    """A workflow or a composite action, parsed."""
-
-    file: str
-    lines: Sequence[str]
-    content: CommentedMap
-    catalogue: Catalogue
-
-    @property
-    def triggers(self) -> Mapping[str, Any]:
-        """What starts the workflow, with the settings of each; nothing starts an action."""
-        on = self.content.get("on")
-        if isinstance(on, str):
-            return {on: None}
-        return on if isinstance(on, Mapping) else dict.fromkeys(on or [])
-
-    @property
-    def is_workflow(self) -> bool:
-        """Whether this is a workflow, and not an action."""
-        return Path(self.file).parent.name == "workflows"
-
-    @property
-    def jobs(self) -> Mapping[str, CommentedMap]:
-        """The jobs of a workflow by id; an action has none."""
-        jobs = self.content.get("jobs")
-        found = jobs if isinstance(jobs, Mapping) else {}
-        return {name: job for name, job in found.items() if isinstance(job, CommentedMap)}
-
-    @property
-    def steps(self) -> list[CommentedMap]:
-        """Every step, whatever job it is in."""
-        owners = [*self.jobs.values(), _mapping(self.content, "runs")]
-        return [step for owner in owners for step in _steps(owner)]
-
-    def finding(self, parent: CommentedMap, key: str | None, text: str) -> Finding:
-        """Return what was found at `key` of `parent`, or at `parent` itself where it lacks it."""
-        where = parent.lc.key(key)[0] if key is not None and key in parent else parent.lc.line
-        return Finding(self.file, where + 1, text)
-
-    def job_finding(self, name: str, key: str | None, text: str) -> Finding:
-        """Return what was found at `key` of a job, or at the job's name where it lacks the key."""
-        job = self.jobs[name]
-        line = job.lc.key(key)[0] if key is not None and key in job else self._line_of_job(name)
-        return Finding(self.file, line + 1, text)
-
-    def _line_of_job(self, name: str) -> int:
-        line: int = self.content["jobs"].lc.key(name)[0]
-        return line
-
-
 Rule = Callable[[Source], Iterator[Finding]]
 
 
@@ -178,7 +114,7 @@ def calls_sessions_only(source: Source) -> Iterator[Finding]:
             if "if" in step:
                 text = "a session with a condition is green when it is skipped; let the plan decide"
                 yield source.finding(step, "if", text)
-        if "script" in _mapping(step, "with"):
+        if "script" in mapping_at(step, "with"):
             text = "a script in YAML; make it a session and call uvx nox -s NAME"
             yield source.finding(step["with"], "script", text)
 
@@ -196,7 +132,7 @@ def _problem_of_run(step: CommentedMap, catalogue: Catalogue) -> str | None:
         shown = f"{first!r} and more lines" if rest else f"{first!r}"
         return f"runs {shown}, which is not one session; make it one and call uvx nox -s NAME"
     for variable in _VARIABLE.findall(command):
-        if variable not in _mapping(step, "env"):
+        if variable not in mapping_at(step, "env"):
             return f"{variable} is not set in this step; add env: {variable}:"
     if call["session"] == ONE_OF_THE_MATRIX:
         given = call["arguments"]
@@ -243,7 +179,9 @@ def sets_known_variables(source: Source) -> Iterator[Finding]:
                 text = f"{name} is no variable of a session; leave it out (see VARIABLES in tasks/)"
                 yield source.finding(env, name, text)
             elif str(value) != VARIABLES[name]:
-                yield source.finding(env, name, f"{name} is another's; write {VARIABLES[name]}")
+                yield source.finding(
+                    env, name, f"{name} has a value of its own; write {VARIABLES[name]}"
+                )
 
 
 def pins_what_it_uses(source: Source) -> Iterator[Finding]:
@@ -284,14 +222,14 @@ def shows_what_it_runs(source: Source) -> Iterator[Finding]:
         if "uses" in job:
             text = "the steps of another workflow are not checked; call sessions in steps"
             yield source.finding(job, "uses", text)
-    runs = _mapping(source.content, "runs")
+    runs = mapping_at(source.content, "runs")
     if not source.is_workflow and runs.get("using") != "composite":
         text = "is a program, and none of its steps is checked; write using: composite"
         yield source.finding(runs or source.content, "using", text)
 
 
 def _images(job: CommentedMap) -> Iterator[tuple[CommentedMap, str, str]]:
-    services = _mapping(job, "services")
+    services = mapping_at(job, "services")
     for parent, key in [(job, "container"), *((services, key) for key in services)]:
         container = parent.get(key)
         if isinstance(container, str):
@@ -321,7 +259,7 @@ def leaves_no_credentials(source: Source) -> Iterator[Finding]:
     """What runs after the checkout must not find the token in .git/config."""
     for step in source.steps:
         is_checkout = str(step.get("uses", "")).startswith("actions/checkout@")
-        if is_checkout and _mapping(step, "with").get("persist-credentials") is not False:
+        if is_checkout and mapping_at(step, "with").get("persist-credentials") is not False:
             text = "leaves the token behind; add with: persist-credentials: false"
             yield source.finding(step, "uses", text)
 
@@ -330,7 +268,7 @@ def checks_out_what_started_it(source: Source) -> Iterator[Finding]:
     """A checkout of another commit, or of another repository, is not what is judged."""
     for step in source.steps:
         if str(step.get("uses", "")).startswith("actions/checkout@"):
-            for key in _mapping(step, "with").keys() - _OF_CHECKOUT:
+            for key in mapping_at(step, "with").keys() - _OF_CHECKOUT:
                 text = f"{key}: checks out something else than what is judged; leave it out"
                 yield source.finding(step["with"], key, text)
 
@@ -339,7 +277,7 @@ def cancels_what_is_outdated(source: Source) -> Iterator[Finding]:
     """One run at a time for each pull request or ref; a new push ends a pull request's old run."""
     if not source.is_workflow:
         return
-    concurrency = _mapping(source.content, "concurrency")
+    concurrency = mapping_at(source.content, "concurrency")
     if "cancel-in-progress" not in concurrency:
         text = "runs pile up; add concurrency: with group: and cancel-in-progress:"
         yield source.finding(source.content, "concurrency", text)
@@ -369,7 +307,7 @@ def spares_forks(source: Source) -> Iterator[Finding]:
                 text = f"job {name} runs every night on each fork; {_ADD_GUARD}"
                 yield source.job_finding(name, "if", text)
             for line in _lines_of_job(source, name):
-                if _SECRET.search(_code(source.lines[line])):
+                if _SECRET.search(without_comment(source.lines[line])):
                     text = f"job {name} reads a secret, which a fork does not have; {_ADD_GUARD}"
                     yield Finding(source.file, line + 1, text)
 
@@ -381,7 +319,7 @@ def gives_secrets_to_one_job(source: Source) -> Iterator[Finding]:
     """Outside of a job, a secret is given to all of them."""
     inside = {line for name in source.jobs for line in _lines_of_job(source, name)}
     for number, line in enumerate(source.lines):
-        if number not in inside and _SECRET.search(_code(line)):
+        if number not in inside and _SECRET.search(without_comment(line)):
             text = "every job gets this secret; give it to the step that needs it"
             yield Finding(source.file, number + 1, text)
 
@@ -398,7 +336,7 @@ def _is_guarded(source: Source, name: str, asking: frozenset[str] = frozenset())
         return True
     if _RUNS_AFTER_A_SKIP.search(condition):
         return False
-    return any(_is_guarded(source, each, asking | {name}) for each in _names(job.get("needs")))
+    return any(_is_guarded(source, each, asking | {name}) for each in names_in(job.get("needs")))
 
 
 def _lines_of_job(source: Source, name: str) -> range:
@@ -406,10 +344,6 @@ def _lines_of_job(source: Source, name: str) -> range:
     start = jobs.lc.key(name)[0]
     nexts = [parent.lc.key(key)[0] for parent in (jobs, source.content) for key in parent]
     return range(start, min((line for line in nexts if line > start), default=len(source.lines)))
-
-
-def _code(line: str) -> str:
-    return re.sub(r"(^|\s)#.*", "", line)
 
 
 def is_started_safely(source: Source) -> Iterator[Finding]:
@@ -426,12 +360,12 @@ def is_started_safely(source: Source) -> Iterator[Finding]:
         text = "the merge queue waits for it for ever; add the trigger merge_group:"
         yield source.finding(source.content, "on", text)
     for trigger in ("pull_request", "merge_group"):
-        settings = _mapping(source.triggers, trigger)
+        settings = mapping_at(source.triggers, trigger)
         for key in settings.keys() - {"types"}:
             text = f"{key} leaves the required check waiting for ever; the plan leaves sessions out"
             yield source.finding(settings, key, text)
-    settings = _mapping(source.triggers, "pull_request")
-    if missing := [each for each in _TYPES if each not in _names(settings.get("types"))]:
+    settings = mapping_at(source.triggers, "pull_request")
+    if missing := [each for each in _TYPES if each not in names_in(settings.get("types"))]:
         text = f"does not start when {', '.join(missing)}; write types: [{', '.join(_TYPES)}]"
         yield source.finding(settings or where, "types" if settings else "pull_request", text)
 
@@ -476,7 +410,7 @@ def plans_all_of_its_tier(source: Source) -> Iterator[Finding]:
         yield source.finding(source.content, "jobs", text)
         return
     job = source.jobs[PLAN]
-    step = next((each for each in _steps(job) if each.get("id") == PLAN), CommentedMap())
+    step = next((each for each in steps_of(job) if each.get("id") == PLAN), CommentedMap())
     call = _CALL.fullmatch(str(step.get("run", "")).strip())
     if call is None or call["session"] != PLAN:
         text = f"job {PLAN}: its step with id: {PLAN} is not uvx nox -s {PLAN}; see pr.yml"
@@ -517,10 +451,10 @@ def runs_where_the_plan_says(source: Source) -> Iterator[Finding]:
 
 def runs_what_it_plans_for_the_image(source: Source) -> Iterator[Finding]:
     """A plan that asks for the image has a job that runs in it, and does there what others do."""
-    steps = _steps(source.jobs.get(PLAN, {}))
+    steps = steps_of(source.jobs.get(PLAN, {}))
     job = source.jobs.get(CONTAINED)
     if job is None:
-        if any("PLAN_IMAGE" in _mapping(step, "env") for step in steps):
+        if any("PLAN_IMAGE" in mapping_at(step, "env") for step in steps):
             text = (
                 f"what it plans for the image runs nowhere; add the job {CONTAINED}, as in pr.yml"
             )
@@ -545,7 +479,7 @@ def ends_in_green(source: Source) -> Iterator[Finding]:
         text = f"no job {REQUIRED}, so nothing sees a skipped job; add one, as in pr.yml"
         yield source.finding(source.content, "jobs", text)
         return
-    missing = sorted({*source.jobs} - {REQUIRED, *_names(job.get("needs"))})
+    missing = sorted({*source.jobs} - {REQUIRED, *names_in(job.get("needs"))})
     if missing:
         text = f"{REQUIRED} does not see {', '.join(missing)}; add to its needs:"
         yield source.job_finding(REQUIRED, "needs", text)
@@ -558,8 +492,8 @@ def ends_in_green(source: Source) -> Iterator[Finding]:
 
 
 def _is_asked(source: Source, job: CommentedMap) -> Iterator[Finding]:
-    asks = [step for step in _steps(job) if step.get("run") == f"uvx nox -s {REQUIRED}"]
-    if not any("NEEDS" in _mapping(step, "env") for step in asks):
+    asks = [step for step in steps_of(job) if step.get("run") == f"uvx nox -s {REQUIRED}"]
+    if not any("NEEDS" in mapping_at(step, "env") for step in asks):
         text = f"run: uvx nox -s {REQUIRED} with env: NEEDS: ${{{{ toJSON(needs) }}}} is missing"
         yield source.finding(asks[0] if asks else job, "run" if asks else "steps", text)
     is_required = "pull_request" in source.triggers
@@ -576,13 +510,13 @@ def _is_asked(source: Source, job: CommentedMap) -> Iterator[Finding]:
 
 def sees_what_was_left(source: Source) -> Iterator[Finding]:
     """The last job has what the others left: one that ran nothing is a success as well."""
-    steps = _steps(source.jobs.get(REQUIRED, {}))
+    steps = steps_of(source.jobs.get(REQUIRED, {}))
     uses = "actions/download-artifact@"
     downloads = [step for step in steps if str(step.get("uses", "")).startswith(uses)]
-    folders = {_mapping(step, "with").get("path") for step in downloads} - {None}
+    folders = {mapping_at(step, "with").get("path") for step in downloads} - {None}
     for step in steps:
         is_asked = step.get("run") == f"uvx nox -s {REQUIRED}"
-        if is_asked and _mapping(step, "env").get("RESULTS") not in folders:
+        if is_asked and mapping_at(step, "env").get("RESULTS") not in folders:
             text = (
                 "does not see what the sessions left; before it, download the artifacts to "
                 "path: results, and add env: RESULTS: results"
@@ -627,35 +561,10 @@ def check(root: Path, catalogue: Catalogue) -> list[Finding]:
 
 
 def _check_file(file: Path, root: Path, catalogue: Catalogue) -> list[Finding]:
-    name = str(file.relative_to(root))
-    try:
-        text = file.read_text(encoding="utf-8")
-        content = YAML(typ="rt").load(text)
-    except (YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        said = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        return [Finding(name, mark.line + 1 if mark else 1, f"is no YAML ({said}); mend it")]
-    if merged := [number for number, line in enumerate(text.splitlines(), 1) if "<<" in line]:
-        return [Finding(name, merged[0], "GitHub knows no merge key; write out what << stands for")]
-    if not isinstance(content, CommentedMap):
-        return [Finding(name, 1, "is no workflow and no action; see the files beside it")]
-    source = Source(name, text.splitlines(), content, catalogue)
+    source = workflow_source.read(file, root, catalogue)
+    if isinstance(source, Finding):
+        return [source]
     return [finding for rule in RULES for finding in rule(source)]
-
-
-def _steps(owner: Mapping[str, Any]) -> list[CommentedMap]:
-    steps = owner.get("steps")
-    return [step for step in steps if isinstance(step, CommentedMap)] if steps else []
-
-
-def _mapping(parent: Mapping[str, Any], key: str) -> CommentedMap:
-    """Return what is at `key`, or an empty mapping where that is none: an expression, say."""
-    value = parent.get(key)
-    return value if isinstance(value, CommentedMap) else CommentedMap()
-
-
-def _names(needs: object) -> list[str]:
-    return [needs] if isinstance(needs, str) else [*needs] if isinstance(needs, list) else []
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ import pytest
 from tasks import catalogue, green, uv, workflow_rules
 from tasks.catalogue import CATALOGUE, TIERS
 from tasks.project import ROOT
-from tasks.workflow_rules import Catalogue
+from tasks.workflow_source import Catalogue
 from tests.unit.tasks.test_sessions import nox, outputs
 
 runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
@@ -193,7 +193,7 @@ DEFECTS = [
         "${{ matrix.session }}\n      - uses",
         "${{ github.head_ref }}\n      - uses",
         0,
-        "SESSION is another's; write ${{ matrix.session }}",
+        "SESSION has a value of its own; write ${{ matrix.session }}",
         id="a session from elsewhere",
     ),
     pytest.param(
@@ -289,7 +289,7 @@ DEFECTS = [
         "BASE: ${{ github.event.pull_request.base.sha || github.event.merge_group.base_sha }}",
         "BASE: HEAD~1",
         0,
-        "BASE is another's; write ${{ github.event.pull_request.base.sha || github.event.merge",
+        "BASE has a value of its own; write ${{ github.event.pull_request.base.sha || ",
         id="another base to compare with",
     ),
     pytest.param(
@@ -297,7 +297,7 @@ DEFECTS = [
         'CHECK_INPUTS: "1"',
         'CHECK_INPUTS: "0"',
         0,
-        "CHECK_INPUTS is another's; write 1",
+        "CHECK_INPUTS has a value of its own; write 1",
         id="declared inputs that are not checked",
     ),
     pytest.param(
@@ -742,7 +742,7 @@ DEFECTS = [
         "          NEEDS: ${{ toJSON(needs) }}",
         "          NEEDS: '{}'",
         0,
-        "NEEDS is another's; write ${{ toJSON(needs) }}",
+        "NEEDS has a value of its own; write ${{ toJSON(needs) }}",
         id="a last job that is told nothing",
     ),
     pytest.param(
@@ -854,7 +854,7 @@ def test_a_secret_behind_the_jobs_is_every_jobs(root: Path) -> None:
     assert found_in(root) == [f".github/{NIGHTLY}:{line}: {advice}"]
 
 
-@pytest.mark.parametrize("name", [".github/zizmor.yml", ".github/actionlint.yaml", "zizmor.yaml"])
+@pytest.mark.parametrize("name", [".github/zizmor.yml", ".github/actionlint.yaml"])
 def test_a_file_that_excuses_findings_is_found(root: Path, name: str) -> None:
     (root / name).write_text("rules: {}\n")
     advice = "a tool can pass over findings for this; take it away and mend what it then says"
@@ -985,6 +985,12 @@ def test_a_pull_request_is_planned_from_its_whole_history_with_its_labels() -> N
     assert "fetch-depth: 0" in plan
     assert "join(github.event.pull_request.labels.*.name, ',')" in plan
     assert "labeled" in text_of(PR)
+
+
+@pytest.mark.parametrize("name", [PR, NIGHTLY])
+def test_commits_has_the_history_it_needs(name: str) -> None:
+    (session,) = re.findall(r"^  session:\n(?:(?:    .*)?\n)+", text_of(name), re.MULTILINE)
+    assert "fetch-depth: 0" in session
 
 
 def test_every_night_the_declared_inputs_are_checked() -> None:

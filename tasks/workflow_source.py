@@ -1,0 +1,123 @@
+"""A workflow or an action as the rules read it, with the number of each line."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """Something to mend: where it is, what it is and what to do."""
+
+    file: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The names that a workflow may call."""
+
+    sessions: frozenset[str]
+    tiers: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A workflow or a composite action, parsed."""
+
+    file: str
+    lines: Sequence[str]
+    content: CommentedMap
+    catalogue: Catalogue
+
+    @property
+    def triggers(self) -> Mapping[str, Any]:
+        """What starts the workflow, with the settings of each; nothing starts an action."""
+        on = self.content.get("on")
+        if isinstance(on, str):
+            return {on: None}
+        return on if isinstance(on, Mapping) else dict.fromkeys(on or [])
+
+    @property
+    def is_workflow(self) -> bool:
+        """Whether this is a workflow, and not an action."""
+        return Path(self.file).parent.name == "workflows"
+
+    @property
+    def jobs(self) -> Mapping[str, CommentedMap]:
+        """The jobs of a workflow by id; an action has none."""
+        jobs = self.content.get("jobs")
+        found = jobs if isinstance(jobs, Mapping) else {}
+        return {name: job for name, job in found.items() if isinstance(job, CommentedMap)}
+
+    @property
+    def steps(self) -> list[CommentedMap]:
+        """Every step, whatever job it is in."""
+        owners = [*self.jobs.values(), mapping_at(self.content, "runs")]
+        return [step for owner in owners for step in steps_of(owner)]
+
+    def finding(self, parent: CommentedMap, key: str | None, text: str) -> Finding:
+        """Return what was found at `key` of `parent`, or at `parent` itself where it lacks it."""
+        where = parent.lc.key(key)[0] if key is not None and key in parent else parent.lc.line
+        return Finding(self.file, where + 1, text)
+
+    def job_finding(self, name: str, key: str | None, text: str) -> Finding:
+        """Return what was found at `key` of a job, or at the job's name where it lacks the key."""
+        job = self.jobs[name]
+        line = job.lc.key(key)[0] if key is not None and key in job else self._line_of_job(name)
+        return Finding(self.file, line + 1, text)
+
+    def _line_of_job(self, name: str) -> int:
+        line: int = self.content["jobs"].lc.key(name)[0]
+        return line
+
+
+def read(file: Path, root: Path, catalogue: Catalogue) -> Source | Finding:
+    """Return what is in `file`, or why it cannot be read."""
+    name = str(file.relative_to(root))
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = YAML(typ="rt").load(text)
+    except (YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        said = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        return Finding(name, mark.line + 1 if mark else 1, f"is no YAML ({said}); mend it")
+    if merged := [number for number, line in enumerate(text.splitlines(), 1) if "<<" in line]:
+        return Finding(name, merged[0], "GitHub knows no merge key; write out what << stands for")
+    if not isinstance(content, CommentedMap):
+        return Finding(name, 1, "is no workflow and no action; see the files beside it")
+    return Source(name, text.splitlines(), content, catalogue)
+
+
+def steps_of(owner: Mapping[str, Any]) -> list[CommentedMap]:
+    """Return the steps of a job, or of an action's `runs`."""
+    steps = owner.get("steps")
+    return [step for step in steps if isinstance(step, CommentedMap)] if steps else []
+
+
+def mapping_at(parent: Mapping[str, Any], key: str) -> CommentedMap:
+    """Return what is at `key`, or an empty mapping where that is none: an expression, say."""
+    value = parent.get(key)
+    return value if isinstance(value, CommentedMap) else CommentedMap()
+
+
+def names_in(setting: object) -> list[str]:
+    """Return what a setting names that takes one name or a list of them."""
+    if isinstance(setting, str):
+        return [setting]
+    return [*setting] if isinstance(setting, list) else []
+
+
+def without_comment(line: str) -> str:
+    """Return a line up to its comment."""
+    return re.sub(r"(^|\s)#.*", "", line)
