@@ -99,6 +99,8 @@ _TYPES = ("opened", "synchronize", "reopened", "labeled")
 # One run at a time for each pull request or ref, of which only a pull request's old one is ended.
 _GROUP = "${{ github.workflow }}-${{ github.event.pull_request.number || github.ref }}"
 _ENDS_OLD_RUNS = "${{ github.event_name == 'pull_request' }}"
+# The tier, and so the file, whose plan a pull request must pass.
+_OF_PULL_REQUESTS = "pr"
 _OUTSIDERS_RUN_AS_OWNER = ("pull_request_target", "workflow_run")
 
 Rule = Callable[[Source], Iterator[Finding]]
@@ -356,6 +358,9 @@ def is_started_safely(source: Source) -> Iterator[Finding]:
             yield source.finding(where, trigger, text)
     if "pull_request" not in source.triggers:
         return
+    if Path(source.file).stem != _OF_PULL_REQUESTS:
+        text = f"pull requests are judged by {_OF_PULL_REQUESTS}.yml; leave pull_request: out"
+        yield source.finding(where, "pull_request", text)
     if "merge_group" not in source.triggers:
         text = "the merge queue waits for it for ever; add the trigger merge_group:"
         yield source.finding(source.content, "on", text)
@@ -488,6 +493,10 @@ def ends_in_green(source: Source) -> Iterator[Finding]:
         allowed = " or if: ".join(("always()", *guarded))
         text = f"{REQUIRED} is skipped when a job fails, or sooner; write if: {allowed}"
         yield source.job_finding(REQUIRED, "if", text)
+    for name, other in source.jobs.items():
+        if name != REQUIRED and other.get("name") == REQUIRED:
+            text = f"job {name} would stand for the check {REQUIRED}; give it another name:"
+            yield source.job_finding(name, "name", text)
     yield from _is_asked(source, job)
 
 

@@ -755,6 +755,14 @@ DEFECTS = [
     ),
     pytest.param(
         NIGHTLY,
+        "name: image",
+        "name: green",
+        0,
+        "job image would stand for the check green; give it another name:",
+        id="another job of the required check's name",
+    ),
+    pytest.param(
+        NIGHTLY,
         "    name: green (nightly)",
         "    name: green",
         0,
@@ -907,6 +915,13 @@ def test_a_workflow_without_the_last_job_is_found(root: Path) -> None:
     file.write_text(file.read_text().partition("  green:\n")[0])
     (found,) = found_in(root)
     assert "no job green, so nothing sees a skipped job" in found
+
+
+def test_pull_requests_that_another_workflow_judges_are_found(root: Path) -> None:
+    (root / ".github" / PR).rename(root / ".github" / "workflows" / "data.yml")
+    found = [finding.split(": ", 1)[1] for finding in found_in(root)]
+    assert found[0] == "pull requests are judged by pr.yml; leave pull_request: out"
+    assert found[1].startswith("does not plan the tier of this file; write plan -- data")
 
 
 def test_a_workflow_without_a_plan_is_found(root: Path) -> None:
