@@ -106,13 +106,23 @@ def opened(kind: type[Store], address: str) -> Store:
     return known
 
 
-@pytest.fixture(params=[SqliteStore, MlflowStore])
-def store(request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path) -> Store:
-    """An empty registry, by its tables and by MLflow's client: what holds of one, holds of both."""
-    file = tmp_path / "registry" / "mlflow.db"
+def empty_registry(kind: type[Store], database: Path, folder: Path) -> Store:
+    """Return an empty registry in `folder`, opened by its tables or by MLflow's client."""
+    file = folder / "registry" / "mlflow.db"
     file.parent.mkdir()
-    shutil.copy(empty_database, file)
-    return opened(request.param, f"sqlite:///{file}")
+    shutil.copy(database, file)
+    return opened(kind, f"sqlite:///{file}")
+
+
+@pytest.fixture
+def store(empty_database: Path, tmp_path: Path) -> Store:
+    """An empty registry; tests/integration asks the same of MLflow's client."""
+    return empty_registry(SqliteStore, empty_database, tmp_path)
+
+
+@pytest.fixture(params=[SqliteStore, MlflowStore])
+def either_store(request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path) -> Store:
+    return empty_registry(request.param, empty_database, tmp_path)
 
 
 @pytest.fixture

@@ -315,7 +315,6 @@ def test_what_is_no_folder_here_is_told(empty_database: Path, tmp_path: Path) ->
         store.download(store.versions("m")[0], "checkpoint.pt", tmp_path)
 
 
-@pytest.mark.parametrize("store", [SqliteStore], indirect=True)
 def test_no_command_needs_mlflow(
     registry: Registry, run: MakeRun, policy: Policy, tmp_path: Path
 ) -> None:
