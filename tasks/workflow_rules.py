@@ -83,7 +83,12 @@ ACTIONS = frozenset(
         "pypa/gh-action-pypi-publish",
     )
 )
-_OF_CHECKOUT = frozenset(("fetch-depth", "persist-credentials"))
+# What may be said to the actions that bring in what is judged: nothing that names another run,
+# repository or commit.
+_BROUGHT_IN_BY = {
+    "actions/checkout": frozenset(("fetch-depth", "persist-credentials")),
+    "actions/download-artifact": frozenset(("name", "path")),
+}
 _ARGUMENTS_OF_PLAN = re.compile(r" -- (?P<tier>[\w-]+)(?: --since \"\$BASE\"| --without [\w-]+)*")
 _PIN = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 _LOOKS_LIKE_PIN = re.compile(r"[0-9a-fA-F]{6,}")
@@ -266,13 +271,13 @@ def leaves_no_credentials(source: Source) -> Iterator[Finding]:
             yield source.finding(step, "uses", text)
 
 
-def checks_out_what_started_it(source: Source) -> Iterator[Finding]:
-    """A checkout of another commit, or of another repository, is not what is judged."""
+def brings_in_what_started_it(source: Source) -> Iterator[Finding]:
+    """Another commit, or what another run has left, is not what is judged."""
     for step in source.steps:
-        if str(step.get("uses", "")).startswith("actions/checkout@"):
-            for key in mapping_at(step, "with").keys() - _OF_CHECKOUT:
-                text = f"{key}: checks out something else than what is judged; leave it out"
-                yield source.finding(step["with"], key, text)
+        known = _BROUGHT_IN_BY.get(str(step.get("uses", "")).partition("@")[0])
+        for key in mapping_at(step, "with").keys() - known if known else ():
+            text = f"{key}: brings in something else than what is judged; leave it out"
+            yield source.finding(step["with"], key, text)
 
 
 def cancels_what_is_outdated(source: Source) -> Iterator[Finding]:
@@ -541,7 +546,7 @@ RULES: tuple[Rule, ...] = (
     shows_what_it_runs,
     holds_few_rights,
     leaves_no_credentials,
-    checks_out_what_started_it,
+    brings_in_what_started_it,
     cancels_what_is_outdated,
     ends_in_time,
     spares_forks,

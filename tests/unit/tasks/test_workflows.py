@@ -305,8 +305,16 @@ DEFECTS = [
         "          fetch-depth: 0",
         "          ref: main\n          fetch-depth: 0",
         0,
-        "ref: checks out something else than what is judged; leave it out",
+        "ref: brings in something else than what is judged; leave it out",
         id="another commit than the pull request's",
+    ),
+    pytest.param(
+        PR,
+        "          path: results",
+        "          run-id: 1\n          path: results",
+        0,
+        "run-id: brings in something else than what is judged; leave it out",
+        id="results of another run",
     ),
     pytest.param(
         PR,
