@@ -39,10 +39,6 @@ class Now:
         """Return the version that is in `stage`."""
         return self.stages[stage].current
 
-    def on(self, stage: Stage) -> int | None:
-        """Return the version that the alias of `stage` must name."""
-        return self.stages[stage].to_load
-
     @property
     def unexplained(self) -> list[str]:
         """The aliases of stages at which no entry ever put anything, a sentence each."""

@@ -229,7 +229,8 @@ class Registry:
         adopted = [
             stage
             for stage, number in now.aliases.items()
-            if stage in now.foreign or (damage and stage in STAGES and number != now.on(stage))
+            if stage in now.foreign
+            or (damage and stage in STAGES and number != now.stages[stage].to_load)
         ]
         if not damage and not adopted:
             self._say("the history is whole; nothing to acknowledge")
@@ -272,7 +273,7 @@ class Registry:
 
     def check_registered(self) -> None:
         """Raise a `GateInputError` unless the registry has a version of the model."""
-        if not self._look():
+        if not (self._versions or self._look()):
             msg = f"{self.model}: is not in {self.store.address}; register it first: "
             msg += "python -m gates register"
             raise GateInputError(msg)
@@ -302,9 +303,8 @@ class Registry:
     ) -> Case:
         rules = _rules(policy)
         there = now.version_in("production")
-        production = None if there is None else self._versions.get(there)
         since = now.stages["production"].since
-        checkpoint = production.tags.get("gates.checkpoint") if production else None
+        checkpoint = None if there is None else self._checkpoint_of(there)
         return Case(
             version=version,
             stage=promotion.stage,
@@ -313,7 +313,7 @@ class Registry:
             stages=now.stages,
             production=there,
             production_checkpoint=checkpoint or (since.entry.checkpoint if since else None),
-            production_is_gone=there is not None and production is None,
+            production_is_gone=there is not None and there not in self._versions,
             files=folder,
             verdict=promotion.verdict,
             by=self.by,
