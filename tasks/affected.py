@@ -1,18 +1,16 @@
 """Which jobs of a tier a change needs: those whose declared inputs it touches."""
 
-import argparse
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from tasks import catalogue, git, inputs, uv
 from tasks.catalogue import CATALOGUE, TIERS, Declaration, PlannedJob, Tier
+from tasks.options import Options
 from tasks.project import ROOT
 
 LABELS = ("gpu", "full-matrix")
-_EXAMPLE = "nox -s plan -- pr --since origin/main --label gpu"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +36,6 @@ class Change:
     problem: str = ""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        uv.stop(f"plan: {message}; as in: {_EXAMPLE}")
-
-
 def plan(arguments: Sequence[str], root: Path = ROOT) -> Plan:
     """Return what `arguments` ask for, as in `pr --since origin/main --label gpu`.
 
@@ -51,7 +44,7 @@ def plan(arguments: Sequence[str], root: Path = ROOT) -> Plan:
     Raises:
         SystemExit: with exit code 2 and one line, when they name no tier or what is unknown.
     """
-    parser = _Parser(prog="plan", add_help=False, allow_abbrev=False)
+    parser = Options("plan")
     parser.add_argument("tier", nargs="*")
     parser.add_argument("--since", metavar="COMMIT")
     parser.add_argument("--label", action="append", default=[], choices=LABELS)

@@ -49,17 +49,26 @@ def shown(uri: str) -> str:
     return uri.partition("?")[0] if "://" in uri else uri
 
 
-def _fetch(uri: str, folder: Path, _: str) -> Path:
-    import fsspec  # noqa: PLC0415 - takes a moment to import, and a path needs none of it
+def download(uri: str, file: Path) -> None:
+    """Copy what is at `uri`, a path or an address that fsspec opens, to `file`.
 
-    # Without the query of a signed address: the ending says what the file holds.
-    file = folder / PurePosixPath(shown(uri)).name
+    Raises:
+        GateInputError: it cannot be read.
+    """
+    import fsspec  # noqa: PLC0415 - takes a moment to import, and a local file needs none of it
+
     try:
         with fsspec.open(uri) as source, file.open("wb") as target:
             shutil.copyfileobj(source, target)
     except Exception as error:  # each file system of fsspec has errors of its own
         msg = f"{shown(uri)}: cannot be read ({_told(error).replace(uri, shown(uri))})"
         raise GateInputError(msg) from error
+
+
+def _fetch(uri: str, folder: Path, _: str) -> Path:
+    # Without the query of a signed address: the ending says what the file holds.
+    file = folder / PurePosixPath(shown(uri)).name
+    download(uri, file)
     return file
 
 

@@ -7,20 +7,19 @@ scikit-learn bundles.
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from gates import locations
 from gates.errors import GateInputError
 from gates.files import atomic_write, sha256, write_text
 from my_project.config import DataConfig, ModelConfig, RunConfig
@@ -114,10 +113,11 @@ def prepare(config: DataConfig) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "source.parquet"
         _fetch(config.source, copy)
-        file = cache / f"{Path(config.source).stem}-{sha256(copy)[:12]}.parquet"
+        # Neither a file's name nor a message holds the signature that opens an address.
+        name = locations.shown(config.source)
+        file = cache / f"{Path(name).stem}-{sha256(copy)[:12]}.parquet"
         if not _is_current(file):
-            source = _read(copy, SOURCE_SCHEMA, name=config.source)
-            _write(with_splits(source, name=config.source), file)
+            _write(with_splits(_read(copy, SOURCE_SCHEMA, name=name), name=name), file)
     return file
 
 
@@ -255,12 +255,10 @@ def _is_current(file: Path) -> bool:
 
 def _fetch(source: str, copy: Path) -> None:
     try:
-        with fsspec.open(source) as stream, copy.open("wb") as target:
-            shutil.copyfileobj(stream, target)
-    except Exception as error:  # each file system of fsspec has errors of its own
-        reason = str(error) or type(error).__name__
-        msg = f"data.source: {source}: cannot be read ({reason}); name digits, synthetic, or the "
-        msg += "path or address of a Parquet file"
+        locations.download(source, copy)
+    except GateInputError as error:
+        msg = f"data.source: {error}; name digits, synthetic, or the path or address of a "
+        msg += "Parquet file"
         raise GateInputError(msg) from error
 
 

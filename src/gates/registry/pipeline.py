@@ -412,7 +412,7 @@ class Registry:
 
     def _checkpoint_of(self, number: int) -> str | None:
         version = self._versions.get(number)
-        return version.tags.get("gates.checkpoint") if version else None
+        return version.checkpoint if version else None
 
     def _entry(self, action: Action, stage: Stage, *, after: int | None, **more: Any) -> Entry:
         """Return an entry after which version `after` is in `stage`, or nothing is."""

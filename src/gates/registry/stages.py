@@ -32,11 +32,6 @@ class Occupancy:
         """The version that programs get: until a promotion is checked, the one before it."""
         return self.unconfirmed.entry.before if self.unconfirmed else self.current
 
-    @property
-    def before(self) -> int | None:
-        """The version to which a rollback leads; None if there is none."""
-        return self.versions[-2] if len(self.versions) > 1 else None
-
     def take(self, held: Held) -> None:
         """Replay one entry of this stage."""
         entry = held.entry

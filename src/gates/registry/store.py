@@ -60,6 +60,11 @@ class Version:
             raise GateInputError(msg) from None
 
     @property
+    def checkpoint(self) -> str | None:
+        """SHA-256 of its checkpoint, as it was noted; None if it was not."""
+        return self.tags.get(_TAG + "checkpoint")
+
+    @property
     def is_registered(self) -> bool:
         """Whether `gates register` made it, and not somebody by other means."""
         return {_TAG + "checkpoint", _TAG + "files"} <= self.tags.keys()

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from gates import provenance
 from gates.provenance import SourceState
 from my_project import config as configs
+from my_project import data
 from my_project.train import main
 
 Refused = Callable[..., str]
@@ -244,6 +247,22 @@ def test_unreadable_source_is_told_in_one_line(
     options = ("--config", config_file, "--outputs", outputs, "--set", f"data.source={source}")
     assert refused(main, *options).startswith(explanation)
     assert not outputs.exists()
+
+
+def test_signature_of_an_address_is_in_no_message_and_no_name(
+    config_file: Path, outputs: Path, tmp_path: Path, refused: Refused
+) -> None:
+    address = "memory://bucket/mine.parquet?signature=secret"
+    options = ["--config", str(config_file), "--outputs", str(outputs), "--set", "train.epochs=1"]
+    options += ["--set", f"data.source={address}", "--set", f"data.cache_dir={tmp_path / 'mine'}"]
+    assert refused(main, *options).startswith("data.source: memory://bucket/mine.parquet: cannot")
+    with fsspec.open(address, "wb") as file:
+        file.write(b"no Parquet")
+    assert refused(main, *options) == "memory://bucket/mine.parquet: not readable as Parquet"
+    with fsspec.open(address, "wb") as file:
+        pq.write_table(data.digits(), file)
+    assert main(options) == 0
+    assert all("secret" not in each.name for each in (tmp_path / "mine").iterdir())
 
 
 def test_run_is_reproduced_from_its_provenance(

@@ -173,9 +173,12 @@ def test_other_tiers_run_everything(tier: catalogue.Tier, branch: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["pr", "--from", "main"], "plan: unrecognized arguments: --from main; as in: nox"),
-        (["pr", "--since"], "plan: argument --since: expected one argument; as in: nox"),
-        (["pr", "--without"], "plan: argument --without: expected one argument; as in: nox"),
+        (["pr", "--from", "main"], "plan: unrecognized arguments: --from main; what there is: nox"),
+        (["pr", "--since"], "plan: argument --since: expected one argument; what there is: nox"),
+        (
+            ["pr", "--without"],
+            "plan: argument --without: expected one argument; what there is: nox",
+        ),
         (["pr", "--label", "tpu"], "plan: argument --label: invalid choice: 'tpu'"),
         (["--since", "main"], "plan: name one tier, as in: nox -s plan -- pr"),
     ],
