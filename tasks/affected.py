@@ -83,7 +83,7 @@ def changed_since(since: str, root: Path) -> Change:
         "rev-parse", "--verify", "--quiet", "--end-of-options", f"{since}^{{commit}}", cwd=root
     )
     if commit is None:
-        return Change(since=since, problem=f"git knows no commit {since} here")
+        return Change(since=since, problem=f"git knows no commit {since!r} here")
     base = git.output("merge-base", commit.strip(), "HEAD", cwd=root)
     if base is None:
         problem = f"no merge base with {since}; in a shallow clone, fetch the whole history"

@@ -103,7 +103,7 @@ def test_a_folder_whose_name_only_begins_like_an_input_does_not_count(branch: Pa
 
 
 def no_such_commit(root: Path) -> tuple[Path, str]:
-    return root, "git knows no commit upstream here"
+    return root, "git knows no commit 'upstream' here"
 
 
 def main_itself(root: Path) -> tuple[Path, str]:
@@ -123,7 +123,7 @@ def shallow_clone(root: Path) -> tuple[Path, str]:
 
 def no_repository(root: Path) -> tuple[Path, str]:
     (root / ".git").rename(root / "not git")
-    return root, "git knows no commit upstream here"
+    return root, "git knows no commit 'upstream' here"
 
 
 @pytest.mark.parametrize("prepare", [no_such_commit, main_itself, shallow_clone, no_repository])
