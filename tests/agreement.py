@@ -184,7 +184,12 @@ def assert_resumes_elsewhere(folder: Path, first: str, then: str) -> None:
             on_step=stop,
         )
     except StoppedError:
-        saved = snapshots.save(folder, started, before, "d" * 64, processes_of(before))
+        saved = snapshots.save(
+            folder,
+            started,
+            snapshots.Origin(config=before, data_digest="d" * 64),
+            processes_of(before),
+        )
     else:
         msg = "the training was not stopped"
         raise AssertionError(msg)

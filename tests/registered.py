@@ -10,7 +10,7 @@ from typing import Any
 from gates import evaluation, provenance
 from gates.policy import Policy, load_policy
 from gates.predictions import open_predictions, write_predictions
-from gates.provenance import SourceState, TrainingRun
+from gates.provenance import Attempt, SourceState, TrainingRun
 from gates.registry.files import Submission
 from gates.registry.submission import read_submission
 from gates.verdict import Verdict
@@ -89,16 +89,16 @@ class Run:
             scored([True] * 200, checkpoint_digest=self.checkpoint), folder / "predictions.parquet"
         )
         now = datetime.now(UTC)
+        attempt = Attempt(first_step=0, started=now, source=source, runtime={"torch": "2.15"})
         described = TrainingRun(
             run_id=folder.name,
             config={"seed": 0},
             data_digest=DATA,
-            runtime={"torch": "2.15"},
             determinism={"seed": "0"},
-            started=now,
+            attempts=[attempt],
             finished=now,
         )
-        document = provenance.statement(checkpoint, described, source)
+        document = provenance.statement(checkpoint, described)
         provenance.write(document, folder / "provenance.json")
 
     def judge(self, rules: Policy, against: "Run | None" = None) -> Verdict:

@@ -69,6 +69,20 @@ def said_by(error: Exception, *, longest: int = 300) -> str:
     return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
+def underlying(error: BaseException) -> str:
+    """Return what the file system said, where an error came of that, or else what `error` says.
+
+    Libraries raise errors of their own while one of the file system passes through them.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else type(error).__name__
+
+
 def run_command(command: Callable[[], ExitCode]) -> int:
     """Run `command` and return its exit code; an error becomes its one line on stderr."""
     try:
@@ -81,9 +95,23 @@ def run_command(command: Callable[[], ExitCode]) -> int:
         line = f"{error.filename or 'a file'}: {error.strerror or error}"
         print(in_one_line(line), file=sys.stderr)
         return ExitCode.COULD_NOT_JUDGE
-    except MemoryError:
-        print("there is not enough memory; use a larger machine or fewer examples", file=sys.stderr)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        told = "there is not enough memory; use a smaller batch or model, fewer examples, or a "
+        print(f"{told}larger machine", file=sys.stderr)
         return ExitCode.COULD_NOT_JUDGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return ExitCode.INTERRUPTED
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory was short: torch says so by a RuntimeError of its own, or by its text."""
+    said = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator" in said
+        or "bad_alloc" in said
+    )

@@ -8,12 +8,13 @@ import hashlib
 import json
 import os
 import platform
+import stat
 import subprocess
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from gates.errors import GateInputError
 from gates.files import sha256, write_text
@@ -24,6 +25,8 @@ PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:my-project:training-run:v1"
 BUILDER = "urn:my-project:train"
 
+Facts = Mapping[str, str]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SourceState:
@@ -31,7 +34,8 @@ class SourceState:
 
     Args:
         commit: the git commit, or None outside a repository.
-        diff_digest: SHA-256 of what differs from the commit; None if the tree is clean.
+        diff_digest: SHA-256 of the names and contents of the files that differ from the commit;
+            None if none does.
         lock_digest: SHA-256 of uv.lock, or None if there is none.
     """
 
@@ -64,6 +68,37 @@ def source_state(folder: Path) -> SourceState:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A part of a run: from where it was started or resumed to where it was interrupted or ended.
+
+    Args:
+        first_step: optimiser steps that had been taken when it began.
+        started: when it began, with a time zone.
+        source: what it was made from.
+        runtime: versions and hardware, by name.
+    """
+
+    first_step: int
+    started: datetime
+    source: SourceState
+    runtime: Mapping[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {**asdict(self), "started": self.started.isoformat(timespec="seconds")}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """Return what `document` made of it."""
+        return cls(
+            first_step=document["first_step"],
+            started=datetime.fromisoformat(document["started"]),
+            source=SourceState(**document["source"]),
+            runtime=dict(document["runtime"]),
+        )
+
+
 def machine() -> dict[str, str]:
     """Return what this program runs on: operating system, processor, Python."""
     return {
@@ -82,27 +117,30 @@ class TrainingRun:
         run_id: its name.
         config: all its parameters.
         data_digest: SHA-256 of the data that it learned from.
-        runtime: versions and hardware, by name.
         determinism: seeds and flags, by name.
-        started: when it began, with a time zone.
+        attempts: its parts in their order, one if it was never interrupted.
         finished: when it ended.
     """
 
     run_id: str
     config: Mapping[str, Any]
     data_digest: str
-    runtime: Mapping[str, str]
     determinism: Mapping[str, str]
-    started: datetime
+    attempts: Sequence[Attempt]
     finished: datetime
 
 
-def statement(checkpoint: Path, run: TrainingRun, source: SourceState) -> dict[str, Any]:
-    """Return the provenance of the file `checkpoint`, which `run` made from `source`.
+def statement(checkpoint: Path, run: TrainingRun) -> dict[str, Any]:
+    """Return the provenance of the file `checkpoint`, which `run` made.
+
+    The source and the runtime are those of the last attempt; the ones before it are listed, and
+    the run is dirty if one of them was.
 
     Raises:
         GateInputError: the checkpoint cannot be read.
     """
+    *earlier, last = run.attempts
+    source = last.source
     dependencies = [{"name": "data", "digest": {"sha256": run.data_digest}}]
     if source.commit:
         dependencies.append({"name": "source", "digest": {"gitCommit": source.commit}})
@@ -120,8 +158,9 @@ def statement(checkpoint: Path, run: TrainingRun, source: SourceState) -> dict[s
                 "externalParameters": {"config": run.config},
                 "internalParameters": {
                     "determinism": dict(run.determinism),
-                    "runtime": dict(run.runtime),
-                    "dirty": not source.is_clean,
+                    "runtime": dict(last.runtime),
+                    "dirty": not all(attempt.source.is_clean for attempt in run.attempts),
+                    "earlierAttempts": [attempt.document() for attempt in earlier],
                 },
                 "resolvedDependencies": dependencies,
             },
@@ -129,7 +168,7 @@ def statement(checkpoint: Path, run: TrainingRun, source: SourceState) -> dict[s
                 "builder": {"id": BUILDER},
                 "metadata": {
                     "invocationId": run.run_id,
-                    "startedOn": run.started.isoformat(timespec="seconds"),
+                    "startedOn": run.attempts[0].started.isoformat(timespec="seconds"),
                     "finishedOn": run.finished.isoformat(timespec="seconds"),
                 },
             },
@@ -210,7 +249,25 @@ def facts(document: Mapping[str, Any]) -> dict[str, str]:
     }
     config = {"config": json.dumps(config_of(document), sort_keys=True)}
     determinism = {name: str(value) for name, value in internal["determinism"].items()}
-    return {**dependencies, **config, **internal["runtime"], **determinism}
+    last = {**dependencies, **config, **internal["runtime"], **determinism}
+    return {**last, **_differing_attempts(internal.get("earlierAttempts", []), last)}
+
+
+def _differing_attempts(earlier: Iterable[Mapping[str, Any]], last: Facts) -> Facts:
+    """Return where an earlier attempt was made from or on something else than the last one."""
+    found = {}
+    for document in earlier:
+        attempt = Attempt.of(document)
+        source = attempt.source
+        of_source = {
+            "source": source.commit,
+            "source-diff": source.diff_digest,
+            "uv.lock": source.lock_digest,
+        }
+        for name, value in {**of_source, **attempt.runtime}.items():
+            if value != last.get(name):
+                found[f"{name} from step {attempt.first_step}"] = value or "none"
+    return found
 
 
 def is_dirty(document: Mapping[str, Any]) -> bool:
@@ -236,21 +293,35 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _diff_digest(root: Path) -> str | None:
-    """Return the digest of all that differs from the commit, new files included, or None."""
-    diff = _git(root, "diff", "HEAD", "--binary", "--no-ext-diff", "--no-color")
-    listed = _git(root, "ls-files", "--others", "--exclude-standard", "-z")
-    if diff is None or listed is None:
+    """Return the digest of all files that differ from the commit, new ones included, or None.
+
+    Of the files and not of what `git diff` prints, as a user's settings change that, and can hide
+    a difference (textconv).
+    """
+    options = ("--porcelain", "-z", "--untracked-files=all", "--no-renames")
+    # Without the lock that it would take to note which files it has looked at.
+    look = ("--no-optional-locks", "status", *options, "--ignore-submodules=none")
+    status = _git(root, *look)
+    if status is None:
         msg = f"{root}: git cannot compare the source with its commit; git status says why"
         raise GateInputError(msg)
-    untracked = sorted(name for name in listed.split("\0") if name)
-    if not diff and not untracked:
+    names = sorted(entry[3:] for entry in status.split("\0") if entry)  # after two letters
+    if not names:
         return None
-    digest = hashlib.sha256(diff.encode(errors="surrogateescape"))
-    for name in untracked:
-        file = root / name
-        contents = sha256(file) if file.is_file() else "not a file"
-        digest.update(f"\0{name}\0{contents}".encode(errors="surrogateescape"))
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\0{_contents(root / name)}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def _contents(file: Path) -> str:
+    """Return what git would note of a file: its kind, and the digest of what it holds."""
+    if file.is_symlink():
+        return f"link {file.readlink()}"
+    if not file.is_file():
+        return "no file"
+    kind = "program" if file.stat().st_mode & stat.S_IXUSR else "file"
+    return f"{kind} {sha256(file)}"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

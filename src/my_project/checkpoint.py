@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gates.errors import CheckpointError, ConfigError
+from gates.errors import CheckpointError, ConfigError, GateInputError, underlying
 from gates.files import atomic_write
 from my_project.config import RunConfig, validate
 from my_project.model import VisionTransformer
@@ -41,10 +41,19 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, file: Path) -> None:
-    """Write `checkpoint` to `file`, whole or not at all."""
+    """Write `checkpoint` to `file`, whole or not at all.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     document = {**asdict(checkpoint), "format": _FORMAT, "config": checkpoint.config.model_dump()}
-    with atomic_write(file) as stream:
-        torch.save(document, stream)
+    try:
+        with atomic_write(file) as stream:
+            torch.save(document, stream)
+    except (GateInputError, RuntimeError) as error:  # a full disk becomes either of them
+        msg = f"{file}: cannot be written ({underlying(error)}); once that is mended, --resume "
+        msg += "goes on from the newest snapshot"
+        raise CheckpointError(msg) from error
 
 
 def load(file: Path) -> Checkpoint:

@@ -32,16 +32,16 @@ class DataConfig(Section):
 
     source: Address
     cache_dir: str = Field(min_length=1)
-    workers: int = Field(ge=0)
+    workers: int = Field(ge=0, le=256)
 
 
 class ModelConfig(Section):
     """The size of the Vision Transformer."""
 
-    image_size: int = Field(gt=0)
-    channels: int = Field(gt=0)
-    classes: int = Field(gt=1)
-    patch_size: int = Field(gt=0)
+    image_size: int = Field(gt=0, le=65_536)
+    channels: int = Field(gt=0, le=65_536)
+    classes: int = Field(gt=1, le=1_000_000)
+    patch_size: int = Field(gt=0, le=65_536)
     width: int = Field(gt=0, le=65_536)
     depth: int = Field(gt=0, le=1_024)
     heads: int = Field(gt=0, le=65_536)
@@ -81,20 +81,20 @@ class TrainConfig(Section):
         device: `auto` is a GPU where there is one.
     """
 
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    accumulation_steps: int = Field(gt=0)
+    epochs: int = Field(gt=0, le=1_000_000)
+    batch_size: int = Field(gt=0, le=1_000_000)
+    accumulation_steps: int = Field(gt=0, le=65_536)
     lr: float = Field(gt=0, le=1)
-    weight_decay: float = Field(ge=0)
+    weight_decay: float = Field(ge=0, le=10)
     warmup_share: float = Field(ge=0, lt=1)
-    clip_norm: float = Field(gt=0)
+    clip_norm: float = Field(gt=0, le=1e9)
     distortion: float = Field(ge=0, le=10)
     mixup: float = Field(ge=0, le=10)
     noise: float = Field(ge=0, le=10)
     precision: Literal["float32", "bfloat16"]
     compile: bool
     deterministic: bool
-    snapshot_every: int = Field(gt=0)
+    snapshot_every: int = Field(gt=0, le=1_000_000_000)
     parallelism: Literal["ddp", "fsdp"]
     device: Literal["auto", "cpu", "cuda"]
 

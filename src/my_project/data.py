@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from gates import locations
-from gates.errors import GateInputError
+from gates.errors import GateInputError, said_by
 from gates.files import atomic_write, sha256, write_text
 from my_project.config import DataConfig, ModelConfig, RunConfig
 
@@ -266,8 +266,9 @@ def _read(file: Path, schema: pa.Schema, *, name: str) -> pa.Table:
     """Return the table in `file`, which errors call `name`, in the types of `schema`."""
     try:
         table = pq.read_table(file, page_checksum_verification=True)
+        table.validate(full=True)  # text that is no UTF-8, for one
     except (OSError, pa.ArrowException) as error:
-        msg = f"{name}: not readable as Parquet"
+        msg = f"{name}: not readable as Parquet ({said_by(error).replace(str(file), name)})"
         raise GateInputError(msg) from error
     wanted = {field.name: field.type for field in schema}
     found = {field.name: field.type for field in table.schema}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gates import evaluation as gate
-from gates.errors import AnswerError, GateInputError
+from gates.errors import AnswerError, CheckpointError, GateInputError
 from gates.files import sha256
 from gates.policy import Policy
 from gates.predictions import Predictions, open_predictions, write_predictions
@@ -17,6 +17,7 @@ from gates.verdict import Verdict
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
 from my_project import data
+from my_project.config import ModelConfig
 from my_project.data import Examples
 from my_project.model import VisionTransformer
 from my_project.processes import Processes
@@ -63,11 +64,11 @@ def predict(file: Path, examples: Examples) -> Predictions:
     """Return what the checkpoint in `file` predicts for `examples`.
 
     Raises:
-        CheckpointError: the file is not a checkpoint that can be read.
+        CheckpointError: the file is not a checkpoint that can be read, or its model is for other
+            images or classes.
     """
     checkpoint = checkpoints.load(file)
-    if checkpoint.config.data.source != "synthetic":
-        data.check_fits(checkpoint.config.model, where=str(file))
+    _check_fits(checkpoint.config.model, examples, file)
     scores = probabilities(checkpoint.model(), examples.images).numpy()
     labels = examples.labels.numpy()
     return Predictions(
@@ -80,6 +81,20 @@ def predict(file: Path, examples: Examples) -> Predictions:
         checkpoint_digest=sha256(file),
         config_digest=hashlib.sha256(configs.dump(checkpoint.config)).hexdigest(),
     )
+
+
+def _check_fits(model: ModelConfig, examples: Examples, file: Path) -> None:
+    takes = (model.channels, model.image_size, model.image_size)
+    found = tuple(examples.images.shape[1:])
+    if takes != found or int(examples.labels.max()) >= model.classes:
+        msg = f"{file}: its model sorts images of {_product(takes)} into {model.classes} classes; "
+        msg += f"the data has images of {_product(found)} and labels to {examples.labels.max()}; "
+        msg += "name the data that it is for with --config"
+        raise CheckpointError(msg)
+
+
+def _product(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(size) for size in shape)
 
 
 def smoke(folder: Path) -> None:

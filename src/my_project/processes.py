@@ -1,9 +1,11 @@
 """The processes that train together: one, or as many as `torchrun` has started."""
 
 import contextlib
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -13,9 +15,11 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from gates.errors import ConfigError
+from gates.errors import ConfigError, ExitCode
 from my_project.config import TrainConfig
 from my_project.model import VisionTransformer
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +52,29 @@ class Processes:
         if self.count > 1:
             dist.barrier()
 
-    def from_first(self, value: str | None) -> str | None:
-        """Return the value that the first process has."""
+    def first_does(self, work: Callable[[], Result]) -> Result:
+        """Return what `work` comes to in the first process, which alone does it, everywhere.
+
+        If it fails, the first process raises the error; the others end without a word and with
+        the same exit code.
+        """
         if self.count == 1:
-            return value
-        values = [value]
-        dist.broadcast_object_list(values, src=0)
-        return values[0]
+            return work()
+        outcome: list[Any] = [None, None]
+        failure: Exception | None = None
+        if self.is_first:
+            try:
+                outcome[0] = work()
+            except Exception as error:  # noqa: BLE001 - raised below, when the others know
+                failure = error
+                outcome[1] = getattr(error, "exit_code", ExitCode.COULD_NOT_JUDGE).value
+        dist.broadcast_object_list(outcome, src=0)
+        result, exit_code = outcome
+        if failure is not None:
+            raise failure
+        if exit_code is not None:
+            raise SystemExit(exit_code)
+        return cast("Result", result)
 
     def distribute(self, model: VisionTransformer, config: TrainConfig) -> nn.Module:
         """Return `model`, compiled and shared among the processes as `config` says.
@@ -125,6 +145,9 @@ def joined(config: TrainConfig) -> Iterator[Processes]:
         yield Processes(rank=rank, count=count, device=device)
         dist.barrier()  # a process that leaves early would break off what others still send
     finally:
+        # Models refer to the group in circles. While one is left, gloo's threads go on, and one
+        # that still lets go of a tensor when Python ends aborts the process.
+        gc.collect()
         dist.destroy_process_group()
 
 

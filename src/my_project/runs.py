@@ -1,10 +1,12 @@
 """One run: from a configuration to a folder with a checkpoint and all that explains it."""
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +21,7 @@ from gates import provenance
 from gates.configuration import flat
 from gates.errors import ConfigError, GateInputError
 from gates.files import atomic_write, write_text
+from gates.provenance import Attempt, SourceState
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
 from my_project import data, determinism, evaluation, progress, snapshots, tracking, training
@@ -29,6 +32,9 @@ from my_project.processes import Processes, joined
 from my_project.progress import Display
 from my_project.tracking import Track
 from my_project.training import StepReport, Trainer
+
+# What a run leaves in its folder besides its snapshots.
+_FILES = ("config.yaml", "metrics.jsonl", "checkpoint.pt", "provenance.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +62,19 @@ class Request:
 class _Run:
     """A run under way, as one of its processes sees it."""
 
-    config: RunConfig
+    request: Request
     folder: Path
     examples: Examples
     validation: Examples
     processes: Processes
     display: Display
+    source: SourceState
+    started: datetime
+    flags: Mapping[str, str]
+
+    @property
+    def config(self) -> RunConfig:
+        return self.request.config
 
     @property
     def snapshots(self) -> Path:
@@ -94,37 +107,25 @@ def train(request: Request) -> Path:
         joined(request.config.train) as processes,
         progress.shown(silent=not processes.is_first) as display,
     ):
-        folder = request.outputs / (processes.from_first(_run_id(request, processes)) or "")
+        folder = request.outputs / processes.first_does(lambda: _run_id(request))
         checkpoint = folder / "checkpoint.pt"
         if (folder / "provenance.json").exists():
             display.line(f"{checkpoint}: this run has ended already; nothing to do")
             return checkpoint
         examples, validation = _examples(request, processes)
         run = _Run(
-            config=request.config,
+            request=request,
             folder=folder,
             examples=examples,
             validation=validation,
             processes=processes,
             display=display,
+            source=source,
+            started=started,
+            flags=flags,
         )
-        trainer = _trainer(run)
-        tracking_config = run.config if processes.is_first else None
-        with tracking.tracked(tracking_config, folder.name, display.line) as track:
-            _fit(trainer, run, track)
-        weights = _whole_weights(trainer.model)
-        if processes.is_first:
-            description = provenance.TrainingRun(
-                run_id=folder.name,
-                config=request.config.model_dump(),
-                data_digest=examples.data_digest,
-                runtime=_runtime(processes),
-                determinism=flags,
-                started=started,
-                finished=datetime.now(UTC),
-            )
-            _finish(run, weights, description, source)
-        processes.wait()
+        # In a function of its own: no model is left when the processes part (see joined).
+        _complete(run)
         display.line(f"checkpoint: {checkpoint}")
     return checkpoint
 
@@ -137,52 +138,83 @@ def _check(request: Request) -> None:
         msg += "and not latest.pt"
         raise GateInputError(msg)
     may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
-    if run_id is None and (request.resume or may_restart):
-        reason = "--resume" if request.resume else "torchrun --max-restarts"
-        msg = f"{reason} needs --run-id: the name of the run to go on with"
+    # Not by itself: a worker that is started again could not tell its own run from another's.
+    if may_restart and not (run_id and request.resume):
+        msg = "torchrun --max-restarts needs --run-id and --resume: with which run a worker goes on"
+        raise GateInputError(msg)
+    if run_id is None and request.resume:
+        msg = "--resume needs --run-id: the name of the run to go on with"
         raise GateInputError(msg)
 
 
-def _run_id(request: Request, processes: Processes) -> str | None:
-    """Return the name of the run's folder; check in the first process that it may be used."""
-    if not processes.is_first:
-        return None
+def _run_id(request: Request) -> str:
+    """Return the name of the run's folder, which may be used."""
     now = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run_id = request.run_id or now
     folder = request.outputs / run_id
-    # A worker that torchrun starts again goes on where its run was.
-    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    if folder.exists() and not (request.resume or restarted):
+    if folder.exists() and not request.resume:
         msg = f"{folder}: there is a run of that name; choose another --run-id, or add --resume"
         raise GateInputError(msg)
     written = folder / "config.yaml"
     if written.exists():
         _check_same(configs.load(written), request.config, written)
+    elif folder.exists() and set(folder.iterdir()) - set(_stand_ins(folder)):
+        msg = f"{folder}: has no config.yaml, with which every run begins; choose another --run-id"
+        raise GateInputError(msg)
     return run_id
 
 
 def _check_same(before: RunConfig, now: RunConfig, where: Path) -> None:
-    for key, value in flat(before.model_dump()).items():
-        asked = flat(now.model_dump())[key]
-        if value != asked:
-            msg = f"{where}: {key} is {value} in this run, and {asked} is asked for; "
-            msg += "resume with the same configuration, or choose another --run-id"
-            raise ConfigError(msg)
+    asked = flat(now.model_dump())
+    changes = [
+        f"{key} is {value} in this run, and {asked[key]} is asked for"
+        for key, value in flat(before.model_dump()).items()
+        if value != asked[key]
+    ]
+    if changes:
+        msg = f"{where}: {'; '.join(changes)}; resume with the same configuration, or choose "
+        msg += "another --run-id"
+        raise ConfigError(msg)
 
 
 def _examples(request: Request, processes: Processes) -> tuple[Examples, Examples]:
     """Return the training and the validation split; the first process prepares them for all."""
+    loaded: list[Examples] = []
+
+    def load() -> None:
+        loaded.append(data.examples_of(request.config, "train", where=request.where))
+        loaded.append(data.examples_of(request.config, "validation", where=request.where))
+
+    processes.first_does(load)
     if not processes.is_first:
-        processes.wait()
-    training_split = data.examples_of(request.config, "train", where=request.where)
-    validation_split = data.examples_of(request.config, "validation", where=request.where)
-    if processes.is_first:
-        processes.wait()
+        load()
+    training_split, validation_split = loaded
     return training_split, validation_split
 
 
-def _trainer(run: _Run) -> Trainer:
-    """Return a trainer at its first step, or where the newest whole snapshot is."""
+def _complete(run: _Run) -> None:
+    """Train from wherever the run is to its end, and leave its checkpoint."""
+    trainer, attempts = _trainer(run)
+    tracking_config = run.config if run.processes.is_first else None
+    with tracking.tracked(tracking_config, run.folder.name, run.display.line) as track:
+        _fit(trainer, run, attempts, track)
+    weights = _whole_weights(trainer.model)
+    description = provenance.TrainingRun(
+        run_id=run.folder.name,
+        config=run.config.model_dump(),
+        data_digest=run.examples.data_digest,
+        determinism=run.flags,
+        attempts=attempts,
+        finished=datetime.now(UTC),
+    )
+    run.processes.first_does(lambda: _finish(run, weights, description))
+
+
+def _trainer(run: _Run) -> tuple[Trainer, list[Attempt]]:
+    """Return a trainer at its first step, or where the newest whole snapshot is.
+
+    And the attempts of the run up to this one.
+    """
     config, processes = run.config, run.processes
     model = training.new_model(config)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -191,40 +223,66 @@ def _trainer(run: _Run) -> Trainer:
         f"{run.folder}: {len(run.examples):,} training examples, {parameters:,} parameters, "
         f"{processes.count} x {processes.device.type}"
     )
-    newest = None
-    if processes.is_first:
-        newest = snapshots.newest_whole(run.snapshots, say=run.display.line)
-        _drop_remains(run, newest)
-    snapshot = processes.from_first(str(newest) if newest else None)
-    if snapshot:
-        _resume(trainer, Path(snapshot), run)
-    elif processes.is_first:
-        with atomic_write(run.folder / "config.yaml") as stream:
-            stream.write(configs.dump(config))
-    return trainer
+    snapshot = processes.first_does(lambda: _start(run))
+    earlier: Sequence[Attempt] = ()
+    if snapshot is not None:
+        snapshots.restore(snapshot, trainer, processes)
+        earlier = snapshots.origin_of(snapshot).attempts
+        run.display.line(f"resumed at step {trainer.step} from {snapshot}")
+    now = Attempt(
+        first_step=trainer.step,
+        started=run.started,
+        source=run.source,
+        runtime=_runtime(processes),
+    )
+    return trainer, [*earlier, now]
 
 
-def _drop_remains(run: _Run, newest: Path | None) -> None:
-    """Drop what a kill has left: files that had not yet taken their place, old snapshots."""
+def _start(run: _Run) -> Path | None:
+    """Make the run's folder ready; return the snapshot to go on from, if there is one."""
+    newest = snapshots.newest_whole(run.snapshots, say=run.display.line)
+    # What a kill has left: files that had not yet taken their place, old snapshots.
     snapshots.drop_remains(run.snapshots, newest)
-    for stand_in in run.folder.glob(".*"):
+    for stand_in in _stand_ins(run.folder):
         stand_in.unlink(missing_ok=True)
+    if newest is None:
+        with atomic_write(run.folder / "config.yaml") as stream:
+            stream.write(configs.dump(run.config))
+    else:
+        _check_origin(newest, run)
+    return newest
 
 
-def _resume(trainer: Trainer, snapshot: Path, run: _Run) -> None:
-    if snapshots.manifest_of(snapshot)["data_digest"] != run.examples.data_digest:
+def _stand_ins(folder: Path) -> list[Path]:
+    """Return the files in `folder` that had not yet taken their place when a run was killed."""
+    return [file for name in _FILES for file in folder.glob(f".{name}.*") if file.is_file()]
+
+
+def _check_origin(snapshot: Path, run: _Run) -> None:
+    """Refuse a snapshot of another configuration, other data or, for a release, other source."""
+    origin = snapshots.origin_of(snapshot)
+    _check_same(origin.config, run.config, snapshot)
+    if origin.data_digest != run.examples.data_digest:
         msg = f"{snapshot}: made from other data than data.source has now; start a new run"
         raise GateInputError(msg)
-    snapshots.restore(snapshot, trainer, run.processes)
-    run.display.line(f"resumed at step {trainer.step} from {snapshot}")
+    sources = [attempt.source for attempt in origin.attempts]
+    if run.request.needs_clean_tree and any(source != run.source for source in sources):
+        msg = f"{snapshot}: made from other source than the commit that is checked out, which "
+        msg += "alone would not say what this run was; start a new run"
+        raise GateInputError(msg)
 
 
-def _fit(trainer: Trainer, run: _Run, track: Track) -> None:
+def _fit(trainer: Trainer, run: _Run, attempts: Sequence[Attempt], track: Track) -> None:
     """Train to the end, with metrics and snapshots on the way."""
     config = run.config.train
     started = time.monotonic()
     is_first = run.processes.is_first
-    metrics = _Metrics(run.folder / "metrics.jsonl", trainer.step) if is_first else None
+    metrics = None
+    if is_first:
+        metrics = _Metrics(run.folder / "metrics.jsonl", trainer.step, run.display.line)
+    origin = snapshots.Origin(
+        config=run.config, data_digest=run.examples.data_digest, attempts=attempts
+    )
 
     def record(report: StepReport) -> None:
         line: dict[str, Any] = asdict(report)
@@ -243,8 +301,7 @@ def _fit(trainer: Trainer, run: _Run, track: Track) -> None:
                     f"validation accuracy {line['validation_accuracy']:.4f}"
                 )
         if report.step % config.snapshot_every == 0 and report.step < run.steps:
-            digest = run.examples.data_digest
-            snapshots.save(run.snapshots, trainer, run.config, digest, run.processes)
+            snapshots.save(run.snapshots, trainer, origin, run.processes)
 
     training.fit(
         trainer,
@@ -255,12 +312,7 @@ def _fit(trainer: Trainer, run: _Run, track: Track) -> None:
     )
 
 
-def _finish(
-    run: _Run,
-    weights: dict[str, Tensor],
-    description: provenance.TrainingRun,
-    source: provenance.SourceState,
-) -> None:
+def _finish(run: _Run, weights: dict[str, Tensor], description: provenance.TrainingRun) -> None:
     """Leave the checkpoint with its provenance, and point `latest.pt` to it."""
     ended = Checkpoint(
         weights=weights, config=run.config, data_digest=run.examples.data_digest, step=run.steps
@@ -269,21 +321,24 @@ def _finish(
     checkpoints.save(ended, checkpoint)
     checkpoints.point_latest(run.folder.parent, checkpoint)
     # Last, as it says that the run has ended: a kill before it lets a resume do this again.
-    statement = provenance.statement(checkpoint, description, source)
+    statement = provenance.statement(checkpoint, description)
     provenance.write(statement, run.folder / "provenance.json")
 
 
 class _Metrics:
     """The lines of metrics.jsonl, one for each step."""
 
-    def __init__(self, file: Path, step: int) -> None:
-        """Go on after `step`: what an interrupted run wrote beyond its snapshot is dropped."""
-        kept = []
-        if step and file.exists():
-            kept = file.read_text(encoding="utf-8").splitlines()[:step]
-        write_text(file, "".join(f"{line}\n" for line in kept))
+    def __init__(self, file: Path, step: int, say: Callable[[str], None]) -> None:
+        """Go on after `step`: what an interrupted run wrote beyond its snapshot is dropped.
+
+        Lines that are lost or damaged are told of with `say`: training does not depend on them.
+        """
+        kept = _lines_until(step, file) if step else []
+        if len(kept) < step:
+            say(f"{file}: {step - len(kept)} of the first {step} lines are lost or damaged")
+        write_text(file, "".join(f"{json.dumps(line)}\n" for line in kept))
         self._file = file
-        self._lines: list[dict[str, Any]] = [json.loads(line) for line in kept]
+        self._lines = kept
 
     def write(self, line: dict[str, Any]) -> None:
         """Add the line of a step."""
@@ -299,6 +354,21 @@ class _Metrics:
         """Return the mean loss over the batches of `epoch`, those before a resume included."""
         losses: list[float] = [line["loss"] for line in self._lines if line["epoch"] == epoch]
         return sum(losses) / len(losses)
+
+
+def _lines_until(step: int, file: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl up to that of `step`, all that can be read."""
+    try:
+        texts = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    lines = {}
+    for text in texts:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            line = json.loads(text)
+            if line["step"] <= step and {"epoch", "loss"} <= line.keys():
+                lines[line["step"]] = line
+    return list(lines.values())
 
 
 def _whole_weights(model: nn.Module) -> dict[str, Tensor]:

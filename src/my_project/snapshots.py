@@ -13,7 +13,8 @@ import pickle
 import random
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
-from gates.errors import CheckpointError
+from gates.errors import CheckpointError, ConfigError, GateInputError, said_by, underlying
 from gates.files import sha256, write_text
-from my_project.config import RunConfig
+from gates.provenance import Attempt
+from my_project.config import RunConfig, validate
 from my_project.processes import Processes
 from my_project.training import Trainer
 
@@ -42,9 +44,22 @@ _MANIFEST = "manifest.json"
 _KEPT = 2  # the newest, and one to fall back on
 
 
-def save(
-    folder: Path, trainer: Trainer, config: RunConfig, data_digest: str, processes: Processes
-) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a run's snapshots have in common.
+
+    Args:
+        config: the run's.
+        data_digest: SHA-256 of the data that it learns from.
+        attempts: the parts in which it came so far.
+    """
+
+    config: RunConfig
+    data_digest: str
+    attempts: Sequence[Attempt] = ()
+
+
+def save(folder: Path, trainer: Trainer, origin: Origin, processes: Processes) -> Path:
     """Write a snapshot of `trainer` into `folder` and drop all but the newest two.
 
     Every process calls it, and all of them see the same folder.
@@ -55,24 +70,20 @@ def save(
     target = folder / f"step-{trainer.step:08d}"
     unfinished = folder / f".{target.name}.unfinished"
     try:
-        if processes.is_first:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-        processes.wait()
+        processes.first_does(lambda: _make_anew(unfinished))
         with _quiet():
             save_shards(
                 _state_of(trainer),
                 storage_writer=FileSystemWriter(unfinished, thread_count=1),
                 no_dist=processes.count == 1,
             )
-        if processes.is_first:
-            _finish(unfinished, target, trainer.step, config, data_digest)
-        processes.wait()
-    except (OSError, CheckpointException, RuntimeError) as error:
+        processes.first_does(lambda: _finish(unfinished, target, trainer.step, origin))
+    except (OSError, CheckpointException, RuntimeError, GateInputError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         before = names(folder)
         kept = f"{folder / before[-1]} is whole" if before else "there is none before it"
-        msg = f"{target}: cannot be written ({_root_cause(error)}); {kept}"
+        msg = f"{target}: cannot be written ({_root_cause(error)}); {kept}; once that is mended, "
+        msg += "--resume goes on"
         raise CheckpointError(msg) from error
     return target
 
@@ -112,9 +123,28 @@ def drop_remains(folder: Path, newest: Path | None) -> None:
 
 
 def manifest_of(snapshot: Path) -> dict[str, Any]:
-    """Return the manifest of `snapshot`: step, config, data_digest and files."""
+    """Return the manifest of `snapshot`: step, config, data_digest, attempts and files."""
     manifest: dict[str, Any] = json.loads((snapshot / _MANIFEST).read_text(encoding="utf-8"))
     return manifest
+
+
+def origin_of(snapshot: Path) -> Origin:
+    """Return of which run `snapshot` is.
+
+    Raises:
+        CheckpointError: its manifest is of another form than that of today.
+    """
+    manifest = manifest_of(snapshot)
+    try:
+        return Origin(
+            config=validate(manifest["config"], where=str(snapshot)),
+            data_digest=manifest["data_digest"],
+            attempts=[Attempt.of(document) for document in manifest["attempts"]],
+        )
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        msg = f"{snapshot}: from another version of this project ({said_by(error)}); "
+        msg += "start a new run"
+        raise CheckpointError(msg) from error
 
 
 def restore(snapshot: Path, trainer: Trainer, processes: Processes) -> None:
@@ -196,13 +226,19 @@ def _set_generators(state: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _finish(unfinished: Path, target: Path, step: int, config: RunConfig, data_digest: str) -> None:
+def _make_anew(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def _finish(unfinished: Path, target: Path, step: int, origin: Origin) -> None:
     """Give a written snapshot its manifest and its name, then drop the oldest."""
     files = {file.name: sha256(file) for file in sorted(unfinished.iterdir())}
     contents = {
         "step": step,
-        "config": config.model_dump(),
-        "data_digest": data_digest,
+        "config": origin.config.model_dump(),
+        "data_digest": origin.data_digest,
+        "attempts": [attempt.document() for attempt in origin.attempts],
         "files": files,
     }
     manifest = {**contents, "digest": _digest_of(contents)}
@@ -241,9 +277,7 @@ def _root_cause(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         for failure in error.failures.values():
             return _root_cause(failure[0])
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    return underlying(error)
 
 
 # What a snapshot's metadata is made of. Names, not modules: a module also holds what it imports.

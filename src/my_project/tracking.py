@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gates.configuration import flat
-from gates.errors import ConfigError, GateInputError
+from gates.errors import ConfigError, GateInputError, said_by
 from my_project.config import RunConfig
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ def tracked(config: RunConfig | None, run_id: str, say: Callable[[str], None]) -
     except ImportError as error:
         msg = "tracking: mlflow is not installed; install my-project[mlflow], or say none"
         raise ConfigError(msg) from error
-    client = MlflowClient()
     try:
+        client = MlflowClient()
         page = _page_of(client, config, run_id)
     except MlflowException as error:
-        msg = f"tracking: {client.tracking_uri} cannot be reached ({error}); "
+        where = os.environ.get("MLFLOW_TRACKING_URI", "MLflow's default place")
+        msg = f"tracking: {where} cannot be used ({said_by(error)}); "
         msg += "set MLFLOW_TRACKING_URI, or tracking: none"
         raise GateInputError(msg) from error
     sender = _Sender(client, page, say)

@@ -115,9 +115,9 @@ def fit(
         # changing them while this process prepares the next step.
         loss, norm = _compute_gradients(trainer, batches, len(indices), config, processes)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            named = ", ".join(examples.ids[indices.numpy()][:3])
-            msg = f"step {step + 1}: loss {loss}, gradient norm {norm} on the batch of {named} …; "
-            msg += "lower train.lr"
+            named = ", ".join(examples.ids[indices.numpy()])
+            msg = f"step {step + 1}: loss {loss}, gradient norm {norm}; lower train.lr, or look at "
+            msg += f"what the batch holds: {named}"
             raise TrainingError(msg)
         _change_weights(trainer, lr)
         trainer.step = step + 1

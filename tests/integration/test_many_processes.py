@@ -173,7 +173,7 @@ def test_killed_worker_resumes_by_itself_under_torchrun(
     parallelism: str, settings: Settings, alone: Path, tmp_path: Path
 ) -> None:
     together = settings.but(train__parallelism=parallelism)
-    worker = [str(DRIVER), *together.arguments(), "--run-id", "run"]
+    worker = [str(DRIVER), *together.arguments(), "--run-id", "run", "--resume"]
     ended = command([*torchrun(2, "--max-restarts", "2"), *worker], tmp_path, DIES_AT_STEP="10")
     assert ended.returncode == 0, ended.stderr
     assert "resumed at step 8 from" in ended.stdout
@@ -187,9 +187,49 @@ def test_run_that_torchrun_may_restart_needs_a_name(
     variables = {"TORCHELASTIC_MAX_RESTARTS": "2"}
     refused = trainings.run(settings, tmp_path, "--outputs", "outputs", environment=variables)
     assert refused.codes == [2]
-    expected = "torchrun --max-restarts needs --run-id: the name of the run to go on with\n"
-    assert refused.stderr == [expected]
+    (line,) = refused.stderr
+    assert line.startswith("torchrun --max-restarts needs --run-id and --resume: ")
     assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("mistake", ["data", "name"])
+def test_bad_input_is_told_once_by_all_processes_together(
+    mistake: str, settings: Settings, tmp_path: Path
+) -> None:
+    arguments = [*settings.arguments(), "--run-id", "run"]
+    if mistake == "data":
+        arguments += ["--set", "data.source=absent.parquet"]
+        told = "data.source: absent.parquet: cannot be read"
+    else:
+        (tmp_path / "outputs" / "run").mkdir(parents=True)
+        told = "outputs/run: there is a run of that name"
+    ended = command([*torchrun(2), "-m", "my_project.train", *arguments], tmp_path)
+    assert ended.returncode == 1  # torchrun's own, whatever its workers end with
+    lines = ended.stderr.splitlines()
+    assert sum(told in line for line in lines) == 1
+    # The only traceback is torchrun's: what it lists of its workers is their exit code.
+    assert ended.stderr.count("Traceback (most recent call last)") == 1
+    # The second may be stopped by torchrun before it ends.
+    codes = re.findall(r"exitcode *: (-?\d+)", ended.stderr)
+    assert "2" in codes
+    assert set(codes) <= {"2", "-15"}
+
+
+def test_no_thread_of_the_group_is_left_when_the_training_has_ended(
+    settings: Settings, tmp_path: Path
+) -> None:
+    # One that is left may abort the process while Python ends.
+    script = tmp_path / "train then look.py"
+    script.write_text(
+        "import pathlib, sys\n"
+        "from my_project import train\n"
+        "assert train.main(sys.argv[1:]) == 0\n"
+        "names = [file.read_text() for file in pathlib.Path('/proc/self/task').glob('*/comm')]\n"
+        "assert names, 'no threads to look at'\n"
+        "assert not [name for name in names if 'gloo' in name], names\n"
+    )
+    ended = command([*torchrun(2), str(script), *settings.arguments(), "--run-id", "run"], tmp_path)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_torchrun_trains_as_one_process_does(
@@ -208,7 +248,7 @@ def test_compiled_run_is_resumed_and_its_checkpoint_read(
     settings: Settings, alone: Path, tmp_path: Path
 ) -> None:
     compiled = settings.but(train__compile=True)
-    worker = [str(DRIVER), *compiled.arguments(), "--run-id", "run"]
+    worker = [str(DRIVER), *compiled.arguments(), "--run-id", "run", "--resume"]
     ended = command([*torchrun(2, "--max-restarts", "1"), *worker], tmp_path, DIES_AT_STEP="10")
     assert ended.returncode == 0, ended.stderr
     _assert_same_training(tmp_path, alone)

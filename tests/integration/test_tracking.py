@@ -74,7 +74,7 @@ def test_server_that_cannot_be_reached_is_told_before_anything_is_trained(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     request = runs.Request(config=tracked, outputs=tmp_path / "outputs", run_id="mine")
-    with pytest.raises(GateInputError, match=r"tracking: http://127\.0\.0\.1:9 cannot be reached"):
+    with pytest.raises(GateInputError, match=r"tracking: http://127\.0\.0\.1:9 cannot be used"):
         runs.train(request)
     assert not (tmp_path / "outputs" / "mine" / "checkpoint.pt").exists()
 

@@ -25,17 +25,21 @@ def run(tmp_path: Path) -> Path:
     folder.mkdir()
     checkpoint = folder / "checkpoint.pt"
     checkpoint.write_bytes(b"weights")
+    attempt = provenance.Attempt(
+        first_step=0,
+        started=datetime(2026, 11, 1, tzinfo=UTC),
+        source=provenance.SourceState(commit=COMMIT, diff_digest="e" * 64, lock_digest="f" * 64),
+        runtime={"torch": "2.15.0"},
+    )
     described = provenance.TrainingRun(
         run_id="run",
         config={"seed": 7, "train": {"lr": 0.001}},
         data_digest="d" * 64,
-        runtime={"torch": "2.15.0"},
         determinism={"seed": "7"},
-        started=datetime(2026, 11, 1, tzinfo=UTC),
+        attempts=[attempt],
         finished=datetime(2026, 11, 2, tzinfo=UTC),
     )
-    source = provenance.SourceState(commit=COMMIT, diff_digest="e" * 64, lock_digest="f" * 64)
-    document = provenance.statement(checkpoint, described, source)
+    document = provenance.statement(checkpoint, described)
     provenance.write(document, folder / "provenance.json")
     return folder
 

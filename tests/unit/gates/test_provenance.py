@@ -12,22 +12,32 @@ import pytest
 
 from gates import provenance
 from gates.errors import GateInputError
-from gates.provenance import SourceState, TrainingRun
+from gates.provenance import Attempt, SourceState, TrainingRun
 from tests import repository
 
 STARTED = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+CLEAN = SourceState(commit="c" * 40, diff_digest=None, lock_digest="1" * 64)
+ATTEMPT = Attempt(
+    first_step=0,
+    started=STARTED,
+    source=CLEAN,
+    runtime={"torch": "2.15.0", "device": "cpu"},
+)
 RUN = TrainingRun(
     run_id="mine",
     config={"seed": 0, "train": {"lr": 0.5}},
     data_digest="a" * 64,
-    runtime={"torch": "2.15.0", "device": "cpu"},
     determinism={"seed": "0"},
-    started=STARTED,
+    attempts=[ATTEMPT],
     finished=STARTED + timedelta(minutes=2),
 )
-CLEAN = SourceState(commit="c" * 40, diff_digest=None, lock_digest="1" * 64)
 DIRTY = dataclasses.replace(CLEAN, diff_digest="d" * 64)
 NOWHERE = SourceState(commit=None, diff_digest=None, lock_digest=None)
+
+
+def attempted(*attempts: Attempt, **changes: Any) -> TrainingRun:
+    """The run in these attempts, or in one with other values."""
+    return dataclasses.replace(RUN, attempts=attempts or [dataclasses.replace(ATTEMPT, **changes)])
 
 
 @pytest.fixture
@@ -40,7 +50,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def statement(checkpoint: Path) -> dict[str, Any]:
-    return provenance.statement(checkpoint, RUN, CLEAN)
+    return provenance.statement(checkpoint, RUN)
 
 
 @pytest.fixture
@@ -91,6 +101,7 @@ def test_predicate_is_one_of_slsa(statement: dict[str, Any]) -> None:
                 "determinism": {"seed": "0"},
                 "runtime": {"torch": "2.15.0", "device": "cpu"},
                 "dirty": False,
+                "earlierAttempts": [],
             },
             "resolvedDependencies": [
                 {"name": "data", "digest": {"sha256": "a" * 64}},
@@ -120,7 +131,9 @@ def test_predicate_is_one_of_slsa(statement: dict[str, Any]) -> None:
 def test_statement_says_what_the_source_was(
     checkpoint: Path, source: SourceState, *, is_dirty: bool, names: list[str]
 ) -> None:
-    definition = provenance.statement(checkpoint, RUN, source)["predicate"]["buildDefinition"]
+    definition = provenance.statement(checkpoint, attempted(source=source))["predicate"][
+        "buildDefinition"
+    ]
     assert definition["internalParameters"]["dirty"] is is_dirty
     assert [entry["name"] for entry in definition["resolvedDependencies"]] == names
     assert source.is_clean is not is_dirty
@@ -128,7 +141,7 @@ def test_statement_says_what_the_source_was(
 
 def test_statement_about_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     absent = tmp_path / "absent.pt"
-    error = error_of(lambda: provenance.statement(absent, RUN, CLEAN))
+    error = error_of(lambda: provenance.statement(absent, RUN))
     assert error == f"{absent}: cannot be read (No such file or directory)"
 
 
@@ -138,48 +151,42 @@ def test_read_gives_back_what_was_written(statement: dict[str, Any], file: Path)
 
 
 def test_equal_runs_do_not_differ(statement: dict[str, Any], checkpoint: Path) -> None:
-    later = dataclasses.replace(RUN, run_id="again", started=STARTED + timedelta(days=1))
-    again = provenance.statement(checkpoint, later, CLEAN)
+    later = dataclasses.replace(attempted(started=STARTED + timedelta(days=1)), run_id="again")
+    again = provenance.statement(checkpoint, later)
     assert provenance.differences(statement, again) == []
 
 
 @pytest.mark.parametrize(
-    ("run", "source", "expected"),
+    ("run", "expected"),
     [
         pytest.param(
-            dataclasses.replace(RUN, runtime={"torch": "2.13.0", "device": "cpu"}),
-            CLEAN,
+            attempted(runtime={"torch": "2.13.0", "device": "cpu"}),
             ["torch: 2.15.0 -> 2.13.0"],
             id="torch",
         ),
         pytest.param(
-            dataclasses.replace(RUN, runtime={"torch": "2.15.0", "device": "NVIDIA H200"}),
-            CLEAN,
+            attempted(runtime={"torch": "2.15.0", "device": "NVIDIA H200"}),
             ["device: cpu -> NVIDIA H200"],
             id="hardware",
         ),
         pytest.param(
             dataclasses.replace(RUN, data_digest="b" * 64),
-            CLEAN,
             [f"data: {'a' * 64} -> {'b' * 64}"],
             id="data",
         ),
         pytest.param(
-            RUN,
-            dataclasses.replace(CLEAN, commit="e" * 40, lock_digest="2" * 64),
+            attempted(source=dataclasses.replace(CLEAN, commit="e" * 40, lock_digest="2" * 64)),
             [f"source: {'c' * 40} -> {'e' * 40}", f"uv.lock: {'1' * 64} -> {'2' * 64}"],
             id="commit_and_lock",
         ),
-        pytest.param(RUN, DIRTY, [f"source-diff: none -> {'d' * 64}"], id="diff"),
+        pytest.param(attempted(source=DIRTY), [f"source-diff: none -> {'d' * 64}"], id="diff"),
         pytest.param(
             dataclasses.replace(RUN, config={"seed": 1}),
-            CLEAN,
             ['config: {"seed": 0, "train": {"lr": 0.5}} -> {"seed": 1}'],
             id="config",
         ),
         pytest.param(
             dataclasses.replace(RUN, determinism={"seed": "1"}),
-            CLEAN,
             ["seed: 0 -> 1"],
             id="determinism",
         ),
@@ -189,12 +196,45 @@ def test_what_differs_is_named(
     statement: dict[str, Any],
     checkpoint: Path,
     run: TrainingRun,
-    source: SourceState,
     expected: list[str],
 ) -> None:
-    assert provenance.differences(statement, provenance.statement(checkpoint, run, source)) == (
-        expected
-    )
+    assert provenance.differences(statement, provenance.statement(checkpoint, run)) == expected
+
+
+def resumed_at(step: int, **changes: Any) -> Attempt:
+    return dataclasses.replace(ATTEMPT, first_step=step, **changes)
+
+
+def test_run_that_was_interrupted_began_with_its_first_attempt(checkpoint: Path) -> None:
+    run = attempted(ATTEMPT, resumed_at(7, started=STARTED + timedelta(days=1)))
+    predicate = provenance.statement(checkpoint, run)["predicate"]
+    assert predicate["runDetails"]["metadata"]["startedOn"] == STARTED.isoformat()
+    (earlier,) = predicate["buildDefinition"]["internalParameters"]["earlierAttempts"]
+    assert Attempt.of(earlier) == ATTEMPT
+
+
+def test_run_is_dirty_if_one_of_its_attempts_was(checkpoint: Path) -> None:
+    run = attempted(resumed_at(0, source=DIRTY), resumed_at(7))
+    assert provenance.is_dirty(provenance.statement(checkpoint, run))
+    clean = attempted(resumed_at(0), resumed_at(7))
+    assert not provenance.is_dirty(provenance.statement(checkpoint, clean))
+
+
+def test_attempt_on_something_else_is_a_difference(
+    statement: dict[str, Any], checkpoint: Path
+) -> None:
+    elsewhere = {"torch": "2.13.0", "device": "cpu"}
+    run = attempted(resumed_at(0), resumed_at(7, source=DIRTY, runtime=elsewhere), resumed_at(9))
+    again = provenance.statement(checkpoint, run)
+    assert provenance.differences(statement, again) == [
+        f"source-diff from step 7: none -> {'d' * 64}",
+        "torch from step 7: none -> 2.13.0",
+    ]
+
+
+def test_attempts_alike_are_no_difference(statement: dict[str, Any], checkpoint: Path) -> None:
+    run = attempted(resumed_at(0), resumed_at(7))
+    assert provenance.differences(statement, provenance.statement(checkpoint, run)) == []
 
 
 @pytest.mark.parametrize(
@@ -367,6 +407,34 @@ def test_other_changes_have_another_digest(project: Path) -> None:
     digests.add(provenance.source_state(project).diff_digest)
     assert len(digests) == 4
     assert None not in digests
+
+
+def test_settings_of_a_user_hide_no_change(project: Path) -> None:
+    modify(project)
+    plain = provenance.source_state(project)
+    settings = {
+        "diff.same.textconv": "echo the same #",
+        "diff.noprefix": "true",
+        "diff.context": "0",
+        "status.showUntrackedFiles": "no",
+        "core.quotePath": "true",
+    }
+    for name, value in settings.items():
+        repository.git("config", name, value, cwd=project)
+    (project / ".git" / "info" / "attributes").write_text("*.py diff=same\n")
+    assert provenance.source_state(project) == plain
+    assert not plain.is_clean
+
+
+def test_program_or_link_in_place_of_a_file_is_another_change(project: Path) -> None:
+    file = project / "src" / "package" / "a.py"
+    file.chmod(0o755)
+    digests = {provenance.source_state(project).diff_digest}
+    file.unlink()
+    digests.add(provenance.source_state(project).diff_digest)
+    file.symlink_to("b.py")
+    digests.add(provenance.source_state(project).diff_digest)
+    assert len(digests - {None}) == 3
 
 
 def test_changed_file_that_is_not_text_has_a_digest(project: Path) -> None:

@@ -3,6 +3,7 @@ import math
 import pickle
 import zipfile
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from my_project import checkpoint as checkpoints
 from my_project import training
 from my_project.checkpoint import Checkpoint
 from my_project.config import RunConfig
+
+LargestFile = Callable[[int], AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -214,6 +217,18 @@ def test_failed_save_leaves_the_earlier_checkpoint(saved: Checkpoint, file: Path
         checkpoints.save(dataclasses.replace(saved, weights=unwritable), file)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_full_disk_is_named_wherever_it_fills_up(
+    saved: Checkpoint, file: Path, largest_file: LargestFile
+) -> None:
+    before = file.read_bytes()
+    for size in range(0, len(before), len(before) // 50):
+        with largest_file(size), pytest.raises(CheckpointError) as raised:
+            checkpoints.save(saved, file)
+        assert str(raised.value).startswith(f"{file}: cannot be written (File too large); "), size
+        assert file.read_bytes() == before
+        assert list(file.parent.iterdir()) == [file]
 
 
 def test_latest_points_to_the_checkpoint(file: Path) -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from gates.predictions import open_predictions, write_predictions
-from my_project import evaluation
+from my_project import evaluation, runs
+from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.eval import main
 from tests.judged import write_policy
@@ -185,6 +186,32 @@ def test_bad_option_beside_a_baseline_is_told_in_one_line(
     error = refused(main, "--checkpoint", checkpoint, "--baseline", perfect, *options)
     assert explanation in error
     assert files_in(checkpoint.parent) == before
+
+
+@pytest.fixture
+def of_other_images(config: RunConfig, tmp_path: Path) -> Path:
+    """A checkpoint for images and classes of another kind than the digits."""
+    section = config.data.model_copy(update={"source": "synthetic"})
+    model = config.model.model_copy(update={"image_size": 4, "channels": 3, "classes": 4})
+    other = config.model_copy(update={"data": section, "model": model})
+    request = runs.Request(config=other, outputs=tmp_path / "others", run_id="run")
+    return runs.train(request)
+
+
+def test_model_for_other_images_than_the_data_is_told_in_one_line(
+    checkpoint: Path, config_file: Path, of_other_images: Path, refused: Refused
+) -> None:
+    eight, four = "images of 1 x 8 x 8", "images of 3 x 4 x 4"
+    of_four = of_other_images.with_name("config.yaml")
+    for candidate, baseline, config, wrong, takes, has in (
+        (of_other_images, checkpoint, config_file, of_other_images, four, eight),
+        (checkpoint, of_other_images, config_file, of_other_images, four, eight),
+        (checkpoint, of_other_images, of_four, checkpoint, eight, four),
+    ):
+        options = ("--checkpoint", candidate, "--baseline", baseline, "--config", config)
+        error = refused(main, *options, "--fail-if-worse-than", 0.02)
+        assert error.startswith(f"{wrong}: its model sorts {takes} into ")
+        assert f"; the data has {has} and labels to " in error
 
 
 @pytest.mark.parametrize("why", ["", "  "])

@@ -32,8 +32,8 @@ def test_process_alone_waits_for_nobody() -> None:
 
 
 @pytest.mark.parametrize("value", ["a name", None])
-def test_value_of_the_first_process_is_its_own(value: str | None) -> None:
-    assert ALONE.from_first(value) == value
+def test_one_process_is_the_first(value: str | None) -> None:
+    assert ALONE.first_does(lambda: value) == value
 
 
 @pytest.mark.parametrize("now", [True, False])

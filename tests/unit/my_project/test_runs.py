@@ -284,6 +284,19 @@ def test_metrics_cut_off_in_a_line_are_mended(asked: runs.Request) -> None:
     assert [line["step"] for line in lines_of(folder)] == list(range(1, 9))
 
 
+def test_damaged_and_lost_metrics_are_told_and_stop_nothing(
+    asked: runs.Request, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train_until(asked, 4)
+    file = folder / "metrics.jsonl"
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"\n".join([lines[0], b"\xff{", *lines[2:]]) + b"\n")
+    runs.train(resumed(asked))
+    assert f"{file}: 1 of the first 3 lines are lost or damaged\n" in capsys.readouterr().out
+    assert [line["step"] for line in lines_of(folder)] == [1, 3, 4, 5, 6, 7, 8]
+    assert are_equal(weights_of(folder), weights_of(trained))
+
+
 def test_files_that_a_kill_left_half_written_are_dropped(asked: runs.Request) -> None:
     folder = train_until(asked, 5)
     (folder / ".checkpoint.pt.abandoned").write_bytes(b"half")
@@ -377,6 +390,42 @@ def test_resume_with_another_seed_is_refused(asked: runs.Request) -> None:
         runs.train(resumed(other))
 
 
+def test_resume_names_every_key_that_differs(asked: runs.Request) -> None:
+    train_until(asked, 2)
+    other = changed(changed(asked, "train", lr=0.5, clip_norm=2.0), "model", depth=2)
+    with pytest.raises(ConfigError) as raised:
+        runs.train(resumed(other))
+    for key in ("model.depth is 1", "train.lr is 0.001", "train.clip_norm is 1.0"):
+        assert f"{key} in this run, and " in str(raised.value)
+
+
+def test_snapshot_of_another_configuration_is_refused(asked: runs.Request) -> None:
+    folder = train_until(asked, 4)
+    other = changed(asked, "train", lr=0.5)
+    (folder / "config.yaml").write_bytes(configs.dump(other.config))  # by hand
+    with pytest.raises(ConfigError, match=r"step-00000003: train\.lr is 0\.001 in this run, "):
+        runs.train(resumed(other))
+
+
+@pytest.mark.parametrize("name", [".env", "notes.txt", "snapshots"])
+def test_folder_that_is_no_run_is_left_as_it_is(asked: runs.Request, name: str) -> None:
+    folder = asked.outputs / "run"
+    folder.mkdir(parents=True)
+    (folder / name).write_text("mine")
+    with pytest.raises(GateInputError, match=r"has no config\.yaml, with which every run"):
+        runs.train(resumed(asked))
+    assert (folder / name).read_text() == "mine"
+
+
+def test_what_is_not_the_runs_own_is_left_as_it_is(asked: runs.Request) -> None:
+    folder = train_until(asked, 4)
+    (folder / ".ipynb_checkpoints").mkdir()
+    (folder / ".env").write_text("mine")
+    runs.train(resumed(asked))
+    assert (folder / ".env").read_text() == "mine"
+    assert (folder / ".ipynb_checkpoints").is_dir()
+
+
 def test_data_that_changed_since_is_refused(
     asked: runs.Request,
     data_file: Path,
@@ -422,12 +471,14 @@ def test_resume_needs_a_name(asked: runs.Request) -> None:
     assert not asked.outputs.exists()
 
 
-def test_torchrun_that_may_restart_needs_a_name(
-    asked: runs.Request, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("changes", [{"run_id": None}, {"resume": False}])
+def test_torchrun_that_may_restart_must_be_told_with_which_run_to_go_on(
+    asked: runs.Request, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    with pytest.raises(GateInputError, match=r"^torchrun --max-restarts needs --run-id: "):
-        runs.train(dataclasses.replace(asked, run_id=None))
+    with pytest.raises(GateInputError, match=r"^torchrun --max-restarts needs --run-id and --res"):
+        runs.train(dataclasses.replace(resumed(asked), **changes))
+    assert not asked.outputs.exists()
 
 
 def test_worker_that_torchrun_restarts_goes_on(
@@ -436,7 +487,7 @@ def test_worker_that_torchrun_restarts_goes_on(
     folder = train_until(asked, 5)
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    runs.train(asked)
+    runs.train(resumed(asked))
     assert are_equal(weights_of(folder), weights_of(trained))
 
 
@@ -454,6 +505,41 @@ def test_release_refuses_source_that_no_commit_describes(
     with pytest.raises(GateInputError, match="the source is not what a commit says"):
         runs.train(dataclasses.replace(asked, needs_clean_tree=True))
     assert not asked.outputs.exists()
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param(dataclasses.replace(CLEAN, diff_digest="d" * 64), id="modified"),
+        pytest.param(dataclasses.replace(CLEAN, commit="e" * 40), id="another_commit"),
+    ],
+)
+def test_release_refuses_a_snapshot_of_other_source(
+    asked: runs.Request, monkeypatch: pytest.MonkeyPatch, before: SourceState
+) -> None:
+    monkeypatch.setattr(provenance, "source_state", lambda _: before)
+    train_until(asked, 4)
+    monkeypatch.setattr(provenance, "source_state", lambda _: CLEAN)
+    release = dataclasses.replace(resumed(asked), needs_clean_tree=True)
+    with pytest.raises(GateInputError, match="step-00000003: made from other source than the"):
+        runs.train(release)
+    checkpoint = runs.train(resumed(asked))
+    statement = provenance.read(checkpoint.with_name("provenance.json"))
+    assert provenance.is_dirty(statement) is not before.is_clean
+
+
+def test_provenance_lists_the_attempts_of_a_run(
+    asked: runs.Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "source_state", lambda _: CLEAN)
+    train_until(asked, 4)
+    train_until(resumed(asked), 7)
+    checkpoint = runs.train(resumed(asked))
+    statement = provenance.read(checkpoint.with_name("provenance.json"))
+    earlier = statement["predicate"]["buildDefinition"]["internalParameters"]["earlierAttempts"]
+    assert [attempt["first_step"] for attempt in earlier] == [0, 3]
+    # All were alike: what the run depended on is said once.
+    assert not [name for name in provenance.facts(statement) if "from step" in name]
 
 
 def test_release_takes_a_clean_tree(asked: runs.Request, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import os
 import pickle
 import random
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from gates import files
 from gates.errors import CheckpointError
 from my_project import snapshots, training
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.processes import Processes
 from my_project.training import Trainer
+
+LargestFile = Callable[[int], AbstractContextManager[None]]
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 
@@ -40,7 +44,11 @@ def saved(trainer: Trainer, folder: Path, config: RunConfig) -> list[Path]:
     made = []
     for step in (7, 8):
         trainer.step = step
-        made.append(snapshots.save(folder, trainer, config, "d" * 64, ALONE))
+        made.append(
+            snapshots.save(
+                folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
+            )
+        )
     return made
 
 
@@ -113,7 +121,9 @@ def test_random_numbers_go_on_where_they_were(
         # Both make two normal numbers at a time, and keep the second.
         random.gauss(0, 1)
         np.random.randn()  # noqa: NPY002
-    snapshot = snapshots.save(folder, trainer, config, "d" * 64, ALONE)
+    snapshot = snapshots.save(
+        folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
+    )
     expected = draw()
     assert draw() != expected
     snapshots.restore(snapshot, new_trainer(config), ALONE)
@@ -151,7 +161,9 @@ def test_snapshot_of_a_machine_with_a_gpu_is_restored_there_and_on_one_without(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(snapshots, "torch", WithGpu(state=1))
-        snapshot = snapshots.save(folder, trainer, config, "d" * 64, ALONE)
+        snapshot = snapshots.save(
+            folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
+        )
         machine = WithGpu(state=2)
         patched.setattr(snapshots, "torch", machine)
         snapshots.restore(snapshot, new_trainer(config), ALONE)
@@ -164,7 +176,9 @@ def test_snapshot_of_a_machine_with_a_gpu_is_restored_there_and_on_one_without(
 def test_only_the_newest_two_are_kept(trainer: Trainer, folder: Path, config: RunConfig) -> None:
     for step in (5, 20, 100, 3_000_000):
         trainer.step = step
-        snapshots.save(folder, trainer, config, "d" * 64, ALONE)
+        snapshots.save(
+            folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
+        )
     kept = ["step-00000100", "step-03000000"]
     assert snapshots.names(folder) == kept
     assert sorted(path.name for path in folder.iterdir()) == kept
@@ -190,7 +204,9 @@ def test_unfinished_snapshot_is_passed_over_and_cleared_away(
     (unfinished / "__7_0.distcp").write_bytes(b"of another process, long ago")
     assert newest(folder) == (saved[1], [])
     trainer.step = 9
-    snapshot = snapshots.save(folder, trainer, config, "d" * 64, ALONE)
+    snapshot = snapshots.save(
+        folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
+    )
     assert not unfinished.exists()
     assert sorted(path.name for path in snapshot.iterdir()) == [
         ".metadata",
@@ -290,7 +306,7 @@ def test_damaged_snapshot_is_replaced_when_its_step_comes_again(
     saved: list[Path], trainer: Trainer, folder: Path, config: RunConfig
 ) -> None:
     flip(saved[1] / "__0_0.distcp", 0)
-    snapshots.save(folder, trainer, config, "d" * 64, ALONE)
+    snapshots.save(folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE)
     assert newest(folder) == (saved[1], [])
 
 
@@ -410,13 +426,54 @@ def test_snapshot_that_cannot_be_written_names_the_one_that_is_left(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(snapshots, "save_shards", no_space)
         with pytest.raises(CheckpointError) as raised:
-            snapshots.save(folder, trainer, config, "d" * 64, ALONE)
+            snapshots.save(
+                folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
+            )
     assert str(raised.value) == (
         f"{folder / 'step-00000009'}: cannot be written (No space left on device); "
-        f"{saved[1]} is whole"
+        f"{saved[1]} is whole; once that is mended, --resume goes on"
     )
     assert {file: file.read_bytes() for path in saved for file in path.iterdir()} == digests
     assert sorted(path.name for path in folder.iterdir()) == snapshots.names(folder)
+
+
+def test_full_disk_is_named_wherever_it_fills_up(
+    saved: list[Path], trainer: Trainer, folder: Path, config: RunConfig, largest_file: LargestFile
+) -> None:
+    trainer.step = 9
+    origin = snapshots.Origin(config=config, data_digest="d" * 64)
+    largest = max(file.stat().st_size for file in saved[1].iterdir())
+    for size in range(0, largest, largest // 25):
+        with largest_file(size), pytest.raises(CheckpointError) as raised:
+            snapshots.save(folder, trainer, origin, ALONE)
+        assert "step-00000009: cannot be written (File too large)" in str(raised.value), size
+        assert f"; {saved[1]} is whole; " in str(raised.value)
+        assert sorted(path.name for path in folder.iterdir()) == snapshots.names(folder)
+
+
+def test_manifest_that_cannot_be_written_leaves_no_part_of_a_snapshot(
+    saved: list[Path], trainer: Trainer, folder: Path, config: RunConfig
+) -> None:
+    trainer.step = 9
+    origin = snapshots.Origin(config=config, data_digest="d" * 64)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(files, "_fsync_folder", no_space)  # of the manifest, the last file
+        with pytest.raises(CheckpointError) as raised:
+            snapshots.save(folder, trainer, origin, ALONE)
+    assert "step-00000009: cannot be written (No space left on device)" in str(raised.value)
+    assert f"; {saved[1]} is whole; " in str(raised.value)
+    assert sorted(path.name for path in folder.iterdir()) == snapshots.names(folder)
+
+
+def test_snapshot_of_an_earlier_version_is_refused(saved: list[Path]) -> None:
+    file = saved[1] / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["attempts"]
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(
+        CheckpointError, match=r"from another version of this project \('attempts'\)"
+    ):
+        snapshots.origin_of(saved[1])
 
 
 def test_first_snapshot_that_cannot_be_written_says_that_there_is_none(
@@ -425,8 +482,10 @@ def test_first_snapshot_that_cannot_be_written_says_that_there_is_none(
     folder.parent.mkdir(parents=True)
     folder.write_text("mine")
     with pytest.raises(CheckpointError) as raised:
-        snapshots.save(folder, trainer, config, "d" * 64, ALONE)
-    assert str(raised.value).endswith("; there is none before it")
+        snapshots.save(
+            folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
+        )
+    assert "cannot be written (Not a directory); there is none before it; " in str(raised.value)
     assert folder.read_text() == "mine"
 
 

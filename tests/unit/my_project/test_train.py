@@ -11,11 +11,12 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from gates import provenance
 from gates.provenance import SourceState
 from my_project import config as configs
-from my_project import data
+from my_project import data, training
 from my_project.train import main
 
 Refused = Callable[..., str]
@@ -157,11 +158,35 @@ def test_loss_that_is_not_finite_fails_in_one_line(
     config_file: Path, outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--config", str(config_file), "--outputs", str(outputs)]
-    assert main([*options, "--set", "train.lr=1.0", "--set", "train.weight_decay=1e30"]) == 1
+    # Each step makes the weights nine times as large.
+    changes = ["train.lr=1.0", "train.weight_decay=10", "train.epochs=30", "train.warmup_share=0"]
+    assert main([*options, *(f"--set={change}" for change in changes)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "lower train.lr" in error
     assert not (outputs / "latest.pt").exists()
+
+
+def exhaust_a_gpu() -> None:
+    msg = "CUDA out of memory."
+    raise torch.OutOfMemoryError(msg)
+
+
+def exhaust_the_host() -> None:
+    torch.empty(2**58)
+
+
+@pytest.mark.parametrize("exhaust", [exhaust_a_gpu, exhaust_the_host])
+def test_lack_of_memory_is_told_in_one_line(
+    config_file: Path,
+    outputs: Path,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+    exhaust: Callable[[], None],
+) -> None:
+    monkeypatch.setattr(training, "new_model", lambda _: exhaust())
+    options = ("--config", config_file, "--outputs", outputs)
+    assert refused(main, *options).startswith("there is not enough memory; use a smaller batch")
 
 
 CLEAN = SourceState(commit="c" * 40, diff_digest=None, lock_digest="1" * 64)
@@ -258,7 +283,9 @@ def test_signature_of_an_address_is_in_no_message_and_no_name(
     assert refused(main, *options).startswith("data.source: memory://bucket/mine.parquet: cannot")
     with fsspec.open(address, "wb") as file:
         file.write(b"no Parquet")
-    assert refused(main, *options) == "memory://bucket/mine.parquet: not readable as Parquet"
+    told = refused(main, *options)
+    assert told.startswith("memory://bucket/mine.parquet: not readable as Parquet (")
+    assert "secret" not in told
     with fsspec.open(address, "wb") as file:
         pq.write_table(data.digits(), file)
     assert main(options) == 0

@@ -276,17 +276,17 @@ def checkpoint(root: Path) -> Path:
     made.write_bytes(b"weights")
     (root / "outputs" / "latest.pt").symlink_to("run/checkpoint.pt")
     began = datetime(2026, 11, 24, tzinfo=UTC)
+    source = provenance.SourceState(commit="c" * 40, diff_digest=None, lock_digest=None)
+    attempt = provenance.Attempt(first_step=0, started=began, source=source, runtime={})
     training = provenance.TrainingRun(
         run_id="run",
         config={},
         data_digest="d" * 64,
-        runtime={},
         determinism={},
-        started=began,
+        attempts=[attempt],
         finished=began,
     )
-    source = provenance.SourceState(commit="c" * 40, diff_digest=None, lock_digest=None)
-    document = provenance.statement(made, training, source)
+    document = provenance.statement(made, training)
     provenance.write(document, made.with_name("provenance.json"))
     return made
 
