@@ -21,7 +21,7 @@ _SOURCE = str(ROOT / "src")
 
 # What an image must carry beside torch, as nothing is installed into it: what my_project imports
 # to train. The modules are named as pip names them.
-IMAGE_MODULES = ("fsspec", "numpy", "pyarrow", "pydantic", "rich", "ruamel.yaml")
+IMAGE_MODULES = ("numpy", "pyarrow", "pydantic", "rich", "ruamel.yaml")
 
 # Runs on whatever Python an image has, and says what that sees.
 PROBE = """\
