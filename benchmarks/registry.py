@@ -9,7 +9,6 @@ Markdown table of medians, with the least and the greatest.
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,11 +18,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import print_measured  # noqa: E402 - the path is set above
+from benchmarks.report import print_measured, spread  # noqa: E402 - the path is set above
 from tasks import environment  # noqa: E402
 
 MODEL = "measured"
 LIMIT = "at most 2 s"
+STAGES = ("staging", "production")
 
 
 class Bench:
@@ -95,17 +95,17 @@ def main() -> None:
         bench = Bench(Path(folder), prepared)
         bench.prepare()
         _measure(bench, runs)
-    rows = [(f"`{name}`", _spread(found), LIMIT) for name, found in bench.seconds.items()]
+    rows = [(f"`{name}`", _told(found), LIMIT) for name, found in bench.seconds.items()]
     print_measured(rows, runs=runs)
     print(f"\nLoad at the end: {os.getloadavg()[0]:.1f}.")
 
 
 def _measure(bench: Bench, runs: int) -> None:
     rules = ["--policy", "gates.yaml"]
-    to = {stage: ["promote", "--to", stage, *rules, "--approver", "ben"] for stage in _STAGES}
+    to = {stage: ["promote", "--to", stage, *rules, "--approver", "ben"] for stage in STAGES}
     first = bench.train_and_judge("first", 3, "--no-baseline", "a benchmark")
     bench.time("register, the first, which makes the file", "register", *first)
-    for stage in _STAGES:
+    for stage in STAGES:
         bench.time(f"promote --to {stage}", *to[stage])
     second = bench.train_and_judge("second", 9, "--baseline", "outputs/first/checkpoint.pt")
     bench.time("register", "register", *second)
@@ -119,13 +119,8 @@ def _measure(bench: Bench, runs: int) -> None:
     bench.time("promote --to production", *to["production"])
 
 
-_STAGES = ("staging", "production")
-
-
-def _spread(seconds: list[float]) -> str:
-    median = f"{statistics.median(seconds):.2f} s"
-    rest = f" ({min(seconds):.2f} to {max(seconds):.2f})" if len(seconds) > 1 else ", once"
-    return median + rest
+def _told(seconds: list[float]) -> str:
+    return spread(seconds, ".2f", " s") if len(seconds) > 1 else f"{seconds[0]:.2f} s, once"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,14 @@
 
 import os
 import platform
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
+
+
+def spread(values: Sequence[float], form: str, unit: str = "") -> str:
+    """Return the median, with the least and the greatest value."""
+    median = f"{statistics.median(values):{form}}{unit}"
+    return f"{median} ({min(values):{form}} to {max(values):{form}})"
 
 
 def print_measured(rows: Iterable[tuple[str, str, str]], *, runs: int) -> None:

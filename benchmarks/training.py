@@ -24,7 +24,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tasks import environment  # noqa: E402 - the path is set above
+from benchmarks.report import spread  # noqa: E402 - the path is set above
+from tasks import environment  # noqa: E402
 
 OURS = "ours"
 PEERS = {"fabric": "Lightning Fabric", "trainer": "Lightning Trainer", "accelerate": "Accelerate"}
@@ -231,10 +232,10 @@ def _compared(title: str, contender: str, rounds: Sequence[dict[str, Turn]]) -> 
     turns = [(turn[contender], turn[OURS]) for turn in rounds]
     return [
         title,
-        _spread([own.rate for own, _ in turns], ".1f"),
-        _spread([own.rate / ours.rate for own, ours in turns], ".3f"),
-        _spread([own.cpu_ms for own, _ in turns], ".2f"),
-        _spread([own.cpu_ms / ours.cpu_ms for own, ours in turns], ".3f"),
+        spread([own.rate for own, _ in turns], ".1f"),
+        spread([own.rate / ours.rate for own, ours in turns], ".3f"),
+        spread([own.cpu_ms for own, _ in turns], ".2f"),
+        spread([own.cpu_ms / ours.cpu_ms for own, ours in turns], ".3f"),
     ]
 
 
@@ -280,7 +281,7 @@ def _seconds_of_tiny(bench: Bench) -> str:
     rows = [
         [
             f"{state} data folder",
-            _spread(measured, ".1f"),
+            spread(measured, ".1f"),
             _met(is_met=statistics.median(measured) <= LARGEST_SECONDS),
         ]
         for state, measured in seconds.items()
@@ -300,11 +301,6 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "")
     lines = [header, ["---"] * len(header), *rows]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"{table}\n\n{note}".rstrip()
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    """Return the median with the least and the greatest value."""
-    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
 def _met(*, is_met: bool) -> str:

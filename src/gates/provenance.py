@@ -25,8 +25,6 @@ PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:my-project:training-run:v1"
 BUILDER = "urn:my-project:train"
 
-Facts = Mapping[str, str]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SourceState:
@@ -42,6 +40,15 @@ class SourceState:
     commit: str | None
     diff_digest: str | None
     lock_digest: str | None
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """What it says, by the names that a statement has for it."""
+        return {
+            "source": self.commit,
+            "source-diff": self.diff_digest,
+            "uv.lock": self.lock_digest,
+        }
 
     @property
     def is_clean(self) -> bool:
@@ -140,14 +147,11 @@ def statement(checkpoint: Path, run: TrainingRun) -> dict[str, Any]:
         GateInputError: the checkpoint cannot be read.
     """
     *earlier, last = run.attempts
-    source = last.source
-    dependencies = [{"name": "data", "digest": {"sha256": run.data_digest}}]
-    if source.commit:
-        dependencies.append({"name": "source", "digest": {"gitCommit": source.commit}})
-    if source.diff_digest:
-        dependencies.append({"name": "source-diff", "digest": {"sha256": source.diff_digest}})
-    if source.lock_digest:
-        dependencies.append({"name": "uv.lock", "digest": {"sha256": source.lock_digest}})
+    dependencies = [
+        {"name": name, "digest": {"gitCommit" if name == "source" else "sha256": digest}}
+        for name, digest in {"data": run.data_digest, **last.source.digests}.items()
+        if digest
+    ]
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": checkpoint.name, "digest": {"sha256": sha256(checkpoint)}}],
@@ -253,18 +257,14 @@ def facts(document: Mapping[str, Any]) -> dict[str, str]:
     return {**last, **_differing_attempts(internal.get("earlierAttempts", []), last)}
 
 
-def _differing_attempts(earlier: Iterable[Mapping[str, Any]], last: Facts) -> Facts:
+def _differing_attempts(
+    earlier: Iterable[Mapping[str, Any]], last: Mapping[str, str]
+) -> dict[str, str]:
     """Return where an earlier attempt was made from or on something else than the last one."""
     found = {}
     for document in earlier:
         attempt = Attempt.of(document)
-        source = attempt.source
-        of_source = {
-            "source": source.commit,
-            "source-diff": source.diff_digest,
-            "uv.lock": source.lock_digest,
-        }
-        for name, value in {**of_source, **attempt.runtime}.items():
+        for name, value in {**attempt.source.digests, **attempt.runtime}.items():
             if value != last.get(name):
                 found[f"{name} from step {attempt.first_step}"] = value or "none"
     return found

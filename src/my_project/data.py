@@ -92,7 +92,7 @@ def examples_of(config: RunConfig, split: Split, *, where: str) -> Examples:
     """
     if config.data.source == "synthetic":
         return synthetic(config.model)
-    check_fits(config.model, where=where)
+    _check_fits(config.model, where=where)
     return load(prepare(config.data), split)
 
 
@@ -200,7 +200,7 @@ def split_of(identifier: str) -> Split:
     return _SHARES[-1][0]
 
 
-def check_fits(model: ModelConfig, *, where: str) -> None:
+def _check_fits(model: ModelConfig, *, where: str) -> None:
     """Raise a `GateInputError` unless `model`, configured at `where`, can take the examples."""
     expected = {"image_size": IMAGE_SIDE, "channels": 1, "classes": CLASSES}
     for key, needed in expected.items():

@@ -47,11 +47,6 @@ class Processes:
             dist.all_reduce(value)
         return value
 
-    def wait(self) -> None:
-        """Return when every process has come here."""
-        if self.count > 1:
-            dist.barrier()
-
     def first_does(self, work: Callable[[], Result]) -> Result:
         """Return what `work` comes to in the first process, which alone does it, everywhere.
 

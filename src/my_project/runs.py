@@ -30,6 +30,7 @@ from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.processes import Processes, joined
 from my_project.progress import Display
+from my_project.snapshots import Origin
 from my_project.tracking import Track
 from my_project.training import StepReport, Trainer
 
@@ -223,11 +224,9 @@ def _trainer(run: _Run) -> tuple[Trainer, list[Attempt]]:
         f"{run.folder}: {len(run.examples):,} training examples, {parameters:,} parameters, "
         f"{processes.count} x {processes.device.type}"
     )
-    snapshot = processes.first_does(lambda: _start(run))
-    earlier: Sequence[Attempt] = ()
+    snapshot, earlier = processes.first_does(lambda: _start(run))
     if snapshot is not None:
         snapshots.restore(snapshot, trainer, processes)
-        earlier = snapshots.origin_of(snapshot).attempts
         run.display.line(f"resumed at step {trainer.step} from {snapshot}")
     now = Attempt(
         first_step=trainer.step,
@@ -238,8 +237,12 @@ def _trainer(run: _Run) -> tuple[Trainer, list[Attempt]]:
     return trainer, [*earlier, now]
 
 
-def _start(run: _Run) -> Path | None:
-    """Make the run's folder ready; return the snapshot to go on from, if there is one."""
+def _start(run: _Run) -> tuple[Path | None, Sequence[Attempt]]:
+    """Make the run's folder ready.
+
+    Returns:
+        The snapshot to go on from, if there is one, and the attempts in which it was reached.
+    """
     newest = snapshots.newest_whole(run.snapshots, say=run.display.line)
     # What a kill has left: files that had not yet taken their place, old snapshots.
     snapshots.drop_remains(run.snapshots, newest)
@@ -248,9 +251,10 @@ def _start(run: _Run) -> Path | None:
     if newest is None:
         with atomic_write(run.folder / "config.yaml") as stream:
             stream.write(configs.dump(run.config))
-    else:
-        _check_origin(newest, run)
-    return newest
+        return None, ()
+    origin = snapshots.origin_of(newest)
+    _check_origin(origin, newest, run)
+    return newest, origin.attempts
 
 
 def _stand_ins(folder: Path) -> list[Path]:
@@ -258,9 +262,8 @@ def _stand_ins(folder: Path) -> list[Path]:
     return [file for name in _FILES for file in folder.glob(f".{name}.*") if file.is_file()]
 
 
-def _check_origin(snapshot: Path, run: _Run) -> None:
+def _check_origin(origin: Origin, snapshot: Path, run: _Run) -> None:
     """Refuse a snapshot of another configuration, other data or, for a release, other source."""
-    origin = snapshots.origin_of(snapshot)
     _check_same(origin.config, run.config, snapshot)
     if origin.data_digest != run.examples.data_digest:
         msg = f"{snapshot}: made from other data than data.source has now; start a new run"
@@ -280,9 +283,7 @@ def _fit(trainer: Trainer, run: _Run, attempts: Sequence[Attempt], track: Track)
     metrics = None
     if is_first:
         metrics = _Metrics(run.folder / "metrics.jsonl", trainer.step, run.display.line)
-    origin = snapshots.Origin(
-        config=run.config, data_digest=run.examples.data_digest, attempts=attempts
-    )
+    origin = Origin(config=run.config, data_digest=run.examples.data_digest, attempts=attempts)
 
     def record(report: StepReport) -> None:
         line: dict[str, Any] = asdict(report)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,22 +53,6 @@ train:
   parallelism: ddp
   device: cpu
 """
-
-
-@contextlib.contextmanager
-def full_beyond(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes, which fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.fixture
-def largest_file() -> Callable[[int], contextlib.AbstractContextManager[None]]:
-    return full_beyond
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
+import contextlib
 import dataclasses
 import math
 import pickle
+import resource
 import zipfile
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,6 @@ from my_project import checkpoint as checkpoints
 from my_project import training
 from my_project.checkpoint import Checkpoint
 from my_project.config import RunConfig
-
-LargestFile = Callable[[int], AbstractContextManager[None]]
 
 
 @pytest.fixture
@@ -219,12 +218,21 @@ def test_failed_save_leaves_the_earlier_checkpoint(saved: Checkpoint, file: Path
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_full_disk_is_named_wherever_it_fills_up(
-    saved: Checkpoint, file: Path, largest_file: LargestFile
-) -> None:
+@contextlib.contextmanager
+def full_beyond(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes, which fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_full_disk_is_named_wherever_it_fills_up(saved: Checkpoint, file: Path) -> None:
     before = file.read_bytes()
     for size in range(0, len(before), len(before) // 50):
-        with largest_file(size), pytest.raises(CheckpointError) as raised:
+        with full_beyond(size), pytest.raises(CheckpointError) as raised:
             checkpoints.save(saved, file)
         assert str(raised.value).startswith(f"{file}: cannot be written (File too large); "), size
         assert file.read_bytes() == before

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from gates import files
 from gates.errors import CheckpointError
 from my_project import snapshots, training
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.processes import Processes
+from my_project.snapshots import Origin
 from my_project.training import Trainer
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
@@ -28,6 +28,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def origin(config: RunConfig) -> Origin:
+    return Origin(config=config, data_digest="d" * 64)
+
+
+@pytest.fixture
 def trainer(config: RunConfig, training_examples: Examples) -> Trainer:
     """One that has taken all its eight steps, so that its optimiser has a state."""
     trainer = training.new_trainer(training.new_model(config), config.train)
@@ -36,16 +41,12 @@ def trainer(config: RunConfig, training_examples: Examples) -> Trainer:
 
 
 @pytest.fixture
-def saved(trainer: Trainer, folder: Path, config: RunConfig) -> list[Path]:
+def saved(trainer: Trainer, folder: Path, origin: Origin) -> list[Path]:
     """Two snapshots, after steps 7 and 8."""
     made = []
     for step in (7, 8):
         trainer.step = step
-        made.append(
-            snapshots.save(
-                folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
-            )
-        )
+        made.append(snapshots.save(folder, trainer, origin, ALONE))
     return made
 
 
@@ -100,7 +101,7 @@ def test_restore_gives_back_all_that_a_step_changes(
 
 @pytest.mark.parametrize("has_gauss", [False, True], ids=["plain", "with_a_number_in_hand"])
 def test_random_numbers_go_on_where_they_were(
-    trainer: Trainer, folder: Path, config: RunConfig, *, has_gauss: bool
+    trainer: Trainer, folder: Path, config: RunConfig, origin: Origin, *, has_gauss: bool
 ) -> None:
     def draw() -> list[object]:
         return [
@@ -118,9 +119,7 @@ def test_random_numbers_go_on_where_they_were(
         # Both make two normal numbers at a time, and keep the second.
         random.gauss(0, 1)
         np.random.randn()  # noqa: NPY002
-    snapshot = snapshots.save(
-        folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
-    )
+    snapshot = snapshots.save(folder, trainer, origin, ALONE)
     expected = draw()
     assert draw() != expected
     snapshots.restore(snapshot, new_trainer(config), ALONE)
@@ -154,13 +153,15 @@ def test_snapshot_of_a_machine_without_a_gpu_is_restored_on_one_with_it(
 
 
 def test_snapshot_of_a_machine_with_a_gpu_is_restored_there_and_on_one_without(
-    trainer: Trainer, folder: Path, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+    trainer: Trainer,
+    folder: Path,
+    config: RunConfig,
+    origin: Origin,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(snapshots, "torch", WithGpu(state=1))
-        snapshot = snapshots.save(
-            folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
-        )
+        snapshot = snapshots.save(folder, trainer, origin, ALONE)
         machine = WithGpu(state=2)
         patched.setattr(snapshots, "torch", machine)
         snapshots.restore(snapshot, new_trainer(config), ALONE)
@@ -170,12 +171,10 @@ def test_snapshot_of_a_machine_with_a_gpu_is_restored_there_and_on_one_without(
     assert restored.step == trainer.step
 
 
-def test_only_the_newest_two_are_kept(trainer: Trainer, folder: Path, config: RunConfig) -> None:
+def test_only_the_newest_two_are_kept(trainer: Trainer, folder: Path, origin: Origin) -> None:
     for step in (5, 20, 100, 3_000_000):
         trainer.step = step
-        snapshots.save(
-            folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
-        )
+        snapshots.save(folder, trainer, origin, ALONE)
     kept = ["step-00000100", "step-03000000"]
     assert snapshots.names(folder) == kept
     assert sorted(path.name for path in folder.iterdir()) == kept
@@ -192,7 +191,7 @@ def test_newest_snapshot_is_the_one_of_the_last_step(saved: list[Path], folder: 
 
 
 def test_unfinished_snapshot_is_passed_over_and_cleared_away(
-    saved: list[Path], trainer: Trainer, folder: Path, config: RunConfig
+    saved: list[Path], trainer: Trainer, folder: Path, origin: Origin
 ) -> None:
     # What a kill in the middle of a save leaves behind.
     unfinished = folder / ".step-00000009.unfinished"
@@ -201,9 +200,7 @@ def test_unfinished_snapshot_is_passed_over_and_cleared_away(
     (unfinished / "__7_0.distcp").write_bytes(b"of another process, long ago")
     assert newest(folder) == (saved[1], [])
     trainer.step = 9
-    snapshot = snapshots.save(
-        folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
-    )
+    snapshot = snapshots.save(folder, trainer, origin, ALONE)
     assert not unfinished.exists()
     assert sorted(path.name for path in snapshot.iterdir()) == [
         ".metadata",
@@ -300,10 +297,10 @@ def test_no_whole_snapshot_is_an_error(saved: list[Path], folder: Path) -> None:
 
 
 def test_damaged_snapshot_is_replaced_when_its_step_comes_again(
-    saved: list[Path], trainer: Trainer, folder: Path, config: RunConfig
+    saved: list[Path], trainer: Trainer, folder: Path, origin: Origin
 ) -> None:
     flip(saved[1] / "__0_0.distcp", 0)
-    snapshots.save(folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE)
+    snapshots.save(folder, trainer, origin, ALONE)
     assert newest(folder) == (saved[1], [])
 
 
@@ -416,22 +413,24 @@ def test_model_of_another_size_is_told_in_one_line(
 
 
 def test_snapshot_that_cannot_be_written_names_the_one_that_is_left(
-    saved: list[Path], trainer: Trainer, folder: Path, config: RunConfig
+    saved: list[Path], trainer: Trainer, folder: Path, origin: Origin
 ) -> None:
     trainer.step = 9
     digests = {file: file.read_bytes() for path in saved for file in path.iterdir()}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(snapshots, "save_shards", no_space)
         with pytest.raises(CheckpointError) as raised:
-            snapshots.save(
-                folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
-            )
+            snapshots.save(folder, trainer, origin, ALONE)
     assert str(raised.value) == (
         f"{folder / 'step-00000009'}: cannot be written (No space left on device); "
         f"{saved[1]} is whole; once that is mended, --resume goes on"
     )
     assert {file: file.read_bytes() for path in saved for file in path.iterdir()} == digests
     assert sorted(path.name for path in folder.iterdir()) == snapshots.names(folder)
+
+
+def no_space(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 def no_space_through_torch(*_: object, **__: object) -> None:
@@ -443,29 +442,28 @@ def no_space_through_torch(*_: object, **__: object) -> None:
         raise RuntimeError(msg)
 
 
-def test_full_disk_is_named_where_torch_does_not_name_it(
-    saved: list[Path], trainer: Trainer, folder: Path, config: RunConfig
+@pytest.mark.parametrize(
+    ("place", "failure"),
+    [
+        pytest.param("my_project.snapshots.save_shards", no_space_through_torch, id="shard"),
+        # Of the manifest, the last file.
+        pytest.param("gates.files._fsync_folder", no_space, id="manifest"),
+    ],
+)
+def test_full_disk_is_named_wherever_it_fills_up(
+    saved: list[Path],
+    trainer: Trainer,
+    folder: Path,
+    origin: Origin,
+    place: str,
+    failure: Callable[..., None],
 ) -> None:
     trainer.step = 9
-    origin = snapshots.Origin(config=config, data_digest="d" * 64)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(snapshots, "save_shards", no_space_through_torch)
+        patched.setattr(place, failure)
         with pytest.raises(CheckpointError) as raised:
             snapshots.save(folder, trainer, origin, ALONE)
     assert "step-00000009: cannot be written (No space left on device); " in str(raised.value)
-    assert f"; {saved[1]} is whole; " in str(raised.value)
-
-
-def test_manifest_that_cannot_be_written_leaves_no_part_of_a_snapshot(
-    saved: list[Path], trainer: Trainer, folder: Path, config: RunConfig
-) -> None:
-    trainer.step = 9
-    origin = snapshots.Origin(config=config, data_digest="d" * 64)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(files, "_fsync_folder", no_space)  # of the manifest, the last file
-        with pytest.raises(CheckpointError) as raised:
-            snapshots.save(folder, trainer, origin, ALONE)
-    assert "step-00000009: cannot be written (No space left on device)" in str(raised.value)
     assert f"; {saved[1]} is whole; " in str(raised.value)
     assert sorted(path.name for path in folder.iterdir()) == snapshots.names(folder)
 
@@ -482,20 +480,14 @@ def test_snapshot_of_an_earlier_version_is_refused(saved: list[Path]) -> None:
 
 
 def test_first_snapshot_that_cannot_be_written_says_that_there_is_none(
-    trainer: Trainer, folder: Path, config: RunConfig
+    trainer: Trainer, folder: Path, origin: Origin
 ) -> None:
     folder.parent.mkdir(parents=True)
     folder.write_text("mine")
     with pytest.raises(CheckpointError) as raised:
-        snapshots.save(
-            folder, trainer, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
-        )
+        snapshots.save(folder, trainer, origin, ALONE)
     assert "cannot be written (Not a directory); there is none before it; " in str(raised.value)
     assert folder.read_text() == "mine"
-
-
-def no_space(*_: object, **__: object) -> None:
-    raise OSError(28, "No space left on device")
 
 
 def test_manifest_is_json_that_other_programs_read(saved: list[Path]) -> None:
