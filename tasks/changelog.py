@@ -1,68 +1,49 @@
-"""CHANGELOG.md: a release takes the text written by hand, and lines for what has none.
+"""CHANGELOG.md: a release takes the text written by hand, and lines for commits without any.
 
 https://keepachangelog.com/en/1.1.0/
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tasks import git
 from tasks.project import ROOT
-from tasks.versions import Level, Step, Version
+from tasks.versions import Release
 
 _UNRELEASED = re.compile(r"^## \[?Unreleased\]?[ \t]*$", re.MULTILINE | re.IGNORECASE)
 _NEXT_SECTION = re.compile(r"^(?:## |\[[^\]]+\]: )", re.MULTILINE)
 _NEXT_HEADING = re.compile(r"^(?=### )", re.MULTILINE)
-_HEADING = re.compile(r"### (.+?)[ \t]*$", re.MULTILINE)
 
 # The order that Keep a Changelog names them in.
-_KINDS = ("Added", "Changed", "Deprecated", "Removed", "Fixed", "Security")
-_KIND_OF_TYPE = {"feat": "Added", "fix": "Fixed"}
+_HEADINGS = [
+    f"### {kind}" for kind in ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+]
 
 
 class ChangelogError(Exception):
     """CHANGELOG.md has no place for a release."""
 
 
-def lines(steps: Iterable[Step]) -> dict[str, list[str]]:
-    """Return the lines for `steps`, by heading, oldest first; nothing for what nobody notices."""
-    found: dict[str, list[str]] = {}
-    for step in reversed([*steps]):
-        if step.message is None or step.level == Level.NONE:
-            continue
-        message = step.message
-        kind = "Changed" if message.is_breaking else _KIND_OF_TYPE.get(message.type, "Changed")
-        scope = f"{message.scope}: " if message.scope else ""
-        breaking = "**Breaking:** " if message.is_breaking else ""
-        reverted = "Reverted: " if message.type == "revert" else ""
-        text = f"- {breaking}{reverted}{scope}{_capitalised(message.description)}"
-        found.setdefault(kind, []).append(f"{text} ({step.commit.digest[:8]})")
-    return found
+def missing(release: Release, root: Path = ROOT) -> str:
+    """Return lines for the commits that did not change CHANGELOG.md, under their headings."""
+    log = ("log", "--format=%H", "--full-history", release.revisions, "--", "CHANGELOG.md")
+    described = (git.output(*log, cwd=root) or "").split()
+    commits = [commit for commit in release.log.commits if commit.digest not in described]
+    return release.log.notes(commits) if commits else ""
 
 
-def untold(steps: Iterable[Step], root: Path = ROOT) -> list[Step]:
-    """Return the steps that did not change CHANGELOG.md: nobody has written of them."""
-    return [step for step in steps if not _changes(step.commit.digest, root)]
-
-
-def _changes(commit: str, root: Path) -> bool:
-    show = ("show", "--format=", "--name-only", "--no-renames", commit, "--", "CHANGELOG.md")
-    return bool((git.output(*show, cwd=root) or "").strip())
-
-
-def section(text: str, version: Version) -> str | None:
+def section(text: str, version: str) -> str | None:
     """Return what CHANGELOG.md says of a version, without its heading; None if it has none."""
-    heading = re.compile(rf"^## \[?{re.escape(str(version))}\]?(?: .*)?$", re.MULTILINE)
+    heading = re.compile(rf"^## \[?{re.escape(version)}\]?(?: .*)?$", re.MULTILINE)
     found = heading.search(text)
     return None if found is None else _body(text, found.end()).strip()
 
 
-def release(text: str, version: Version, date: str, more: Mapping[str, Sequence[str]]) -> str:
+def release(text: str, version: str, date: str, more: str) -> str:
     """Return CHANGELOG.md with the unreleased text under `version`, and `more` lines added.
 
-    Not a line of what was written is changed or lost. With a section of that version there
-    is nothing to do.
+    No line that was written is changed or lost. If there is a section for that version already,
+    nothing changes.
 
     Raises:
         ChangelogError: there is no heading `## [Unreleased]`.
@@ -76,22 +57,22 @@ def release(text: str, version: Version, date: str, more: Mapping[str, Sequence[
     body = _body(text, heading.end())
     merged = _merge(body, more)
     rest = text[heading.end() + len(body) :]
-    told = f"\n\n{merged}" if merged else ""
-    new = f"{text[: heading.end()]}\n\n## [{version}] - {date}{told}\n"
+    described = f"\n\n{merged}" if merged else ""
+    new = f"{text[: heading.end()]}\n\n## [{version}] - {date}{described}\n"
     return f"{new}\n{rest}" if rest else new
 
 
 def has_unreleased_text(text: str) -> bool:
-    """Whether somebody has written of what is not yet released."""
+    """Whether somebody has described what is not yet released."""
     heading = _UNRELEASED.search(text)
     return heading is not None and bool(_body(text, heading.end()).strip())
 
 
-def notes(name: str, version: Version, commit: str, model: str | None, told: str) -> str:
-    """Return the notes of a release: which model goes with it, and what CHANGELOG.md says."""
+def notes(name: str, version: str, commit: str, model: str | None, described: str) -> str:
+    """Return a release's notes: its package, commit and model, and its part of CHANGELOG.md."""
     which = f"`{model}`" if model else "none was trained"
     table = f"| package | commit | model |\n|---|---|---|\n| {version} | `{commit[:8]}` | {which} |"
-    return f"# {name} {version}\n\n{table}\n\n{told.replace('### ', '## ')}\n"
+    return f"# {name} {version}\n\n{table}\n\n{described.replace('### ', '## ')}\n"
 
 
 def _body(text: str, start: int) -> str:
@@ -99,35 +80,28 @@ def _body(text: str, start: int) -> str:
     return text[start : following.start() if following else len(text)]
 
 
-def _merge(body: str, more: Mapping[str, Sequence[str]]) -> str:
-    """Return `body` with lines added at the end of their headings' text."""
-    blocks = [block.strip("\n") for block in _NEXT_HEADING.split(body) if block.strip()]
-    for kind, added in more.items():
-        text = "\n".join(added)
-        names = [_name(block) for block in blocks]
-        if kind in names:
-            block = blocks[names.index(kind)]
-            gap = "\n" if "\n" in block else "\n\n"
-            blocks[names.index(kind)] = f"{block}{gap}{text}"
+def _merge(body: str, more: str) -> str:
+    """Return `body` with lines added at the end of the text under their headings."""
+    blocks = _blocks(body)
+    for added in _blocks(more):
+        heading, _, lines = added.partition("\n")
+        headings = [block.partition("\n")[0].rstrip() for block in blocks]
+        if heading in headings:
+            index = headings.index(heading)
+            gap = "\n" if "\n" in blocks[index] else "\n\n"
+            blocks[index] += gap + lines.strip()
         else:
-            before = [name for name in names if _rank(name) < _rank(kind)]
-            index = len(names) - names[::-1].index(before[-1]) if before else 0
-            blocks.insert(index, f"### {kind}\n\n{text}")
+            later = [i for i, other in enumerate(headings) if _rank(other) > _rank(heading)]
+            blocks.insert(later[0] if later else len(blocks), added)
     return "\n\n".join(blocks)
 
 
-def _name(block: str) -> str:
-    """Return the heading of a part of a section; "" for what stands before the first."""
-    found = _HEADING.match(block)
-    return found[1] if found else ""
+def _blocks(text: str) -> list[str]:
+    return [block.strip("\n") for block in _NEXT_HEADING.split(text) if block.strip()]
 
 
-def _rank(kind: str) -> int:
-    """Return where a heading stands; one of the project's own after those that are known."""
-    if not kind:
-        return -1
-    return _KINDS.index(kind) if kind in _KINDS else len(_KINDS)
-
-
-def _capitalised(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _rank(heading: str) -> int:
+    """Return where a heading goes: text without one first, the project's own headings last."""
+    if heading in _HEADINGS:
+        return _HEADINGS.index(heading)
+    return len(_HEADINGS) if heading.startswith("### ") else -1

@@ -31,7 +31,7 @@ _STAMP = "environment.json"
 # What the user has set for other work must not choose what a session runs on, or what its tools
 # check: PYTEST_ADDOPTS=--collect-only would turn every suite green.
 _FOREIGN_VARIABLES = re.compile(
-    r"(CONDA|COVERAGE|HATCH|MYPY|PIP|PRE_COMMIT|PYTEST|PYTHON|RUFF|TYPOS|VIRTUAL_ENV|__PYVENV).*"
+    r"(CONDA|COVERAGE|GIT_CLIFF|HATCH|MYPY|PIP|PRE_COMMIT|PYTEST|PYTHON|RUFF|TYPOS|VIRTUAL_ENV|__PYVENV).*"
 )
 _HARMLESS_VARIABLES = frozenset(
     (
@@ -239,12 +239,28 @@ def run(
     )
 
 
-def output(folder: Path, program: str, *arguments: str) -> str:
-    """Return what a program of the environment in `folder` prints; end if it fails."""
+def output(
+    folder: Path, program: str, *arguments: str, cwd: Path | None = None, text: str = ""
+) -> str:
+    """Return what a program of the environment in `folder` prints; end if it fails.
+
+    Args:
+        folder: the environment.
+        program: its name in there.
+        arguments: the program's.
+        cwd: the folder to run it in; None for the current one.
+        text: what it reads from its standard input.
+    """
     command = [str(folder / "bin" / program), *arguments]
     manifest.note_command(command, {})
     done = subprocess.run(
-        command, env=isolated(folder), capture_output=True, text=True, check=False
+        command,
+        cwd=cwd,
+        env=isolated(folder),
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         said = done.stderr.strip().splitlines()

@@ -31,10 +31,10 @@ _PACKAGED = ("src", "README.md", "LICENSE", "CHANGELOG.md")
 def commits(session: nox.Session) -> None:
     """Check the messages of the new commits, and that one which breaks a schema says so.
 
-    New is what the branch has that its target does not; on the target itself, the last commit.
-    A squash makes one commit of all, with the pull request's title, so PULL_REQUEST_TITLE is held
-    to the same. Skipped in a shallow clone (with CI=true that is an error). After --: --since
-    COMMIT.
+    The new commits are those that the branch has and its target does not; on the target itself, the
+    last one. A squash makes one commit of them, with the pull request's title, so
+    PULL_REQUEST_TITLE is checked as well, and must not hide a breaking change or a feature. Skipped
+    in a shallow clone (with CI=true that is an error). After --: --since COMMIT.
     """
     parser = Options("commits")
     parser.add_argument("--since", metavar="COMMIT")
@@ -43,15 +43,15 @@ def commits(session: nox.Session) -> None:
     since = options.since or messages.base(ROOT, os.environ.get("GITHUB_BASE_REF"))
     if git.output("rev-parse", "--verify", "--quiet", f"{since}^{{commit}}", cwd=ROOT) is None:
         uv.stop(f"commits: git knows no commit {since} here")
-    new = messages.read(f"{since}..HEAD", ROOT)
+    new = messages.read(since, ROOT).commits
     problems = [line for commit in new for line in messages.problems(commit, ROOT)]
     title = os.environ.get("PULL_REQUEST_TITLE")
     if title:
-        whole = messages.problems_of(title, since, "HEAD", ROOT)
+        whole = messages.problems_of_title(title, since, ROOT)
         problems += [f"the pull request's title: {each}" for each in whole]
     print(*problems, sep="\n", end="\n" if problems else "")
     if problems:
-        session.error(f"{len(problems)} found; to write a message anew: git rebase --interactive")
+        session.error(f"{len(problems)} found; to reword a commit: git rebase --interactive")
     session.log(f"Commits since {since[:8]}: {len(new)}, each in the form")
 
 
@@ -158,7 +158,7 @@ def version(session: nox.Session) -> None:
         session.log(f"pyproject.toml and uv.lock say {release.version}")
 
 
-def write_version(new: versions.Version, root: Path) -> None:
+def write_version(new: str, root: Path) -> None:
     """Put the package's version into pyproject.toml and uv.lock."""
     pyproject, lock = root / "pyproject.toml", root / "uv.lock"
     name = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["name"]
@@ -189,10 +189,10 @@ def changelog(session: nox.Session) -> None:
     if release.tagged and log.section(text, new) is None:
         session.error(f"v{new} is tagged without a section in CHANGELOG.md; tag after changelog")
     has_text = release.last is None and log.has_unreleased_text(text)
-    steps = [] if has_text else log.untold(release.steps, ROOT)
+    more = "" if has_text else log.missing(release, ROOT)
     date = dt.datetime.now(tz=dt.UTC).date().isoformat()
     try:
-        changed = log.release(text, new, date, log.lines(steps))
+        changed = log.release(text, new, date, more)
     except log.ChangelogError as error:
         uv.stop(f"changelog: {error}")
     if changed == text:
@@ -286,13 +286,12 @@ def _name() -> str:
     return name
 
 
-def _declared() -> versions.Version:
+def _declared() -> str:
     """Return the version in pyproject.toml."""
-    said = _project()["version"]
-    found = versions.read(said)
-    if found is None:
-        uv.stop(f"pyproject.toml: version is {said!r}; write MAJOR.MINOR.PATCH")
-    return found
+    declared = _project()["version"]
+    if not versions.is_version(declared):
+        uv.stop(f"pyproject.toml: version is {declared!r}; write MAJOR.MINOR.PATCH")
+    return declared
 
 
 def _project() -> dict[str, str]:

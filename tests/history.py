@@ -44,9 +44,9 @@ class History:
         known = git("rev-parse", "--verify", "--quiet", branch, cwd=self.root).returncode == 0
         self._run("switch", "--quiet", *([] if known else ["--create"]), branch)
 
-    def merge(self, branch: str) -> None:
+    def merge(self, branch: str, message: str = "Merge a branch") -> None:
         """Merge a branch into this one with a commit of its own."""
-        self._run("merge", "--quiet", "--no-ff", "--no-edit", branch)
+        self._run("merge", "--quiet", "--no-ff", "--message", message, branch)
 
     def _run(self, *arguments: str) -> str:
         done = git(*arguments, cwd=self.root)
