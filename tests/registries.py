@@ -13,7 +13,6 @@ from gates.registry import stages
 from gates.registry.history import Stage
 from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
-from gates.registry.sqlite_store import SqliteStore, open_known
 from gates.registry.store import Store, Version
 from gates.verdict import Outcome
 from tests import registered
@@ -93,36 +92,17 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def opened_again(store: Store) -> Store:
-    """Return the same registry with its own connections, as another process opens it."""
-    return opened(type(store), store.address)
-
-
-def opened(kind: type[Store], address: str) -> Store:
-    if kind is MlflowStore:
-        return MlflowStore(address)
-    known = open_known(address)
-    assert isinstance(known, SqliteStore)
-    return known
-
-
-def empty_registry(kind: type[Store], database: Path, folder: Path) -> Store:
-    """Return an empty registry in `folder`, opened by its tables or by MLflow's client."""
-    file = folder / "registry" / "mlflow.db"
-    file.parent.mkdir()
-    shutil.copy(database, file)
-    return opened(kind, f"sqlite:///{file}")
+def copied(database: Path, folder: Path) -> str:
+    """Return the address of an empty registry in `folder`, which is made."""
+    folder.mkdir()
+    shutil.copy(database, folder / "mlflow.db")
+    return f"sqlite:///{folder / 'mlflow.db'}"
 
 
 @pytest.fixture
 def store(empty_database: Path, tmp_path: Path) -> Store:
-    """An empty registry; tests/integration asks the same of MLflow's client."""
-    return empty_registry(SqliteStore, empty_database, tmp_path)
-
-
-@pytest.fixture(params=[SqliteStore, MlflowStore])
-def either_store(request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path) -> Store:
-    return empty_registry(request.param, empty_database, tmp_path)
+    """An empty registry."""
+    return MlflowStore(copied(empty_database, tmp_path / "registry"))
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.trainings import Settings, Trainings
-from tests.registries import client, empty_database, one_two, policy, registry, run, said
-from tests.registries import either_store as store
+from tests.registries import client, empty_database, one_two, policy, registry, run, said, store
 
 __all__ = ["client", "empty_database", "one_two", "policy", "registry", "run", "said", "store"]
 

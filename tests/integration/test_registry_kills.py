@@ -14,10 +14,10 @@ import pytest
 
 from gates.policy import Policy
 from gates.registry import stages
+from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
-from gates.registry.sqlite_store import open_known
 from gates.registry.store import Store, fetch_checked
-from tests.registries import MakeRun, opened_again, there
+from tests.registries import MakeRun, there
 
 
 class Stopped(BaseException):
@@ -103,7 +103,7 @@ def in_another_process(registry: Registry, action: Callable[[Registry], object])
         code = 1
         try:
             # Its own connections: those of the parent must not be shared.
-            action(Registry(opened_again(registry.store), "digits", say=silent, by="anna"))
+            action(Registry(MlflowStore(registry.store.address), "digits", say=silent, by="anna"))
             code = 0
         finally:
             os._exit(code)
@@ -201,4 +201,4 @@ def test_kills_while_the_registry_is_made_leave_one_that_works_or_none(
                 child.kill()
         subprocess.run(command, env=variables, check=True)
         whole = whole or time.monotonic() - started
-        assert open_known(variables["GATES_REGISTRY"]) is not None
+        assert len(MlflowStore(variables["GATES_REGISTRY"]).versions("digits")) == 1

@@ -10,7 +10,7 @@
     pipeline      register, promote, roll back: what the commands call
     loading       files of a registered model, checked
     report        what status and history print
-    store         what a registry must be able to do; sqlite_store, mlflow_store, wandb_store do
+    store         what a registry must be able to do; mlflow_store and wandb_store do
 
 The log decides. A stage is moved by one append to it, which the registry does whole or not at all;
 the aliases that other programs read follow, and any later command puts them right.

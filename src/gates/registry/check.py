@@ -8,6 +8,7 @@ from typing import Any
 from gates.errors import ConfigError, GateError, GateInputError
 from gates.functions import named_function
 from gates.policy import PromotionPolicy
+from gates.progress import waiting_for
 from gates.registry.history import History
 from gates.registry.loading import check_as_recorded
 from gates.registry.store import Store, UnreachableError, Version, fetch_checked
@@ -22,7 +23,8 @@ def answer_check(rules: PromotionPolicy) -> Callable[[Path], Any]:
     Raises:
         ConfigError: it cannot be imported here.
     """
-    function: Callable[[Path], Any] = named_function(rules.smoke, where="promotion.smoke")
+    with waiting_for(f"loading {rules.smoke}"):
+        function: Callable[[Path], Any] = named_function(rules.smoke, where="promotion.smoke")
     return function
 
 
@@ -70,7 +72,8 @@ def problem_of_answers(
         GateInputError: it cannot be tried on this machine, which says nothing of the version.
     """
     try:
-        answers(folder)
+        with waiting_for(f"trying {version}"):
+            answers(folder)
     except _OF_THIS_MACHINE as error:
         msg = f"{version}: cannot be tried on this machine: {_told(error, folder)}; try again "
         msg += "where its code and its held-out data are"

@@ -1,4 +1,4 @@
-"""The registry in MLflow, by its client: a server, or a new SQLite file.
+"""The registry in MLflow, through its client: on a server or in a SQLite file.
 
 A model's log is kept as a registered model of its own, NAME.history: MLflow numbers the versions
 of a model without gaps and never the same twice, which is what the log needs, and each version
@@ -11,6 +11,7 @@ import gc
 import os
 import random
 import re
+import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, unquote
 
 from gates.errors import GateInputError, said_by
+from gates.progress import waiting_for
 from gates.registry.history import Head, Stored, digest_of
 from gates.registry.store import (
     DIGEST,
@@ -62,7 +64,7 @@ class MlflowStore:
         make: whether to make a SQLite file that is not there; MLflow would always.
 
     Raises:
-        GateInputError: MLflow is not installed, or there is no such file.
+        GateInputError: MLflow is not installed, or there is no such file, or it is not MLflow's.
     """
 
     def __init__(self, address: str, *, make: bool = False) -> None:
@@ -77,10 +79,13 @@ class MlflowStore:
                     msg = f"{self.address}: there is no registry yet (no such file); register a "
                     msg += "model with python -m gates register, or set MLFLOW_TRACKING_URI"
                     raise GateInputError(msg)
-                _make_tables(file, self.address)
+                with waiting_for(f"making the registry {self.address}"):
+                    _make_tables(file, self.address)
+            _check_is_registry(file, self.address)
             # MLflow's own choice would be a folder wherever the command happens to run.
             self._artifacts = str(file.with_name("artifacts"))
-        self._client = _client(address, self.address)
+        with waiting_for(f"opening the registry {self.address}"):
+            self._client = _client(address, self.address)
 
     def versions(self, model: str) -> list[Version]:
         """Return every version of `model`, oldest first."""
@@ -308,8 +313,8 @@ def _version(found: "ModelVersion") -> Version:
 def _client(address: str, shown: str) -> "MlflowClient":
     for name, setting in _SETTINGS.items():
         os.environ.setdefault(name, setting)
-    # Its hundreds of modules make as many objects that stay: looking for garbage among them takes a
-    # third of the time.
+    # MLflow's modules create a million objects that stay. Searching them for garbage, now and in
+    # every later collection, would take a third of a command's time.
     gc.disable()
     try:
         with _quiet():
@@ -324,6 +329,7 @@ def _client(address: str, shown: str) -> "MlflowClient":
     except Exception as error:  # a file that is no database, an unknown kind of address
         raise _translated(error, "", shown) from error
     finally:
+        gc.freeze()
         gc.enable()
 
 
@@ -333,6 +339,23 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _check_is_registry(file: Path, shown: str) -> None:
+    """Refuse a file of another program: MLflow would make its tables in there."""
+    try:
+        address = f"file:{quote(str(file))}?mode=rw"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            named = "SELECT 1 FROM sqlite_master WHERE name = 'registered_models'"
+            is_registry = database.execute(named).fetchone() is not None
+    except sqlite3.Error as error:
+        msg = f"the registry {shown}: {said_by(error)}"
+        raise GateInputError(msg) from error
+    if not is_registry:
+        msg = (
+            f"{shown}: is not a registry of MLflow's; name a new file, and gates register makes it"
+        )
+        raise GateInputError(msg)
 
 
 def _make_tables(file: Path, shown: str) -> None:

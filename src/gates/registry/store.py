@@ -229,13 +229,6 @@ def open_store(*, make: bool = False) -> Store:
         from gates.registry.wandb_store import WandbStore  # noqa: PLC0415 - an extra
 
         return WandbStore(address)
-    from gates.registry import sqlite_store  # noqa: PLC0415 - it needs this module
+    from gates.registry.mlflow_store import MlflowStore  # noqa: PLC0415 - it needs this module
 
-    known = sqlite_store.open_known(address)
-    if known is not None:
-        return known
-    from gates.registry.mlflow_store import MlflowStore  # noqa: PLC0415 - takes seconds
-
-    store = MlflowStore(address, make=make)
-    # Its tables may have been made just now.
-    return sqlite_store.open_known(address) or store
+    return MlflowStore(address, make=make)

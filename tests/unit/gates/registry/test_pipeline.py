@@ -19,13 +19,14 @@ from gates.provenance import SourceState
 from gates.registry import history
 from gates.registry.history import STAGES, Action
 from gates.registry.ledger import RefusedError
+from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
 from gates.registry.store import Store, UnreachableError, Version
 from gates.verdict import Outcome, Verdict
 from tests import registered
 from tests.judged import scored
 from tests.registered import Run
-from tests.registries import After, MakeRun, left_unchecked, opened_again, there, to_production
+from tests.registries import After, MakeRun, left_unchecked, there, to_production
 
 
 def missing(verdict: Verdict) -> list[str]:
@@ -867,7 +868,7 @@ def race(registry: Registry, count: int, act: Callable[[Registry, int], None]) -
                 os.read(ready, 1)
                 # Its own connections: those of the parent must not be shared.
                 mine = Registry(
-                    opened_again(registry.store),
+                    MlflowStore(registry.store.address),
                     "digits",
                     say=lambda _: None,
                     by=f"user{number}",

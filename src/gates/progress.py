@@ -1,0 +1,18 @@
+"""Shows on a terminal what a command is waiting for."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def waiting_for(what: str) -> Iterator[None]:
+    """Show `what` on standard error while the block runs; nothing where that is not a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console  # noqa: PLC0415 - scripts don't need it
+    from rich.markup import escape  # noqa: PLC0415
+
+    with Console(stderr=True).status(escape(f"{what} …")):
+        yield

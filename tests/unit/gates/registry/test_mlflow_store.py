@@ -1,0 +1,110 @@
+"""A registry in a SQLite file, whatever that file is and wherever it lies."""
+
+import contextlib
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gates.errors import GateInputError
+from gates.registry.mlflow_store import MlflowStore
+from gates.registry.store import Store, open_store
+from tests.registries import copied
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    return file
+
+
+def no_database(file: Path) -> None:
+    file.write_text("not a database")
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def another_program(file: Path) -> None:
+    empty(file)
+    run_sql(file, "CREATE TABLE bookmarks (url TEXT)")
+
+
+def another_revision(file: Path) -> None:
+    run_sql(file, "UPDATE alembic_version SET version_num = '000000000000'")
+
+
+def run_sql(file: Path, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute(statement)
+        database.commit()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param(no_database, "file is not a database", id="no_database"),
+        pytest.param(empty, "is not a registry of MLflow's; name a new file", id="empty"),
+        pytest.param(another_program, "is not a registry of MLflow's", id="another_program"),
+        pytest.param(another_revision, "out-of-date database schema", id="another_revision"),
+    ],
+)
+def test_a_file_of_something_else_is_one_line_and_stays_what_it_was(
+    change: Callable[[Path], None],
+    message: str,
+    empty_database: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GATES_REGISTRY", copied(empty_database, tmp_path / "registry"))
+    file = tmp_path / "registry" / "mlflow.db"
+    change(file)
+    before = file.read_bytes()
+    for make in (False, True):
+        with pytest.raises(GateInputError, match=message) as refused:
+            open_store(make=make)
+        assert "\n" not in str(refused.value)
+    assert file.read_bytes() == before
+    assert [each.name for each in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("name", ["a b", "a#b", "ä", "a'b"])
+def test_any_path_will_do(
+    name: str, weights: Path, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = copied(empty_database, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    version = MlflowStore(f"sqlite:///{name}/mlflow.db").add("m", {"checkpoint.pt": weights}, {})
+    assert (tmp_path / name / "artifacts").is_dir()
+    copy = MlflowStore(address).download(version, "checkpoint.pt", tmp_path)
+    assert copy.read_bytes() == b"weights"
+
+
+def test_a_version_is_there_with_all_its_files_or_not_at_all(
+    store: Store, weights: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(GateInputError, match="No such file"):
+        store.add("m", {"a": weights, "b": tmp_path / "absent"}, {})
+    assert store.versions("m") == []
+
+
+def test_an_alias_names_a_version_that_is_there(store: Store, weights: Path) -> None:
+    gone = store.add("m", {"checkpoint.pt": weights}, {})
+    store.remove(gone)
+    for number in (gone.number, 7):
+        with pytest.raises(GateInputError, match=rf"version.*{number}"):
+            store.point("m", "production", number)
+    assert store.record("m").aliases == {}
+
+
+def test_without_mlflow_the_extra_is_named(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = copied(empty_database, tmp_path / "registry")
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # `import mlflow` is an ImportError
+    with pytest.raises(GateInputError, match="needs MLflow; install the extra"):
+        MlflowStore(address)
