@@ -1,13 +1,12 @@
-"""Times the evaluation gate, and its bootstrap against SciPy's, in one run.
+"""Times the evaluation gate on large files.
 
     python3 benchmarks/gates.py [--runs 5] [--rows 1000000] [--most-rows 100000000]
 
-Prints a Markdown table: medians, ratios of what took turns, and the most memory that a command
+Prints a Markdown table: medians, and the most memory that a command
 took. The files are made up, in a temporary folder: 20 overlapping subgroups, in 5 columns of 4.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -46,27 +45,6 @@ for start in range(0, rows, 1_000_000):
 writer.close()
 """
 
-BOOTSTRAPS = """\
-import json, sys, time
-import numpy as np
-from scipy.stats import bootstrap
-from gates.statistics import PairedCounts, multinomial_interval
-rng = np.random.default_rng(0)
-n, resamples = 5000, 9999
-ours, theirs = rng.random(n) < 0.9, rng.random(n) < 0.9
-def mean_difference(one, other, axis):
-    return (one.mean(axis=axis) - other.mean(axis=axis))
-start = time.perf_counter()
-counts = PairedCounts.of(ours, theirs)
-interval = multinomial_interval(counts, confidence=0.9, resamples=resamples, seed=0)
-middle = time.perf_counter()
-peer = bootstrap((ours.astype(float), theirs.astype(float)), mean_difference, paired=True,
-                 vectorized=True, n_resamples=resamples, confidence_level=0.9, batch=500,
-                 rng=np.random.default_rng(0)).confidence_interval
-end = time.perf_counter()
-print(json.dumps([middle - start, end - middle, interval.low, interval.high, *map(float, peer)]))
-"""
-
 POLICY = """\
 evaluation:
   alpha: 0.05
@@ -91,7 +69,7 @@ def main() -> None:
     """Measure and print."""
     options = _parser().parse_args()
     python = str(environment.prepare_default_cell() / "bin" / "python")
-    rows = [_help(python, options.runs), _bootstrap(python, options.runs)]
+    rows = [_help(python, options.runs)]
     with tempfile.TemporaryDirectory() as folder:
         rows.append(_evaluate(python, options.rows, options.runs, Path(folder), "2 s and 1 GB"))
         if options.most_rows:
@@ -114,19 +92,6 @@ def _help(python: str, runs: int) -> tuple[str, str, str]:
     bare = _median([python, "-c", ""], runs)
     measured = f"{seconds:.2f} s, of which Python alone {bare:.2f} s"
     return ("`gates evaluate --help`", measured, "at most 0.3 s")
-
-
-def _bootstrap(python: str, runs: int) -> tuple[str, str, str]:
-    """Compare the bootstrap of the four cells with SciPy's BCa on the same 5,000 examples."""
-    runs_of_both = [
-        json.loads(subprocess.check_output([python, "-c", BOOTSTRAPS])) for _ in range(runs)
-    ]
-    ratio = statistics.median(peer / ours for ours, peer, *_ in runs_of_both)
-    milliseconds = 1000 * statistics.median(ours for ours, *_ in runs_of_both)
-    low, high, peer_low, peer_high = runs_of_both[0][2:]
-    measured = f"{milliseconds:.1f} ms, {ratio:.0f}x faster than `scipy.stats.bootstrap` "
-    measured += f"({low:.4f} to {high:.4f}; SciPy: {peer_low:.4f} to {peer_high:.4f})"
-    return ("interval of a difference, n = 5,000, 9,999 resamples", measured, "-")
 
 
 def _evaluate(python: str, rows: int, runs: int, folder: Path, target: str) -> tuple[str, str, str]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -220,77 +220,6 @@ def harm_p_value(counts: PairedCounts, *, margin: float) -> float:
     return _normal_cdf(tango_z(counts, -margin))
 
 
-def newcombe_interval(counts: PairedCounts, *, confidence: float) -> Interval:
-    """Return an interval of the difference from the two accuracies' Wilson intervals.
-
-    A cross-check of `tango_interval` by another road: square and add, with the correlation of the
-    two models' answers.
-
-    >>> counts = PairedCounts(both_right=36, candidate_only=12, baseline_only=2, neither=0)
-    >>> interval = newcombe_interval(counts, confidence=0.95)
-    >>> round(interval.low, 4), round(interval.high, 4)
-    (0.0569, 0.3404)
-
-    Args:
-        counts: the two models' answers.
-        confidence: of the two-sided interval, in (0, 1).
-
-    Raises:
-        GateInputError: there are no examples, or `confidence` is outside (0, 1).
-
-    Source: Newcombe (1998), Statistics in Medicine 17:2635-2650, method 10.
-    """
-    n = _examples(counts)
-    candidate = wilson_interval(counts.candidate_right, n, confidence=confidence)
-    baseline = wilson_interval(counts.baseline_right, n, confidence=confidence)
-    ours, theirs = counts.candidate_right / n, counts.baseline_right / n
-    phi = _corrected_phi(counts)
-    fall = _root_of_squares(ours - candidate.low, baseline.high - theirs, phi)
-    rise = _root_of_squares(candidate.high - ours, theirs - baseline.low, phi)
-    return Interval(counts.difference - fall, counts.difference + rise)
-
-
-def mcnemar_p_value(
-    counts: PairedCounts, *, method: Literal["exact", "mid-p", "asymptotic", "continuity"]
-) -> float:
-    """Return how likely so one-sided a disagreement is if the models are equally good.
-
-    >>> counts = PairedCounts(both_right=59, candidate_only=6, baseline_only=16, neither=80)
-    >>> round(mcnemar_p_value(counts, method="exact"), 6)
-    0.052479
-
-    Args:
-        counts: the two models' answers.
-        method: "exact" keeps the level always, "mid-p" nearly always and with more power;
-            "asymptotic" is the chi-squared test, "continuity" the same with Edwards' correction.
-
-    Returns:
-        Two-sided p-value in [0, 1]; 1 where the models never disagree.
-
-    Raises:
-        GateInputError: there are no examples.
-
-    Source: Fagerland, Lydersen & Laake (2013), BMC Medical Research Methodology 13:91.
-    """
-    _examples(counts)
-    discordant = counts.candidate_only + counts.baseline_only
-    if discordant == 0:
-        return 1.0
-    fewer = min(counts.candidate_only, counts.baseline_only)
-    gap = discordant - 2 * fewer
-    match method:
-        case "exact":
-            return min(1.0, 2 * _binomial_cdf(fewer, discordant, 0.5))
-        case "mid-p":
-            # Twice the tail less the probability of this very count.
-            fewer_still = _binomial_cdf(fewer - 1, discordant, 0.5)
-            return min(1.0, _binomial_cdf(fewer, discordant, 0.5) + fewer_still)
-        case "asymptotic":
-            return 2 * _normal_cdf(-gap / math.sqrt(discordant))
-        case "continuity":
-            return 2 * _normal_cdf(-max(gap - 1, 0) / math.sqrt(discordant))
-
-
 def wilson_interval(right: int, n: int, *, confidence: float) -> Interval:
     """Return the accuracies that `right` of `n` answers do not contradict.
 
@@ -385,7 +314,7 @@ def max_t(
 
     Args:
         z_values: (n_groups,) the test statistics; low ones are evidence of harm.
-        correlation: (n_groups, n_groups) of the z-values, as `group_correlation` gives it.
+        correlation: (n_groups, n_groups) of the z-values, as `cell_correlation` gives it.
         resamples: how many vectors are drawn; no result is below 1 / (resamples + 1).
         seed: the same seed gives the same p-values.
 
@@ -412,33 +341,16 @@ def max_t(
     return (as_low + 1) / (resamples + 1)
 
 
-def group_correlation(memberships: BoolArray, differences: FloatArray) -> FloatArray:
-    """Return how the groups' mean differences go together, from one row per example.
+def cell_correlation(cell_memberships: BoolArray, cells: IntArray) -> FloatArray:
+    """Return how the groups' mean differences of accuracy go together.
 
-    A group whose examples all have the same difference varies with nothing: it counts as
+    A cell holds the examples that are in the same groups, such as one digit of one thickness. A
+    group whose examples all have the same difference varies with nothing: it counts as
     uncorrelated, which is the careful choice in `max_t`.
 
     Args:
-        memberships: (n_examples, n_groups) True where the example is in the group; groups may
+        cell_memberships: (n_cells, n_groups) True where the cell is part of the group; groups may
             overlap.
-        differences: (n_examples,) candidate minus baseline; for accuracy -1, 0 or 1.
-
-    Returns:
-        (n_groups, n_groups) correlation matrix.
-
-    Raises:
-        GateInputError: the shapes do not fit, a group is empty, or a difference is not finite.
-    """
-    return _weighted_correlation(memberships, differences, np.ones(len(differences)))
-
-
-def cell_correlation(cell_memberships: BoolArray, cells: IntArray) -> FloatArray:
-    """Return what `group_correlation` returns, from the counts of cells.
-
-    A cell holds examples that are in the same groups, such as one digit of one thickness.
-
-    Args:
-        cell_memberships: (n_cells, n_groups) True where the cell is part of the group.
         cells: (n_cells, 4) counts of examples: both right, candidate only, baseline only, neither.
 
     Returns:
@@ -451,48 +363,18 @@ def cell_correlation(cell_memberships: BoolArray, cells: IntArray) -> FloatArray
         msg = f"counts have shape {cells.shape}; expected ({len(cell_memberships)}, 4), "
         msg += "one row per cell, and none negative"
         raise GateInputError(msg)
-    # In a cell there are three kinds of examples: won, lost, and answered alike.
-    weights = np.concatenate([cells[:, 1], cells[:, 2], cells[:, 0] + cells[:, 3]])
-    return _weighted_correlation(
-        np.tile(cell_memberships, (3, 1)),
-        np.repeat([1.0, -1.0, 0.0], len(cells)),
-        weights.astype(np.float64),
-    )
-
-
-def multinomial_interval(
-    counts: PairedCounts, *, confidence: float, resamples: int, seed: int
-) -> Interval:
-    """Return the BCa bootstrap interval of the difference of the two accuracies.
-
-    Drawing examples again changes only how many fall into which of the four counts, so the counts
-    are drawn, at a cost free of the number of examples. Where all examples agree, as with models
-    that never differ, the bootstrap sees no variation and both limits are the difference itself:
-    decide by `tango_interval`.
-
-    Args:
-        counts: the two models' answers.
-        confidence: of the two-sided interval, in (0, 1).
-        resamples: how often the examples are drawn again.
-        seed: the same seed gives the same interval.
-
-    Raises:
-        GateInputError: there are no examples, or `confidence` or `resamples` is out of range.
-
-    Source: Efron (1987), Journal of the American Statistical Association 82:171-185.
-    """
-    n = _examples(counts)
-    _check_resamples(resamples)
-    won, lost = counts.candidate_only, counts.baseline_only
-    shares = [won / n, lost / n, (n - won - lost) / n]
-    drawn = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
-    influences = np.array([1.0, -1.0, 0.0]) - counts.difference
-    return _bca(
-        (drawn[:, 0] - drawn[:, 1]) / n,
-        counts.difference,
-        acceleration=_acceleration(influences, np.array([won, lost, n - won - lost])),
-        confidence=confidence,
-    )
+    # A cell has three kinds of examples: won, lost, and answered alike.
+    weights = np.concatenate([cells[:, 1], cells[:, 2], cells[:, 0] + cells[:, 3]]).astype(float)
+    memberships = np.tile(cell_memberships, (3, 1))
+    differences = np.repeat([1.0, -1.0, 0.0], len(cells))
+    sizes = weights @ memberships
+    if not np.all(sizes > 0):
+        msg = f"group {int(np.argmin(sizes))} has no examples; leave empty groups out"
+        raise GateInputError(msg)
+    means = (weights * differences) @ memberships / sizes
+    deviations = memberships * (differences[:, np.newaxis] - means)
+    covariance = (deviations.T * weights) @ deviations
+    return _to_correlation(covariance, rounding=_ROUNDING**2 * float(weights @ differences**2))
 
 
 def bca_interval(
@@ -606,35 +488,6 @@ def sample_size(
     return max(1, math.ceil(max(likely, possible) / (margin + difference) ** 2))
 
 
-def smallest_detectable_regression(
-    n: int, *, discordance: float, alpha: float, power: float
-) -> float:
-    """Return the smallest margin that `n` examples settle for an equally good candidate.
-
-    The counterpart of `sample_size` at no difference. Even models that never disagree leave a
-    loss of z^2 / (n + z^2) open.
-
-    Args:
-        n: how many examples there are.
-        discordance: the share of the examples on which exactly one of the two is right.
-        alpha: the level of `noninferiority_p_value`, in (0, 1).
-        power: the probability with which it shall be settled, in (0, 1).
-
-    Returns:
-        An accuracy, a fraction in [0, 1]; 1 where `n` examples settle nothing.
-
-    Raises:
-        GateInputError: an argument is out of range.
-    """
-    _check_discordance(discordance, at_least=0.0)
-    if n < 1:
-        msg = f"there are {n} examples; expected 1 or more"
-        raise GateInputError(msg)
-    z_alpha = max(-_normal_quantile(alpha, name="alpha"), 0.0)
-    z = max(z_alpha + _normal_quantile(power, name="power"), 0.0)
-    return min(1.0, max(z * math.sqrt(discordance / n), z_alpha**2 / (n + z_alpha**2)))
-
-
 def _normal_cdf(z: float) -> float:
     """Return the probability of a standard normal value below `z`, exact in both tails."""
     return math.erfc(-z / math.sqrt(2)) / 2
@@ -687,48 +540,6 @@ def _bisect(is_above: Callable[[float], bool], low: float, high: float) -> float
         else:
             low = middle
     return middle
-
-
-def _corrected_phi(counts: PairedCounts) -> float:
-    """Return the correlation of the two models' answers, corrected for continuity if positive."""
-    a, b, c, d = counts.both_right, counts.candidate_only, counts.baseline_only, counts.neither
-    scale = math.sqrt((a + b) * (c + d) * (a + c) * (b + d))
-    covariance = float(a * d - b * c)
-    if covariance > 0:
-        covariance = max(covariance - counts.n / 2, 0.0)
-    return covariance / scale if scale else 0.0
-
-
-def _root_of_squares(one: float, other: float, correlation: float) -> float:
-    return math.sqrt(max(one**2 - 2 * correlation * one * other + other**2, 0.0))
-
-
-def _weighted_correlation(
-    memberships: BoolArray, values: FloatArray, weights: FloatArray
-) -> FloatArray:
-    """Return the correlation of the groups' means where each row counts `weights` times."""
-    _check_memberships(memberships, values)
-    means = _group_means(memberships, values, weights)
-    covariance = np.zeros((len(means), len(means)))
-    for start, stop in _blocks(len(values)):
-        rows = slice(start, stop)
-        deviations = memberships[rows] * (values[rows, np.newaxis] - means)
-        deviations *= np.sqrt(weights[rows, np.newaxis])
-        covariance += deviations.T @ deviations
-    return _to_correlation(covariance, rounding=_ROUNDING**2 * float(weights @ values**2))
-
-
-def _group_means(memberships: BoolArray, values: FloatArray, weights: FloatArray) -> FloatArray:
-    sizes = np.zeros(memberships.shape[1])
-    totals = np.zeros(memberships.shape[1])
-    for start, stop in _blocks(len(values)):
-        rows = slice(start, stop)
-        sizes += weights[rows] @ memberships[rows]
-        totals += (weights[rows] * values[rows]) @ memberships[rows]
-    if not np.all(sizes > 0):
-        msg = f"group {int(np.argmin(sizes))} has no examples; leave empty groups out"
-        raise GateInputError(msg)
-    return totals / sizes
 
 
 def _to_correlation(covariance: FloatArray, *, rounding: float) -> FloatArray:
@@ -847,15 +658,4 @@ def _check_z_values(z_values: FloatArray, correlation: FloatArray) -> None:
         raise GateInputError(msg)
     if np.isnan(z_values).any() or not np.isfinite(correlation).all():
         msg = "a z-value or a correlation is no number"
-        raise GateInputError(msg)
-
-
-def _check_memberships(memberships: BoolArray, values: FloatArray) -> None:
-    table = memberships.ndim == 2 and values.ndim == 1  # noqa: PLR2004 - rows and columns
-    if not table or len(memberships) != len(values):
-        msg = f"memberships have shape {memberships.shape}; expected one row for each of "
-        msg += f"{len(values):,} examples, and one column per group"
-        raise GateInputError(msg)
-    if not np.isfinite(values).all():
-        msg = "a difference is no finite number"
         raise GateInputError(msg)

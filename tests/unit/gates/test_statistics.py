@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,23 +28,17 @@ from gates.statistics import (
     bca_interval,
     binomial_p_value,
     cell_correlation,
-    group_correlation,
     harm_p_value,
     holm,
     max_t,
-    mcnemar_p_value,
     mean_interval,
-    multinomial_interval,
-    newcombe_interval,
     noninferiority_p_value,
     sample_size,
-    smallest_detectable_regression,
     tango_interval,
     tango_z,
     wilson_interval,
 )
 
-Method = Literal["exact", "mid-p", "asymptotic", "continuity"]
 MARGIN = 0.02
 ALPHA = 0.05
 
@@ -102,49 +96,17 @@ def test_tango_z_of_the_published_example() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "counts", "expected", "digits"),
+    ("counts", "expected", "digits"),
     [
-        pytest.param(tango_interval, out_of(32, 9, 3), (-0.027, 0.390), 3, id="tango_1998"),
-        pytest.param(tango_interval, FAGERLAND, (-0.1240, -0.0054), 4, id="tango_fagerland"),
-        pytest.param(newcombe_interval, FAGERLAND, (-0.1186, -0.0046), 4, id="newcombe_fagerland"),
-        pytest.param(newcombe_interval, counts_of(36, 12, 2, 0), (0.0569, 0.3404), 4, id="b"),
-        pytest.param(newcombe_interval, counts_of(20, 12, 2, 16), (0.0562, 0.3292), 4, id="d"),
-        pytest.param(newcombe_interval, counts_of(18, 14, 0, 18), (0.1441, 0.3963), 4, id="e"),
-        pytest.param(newcombe_interval, UNCHANGED, (-0.0664, 0.0664), 4, id="unchanged"),
+        pytest.param(out_of(32, 9, 3), (-0.027, 0.390), 3, id="tango_1998"),
+        pytest.param(FAGERLAND, (-0.1240, -0.0054), 4, id="tango_fagerland"),
     ],
 )
 def test_published_intervals(
-    method: Callable[..., Interval],
-    counts: PairedCounts,
-    expected: tuple[float, float],
-    digits: int,
+    counts: PairedCounts, expected: tuple[float, float], digits: int
 ) -> None:
-    interval = method(counts, confidence=0.95)
+    interval = tango_interval(counts, confidence=0.95)
     assert (round(interval.low, digits), round(interval.high, digits)) == expected
-
-
-def test_newcombe_takes_a_correlation_smaller_than_its_correction_for_none() -> None:
-    counts = counts_of(10, 5, 4, 3)  # ad - bc is 10, and n / 2 is 11
-    candidate, baseline = (wilson_interval(right, 22, confidence=0.95) for right in (15, 14))
-    fall = math.hypot(15 / 22 - candidate.low, baseline.high - 14 / 22)
-    rise = math.hypot(candidate.high - 15 / 22, 14 / 22 - baseline.low)
-    expected = (1 / 22 - fall, 1 / 22 + rise)
-    assert limits(newcombe_interval(counts, confidence=0.95)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    ("counts", "method", "expected"),
-    [
-        pytest.param(FAGERLAND, "asymptotic", 0.033006, id="asymptotic"),
-        pytest.param(FAGERLAND, "continuity", 0.055009, id="continuity"),
-        pytest.param(FAGERLAND, "exact", 0.052479, id="exact"),
-        pytest.param(FAGERLAND, "mid-p", 0.034690, id="mid_p"),
-        pytest.param(counts_of(1, 1, 7, 12), "exact", 0.070312, id="few_exact"),
-        pytest.param(counts_of(1, 1, 7, 12), "mid-p", 0.039063, id="few_mid_p"),
-    ],
-)
-def test_published_mcnemar_p_values(counts: PairedCounts, method: Method, expected: float) -> None:
-    assert mcnemar_p_value(counts, method=method) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -171,40 +133,16 @@ def test_models_that_never_disagree_need_the_published_number(margin: float, exp
 
 def test_the_docstrings_examples() -> None:
     result = doctest.testmod(gates.statistics)
-    assert result.attempted > 10
+    assert result.attempted > 5
     assert result.failed == 0
 
 
 # ---- other programs, and the definitions
 
 
-@pytest.mark.parametrize("counts", [FAGERLAND, counts_of(1, 1, 7, 12), out_of(20_000, 640, 700)])
-@pytest.mark.parametrize(
-    ("method", "exact", "correction"),
-    [("exact", True, False), ("asymptotic", False, False), ("continuity", False, True)],
-)
-def test_mcnemar_agrees_with_statsmodels(
-    counts: PairedCounts,
-    method: Method,
-    exact: bool,  # noqa: FBT001 - a parameter of the test
-    correction: bool,  # noqa: FBT001
-) -> None:
-    table = [[counts.both_right, counts.candidate_only], [counts.baseline_only, counts.neither]]
-    reference = contingency_tables.mcnemar(table, exact=exact, correction=correction).pvalue
-    assert mcnemar_p_value(counts, method=method) == pytest.approx(reference, rel=1e-9)
-
-
-def test_even_disagreement_is_no_evidence_by_any_method() -> None:
-    # statsmodels gives 0.75 with Edwards' correction, R gives 1: a correction cannot overshoot.
-    methods: list[Method] = ["exact", "mid-p", "asymptotic", "continuity"]
-    for counts in (out_of(50, 5, 5), out_of(50, 0, 0)):
-        assert [mcnemar_p_value(counts, method=method) for method in methods] == [
-            pytest.approx(1.0)
-        ] * 4
-
-
 def test_superiority_is_the_one_sided_mcnemar_test() -> None:
-    two_sided = mcnemar_p_value(FAGERLAND, method="asymptotic")
+    table = [[59, 6], [16, 80]]
+    two_sided = contingency_tables.mcnemar(table, exact=False, correction=False).pvalue
     assert harm_p_value(FAGERLAND, margin=0) == pytest.approx(two_sided / 2)
     assert noninferiority_p_value(FAGERLAND, margin=0) == pytest.approx(1 - two_sided / 2)
 
@@ -293,16 +231,6 @@ def scipy_bca(
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-@pytest.mark.parametrize("counts", [FAGERLAND, out_of(300, 1, 8), out_of(300, 0, 3)])
-def test_multinomial_interval_is_scipys_bca(counts: PairedCounts) -> None:
-    differences = np.repeat([0.0, 1.0, -1.0], [0, counts.candidate_only, counts.baseline_only])
-    differences = np.pad(differences, (0, counts.n - len(differences)))
-    expected = scipy_bca((differences,), np.mean)
-    actual = multinomial_interval(counts, confidence=0.95, resamples=9_999, seed=0)
-    # Both are multiples of 1 / n; Monte Carlo error moves a limit by one or by none.
-    assert limits(actual) == pytest.approx(expected, abs=1.01 / counts.n)
-
-
 @pytest.fixture(scope="module")
 def skewed() -> FloatArray:
     return np.random.default_rng(3).lognormal(sigma=1.0, size=120)
@@ -348,18 +276,9 @@ def test_bca_calls_the_metric_a_bounded_number_of_times() -> None:
     assert sizes[201:] == [2_997] * 1_000
 
 
-@pytest.mark.parametrize(
-    "interval",
-    [
-        pytest.param(partial(bca_interval, lambda _: 0.25, 40), id="any_metric"),
-        pytest.param(partial(multinomial_interval, counts_of(5, 0, 0, 7)), id="never_disagree"),
-        pytest.param(partial(multinomial_interval, counts_of(0, 9, 0, 0)), id="always_better"),
-    ],
-)
-def test_a_metric_that_does_not_vary_gives_a_point(interval: Callable[..., Interval]) -> None:
-    low, high = limits(interval(confidence=0.95, resamples=99, seed=0))
-    assert low == high
-    assert low in {0.25, 0.0, 1.0}
+def test_a_metric_that_does_not_vary_gives_a_point() -> None:
+    interval = bca_interval(lambda _: 0.25, 40, confidence=0.95, resamples=99, seed=0)
+    assert limits(interval) == (0.25, 0.25)
 
 
 def test_an_observation_beyond_all_replicates_gives_no_nan() -> None:
@@ -378,9 +297,15 @@ def test_a_metric_that_is_undefined_on_some_resamples_is_refused() -> None:
         bca_interval(mean_of_the_rare, 40, confidence=0.95, resamples=99, seed=0)
 
 
-def test_the_same_seed_gives_the_same_interval() -> None:
+def test_the_same_seed_gives_the_same_interval(skewed: FloatArray) -> None:
     first, again, other = (
-        multinomial_interval(out_of(3_000, 200, 250), confidence=0.9, resamples=500, seed=seed)
+        bca_interval(
+            lambda rows: float(np.std(skewed[rows])),
+            120,
+            confidence=0.9,
+            resamples=500,
+            seed=seed,
+        )
         for seed in (1, 1, 2)
     )
     assert first == again != other
@@ -638,7 +563,7 @@ def judged() -> tuple[BoolArray, FloatArray]:
     return memberships, np.array(differences)
 
 
-def test_group_correlation_is_how_resampled_means_go_together(
+def test_the_correlation_is_how_resampled_means_go_together(
     judged: tuple[BoolArray, FloatArray],
 ) -> None:
     memberships, differences = judged
@@ -646,19 +571,12 @@ def test_group_correlation_is_how_resampled_means_go_together(
     means = (drawn * differences) @ memberships / (drawn @ memberships)
     expected = np.corrcoef(means, rowvar=False)
     # Three standard errors of a correlation near 0 from 8,000 resamples.
-    assert group_correlation(memberships, differences) == pytest.approx(expected, abs=0.034)
+    assert cell_correlation(*in_cells(memberships, differences)) == pytest.approx(
+        expected, abs=0.034
+    )
 
 
-def test_group_correlation_is_the_same_block_by_block(
-    judged: tuple[BoolArray, FloatArray], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = group_correlation(*judged)
-    monkeypatch.setattr(gates.statistics, "_BLOCK_ROWS", 7)
-    assert group_correlation(*judged) == pytest.approx(whole, abs=1e-12)
-
-
-def test_cells_give_the_groups_correlation(judged: tuple[BoolArray, FloatArray]) -> None:
-    memberships, differences = judged
+def in_cells(memberships: BoolArray, differences: FloatArray) -> tuple[BoolArray, IntArray]:
     patterns, cell = np.unique(memberships, axis=0, return_inverse=True)
     kinds = [(1, differences == 1), (2, differences == -1), (3, differences == 0)]
     cells = np.zeros((len(patterns), 4), dtype=np.int64)
@@ -666,24 +584,20 @@ def test_cells_give_the_groups_correlation(judged: tuple[BoolArray, FloatArray])
         cells[:, column] = np.bincount(cell[rows], minlength=len(patterns))
     cells[:, 0] = cells[:, 3] // 3  # right and wrong alike: only that both are counts
     cells[:, 3] -= cells[:, 0]
-    assert cell_correlation(patterns, cells) == pytest.approx(
-        group_correlation(memberships, differences), abs=1e-12
-    )
+    return patterns, cells
 
 
 def test_groups_without_examples_in_common_are_uncorrelated_and_the_same_group_is_one() -> None:
-    first = np.arange(100) < 40
-    differences = np.tile([1.0, 0.0, -1.0, 0.0], 25)
-    actual = group_correlation(np.column_stack([first, ~first, first]), differences)
+    memberships = np.array([[True, False, True], [False, True, False]])
+    actual = cell_correlation(memberships, np.array([[10, 10, 10, 10], [15, 15, 15, 15]]))
     assert actual == pytest.approx(np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]]), abs=1e-12)
 
 
-@pytest.mark.parametrize("constant", [0.0, 1.0, 0.1])
-def test_a_group_that_does_not_vary_counts_as_uncorrelated(constant: float) -> None:
-    first = np.arange(3_000) < 1_400
-    differences = np.where(first, constant, np.tile([0.3, -0.2], 1_500))
-    memberships = np.column_stack([first, np.ones(3_000, dtype=np.bool_)])
-    assert group_correlation(memberships, differences).tolist() == [[1, 0], [0, 1]]
+@pytest.mark.parametrize("alike", [[9, 0, 0, 5], [0, 14, 0, 0], [0, 0, 14, 0]])
+def test_a_group_that_does_not_vary_counts_as_uncorrelated(alike: list[int]) -> None:
+    memberships = np.array([[True, True], [False, True]])
+    correlation = cell_correlation(memberships, np.array([alike, [4, 7, 5, 0]]))
+    assert correlation.tolist() == [[1, 0], [0, 1]]
 
 
 def test_groups_in_which_nothing_varies_are_judged_as_independent() -> None:
@@ -709,12 +623,9 @@ def mirrored(counts: PairedCounts) -> PairedCounts:
 
 @settings(derandomize=True, deadline=None)
 @given(any_counts, confidences)
-@pytest.mark.parametrize("method", [tango_interval, newcombe_interval])
-def test_swapping_the_models_mirrors_the_interval(
-    method: Callable[..., Interval], counts: PairedCounts, confidence: float
-) -> None:
-    there = method(counts, confidence=confidence)
-    back = method(mirrored(counts), confidence=confidence)
+def test_swapping_the_models_mirrors_the_interval(counts: PairedCounts, confidence: float) -> None:
+    there = tango_interval(counts, confidence=confidence)
+    back = tango_interval(mirrored(counts), confidence=confidence)
     assert (-there.high, -there.low) == pytest.approx(limits(back), abs=1e-9)
 
 
@@ -748,11 +659,10 @@ def test_an_example_on_which_both_agree_widens_the_interval_of_a_huge_difference
 
 @settings(derandomize=True, deadline=None)
 @given(any_counts, confidences)
-@pytest.mark.parametrize("method", [tango_interval, newcombe_interval])
 def test_an_interval_holds_the_difference_and_only_possible_ones(
-    method: Callable[..., Interval], counts: PairedCounts, confidence: float
+    counts: PairedCounts, confidence: float
 ) -> None:
-    interval = method(counts, confidence=confidence)
+    interval = tango_interval(counts, confidence=confidence)
     assert -1 - 1e-12 <= interval.low <= counts.difference <= interval.high <= 1 + 1e-12
 
 
@@ -770,12 +680,10 @@ def test_the_interval_excludes_what_the_test_rejects(
 @settings(derandomize=True, deadline=None)
 @given(any_counts, margins)
 def test_every_p_value_is_one(counts: PairedCounts, margin: float) -> None:
-    methods: list[Method] = ["exact", "mid-p", "asymptotic", "continuity"]
     right = counts.both_right + counts.candidate_only
     noninferiority = noninferiority_p_value(counts, margin=margin)
     harm = harm_p_value(counts, margin=margin)
     p_values = [noninferiority, harm, binomial_p_value(right, counts.n, at_least=margin)]
-    p_values += [mcnemar_p_value(counts, method=method) for method in methods]
     assert all(0 <= p_value <= 1 for p_value in p_values)
     assert noninferiority + harm == pytest.approx(1)
 
@@ -789,33 +697,6 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]
     assert np.all(adjusted >= raw)
     assert np.all(np.diff(adjusted[order]) >= 0)
     assert np.all(adjusted <= 1)
-
-
-@settings(derandomize=True, deadline=None)
-@given(st.integers(300, 100_000), st.floats(0.01, 0.5))
-def test_the_smallest_regression_takes_all_the_examples_there_are(
-    n: int, discordance: float
-) -> None:
-    arguments = {"discordance": discordance, "alpha": ALPHA, "power": 0.8}
-    margin = smallest_detectable_regression(n, **arguments)
-    assume(margin < discordance / 2)
-    assert sample_size(difference=0, margin=margin, **arguments) == pytest.approx(n, abs=1)
-
-
-def test_the_smallest_regression_of_the_published_formula() -> None:
-    actual = smallest_detectable_regression(1_000, discordance=0.08, alpha=ALPHA, power=0.8)
-    assert actual == pytest.approx((1.644854 + 0.841621) * math.sqrt(0.08 / 1_000), rel=1e-5)
-
-
-def test_models_that_never_disagree_leave_a_regression_open() -> None:
-    settle = partial(smallest_detectable_regression, discordance=0, alpha=ALPHA, power=0.8)
-    assert settle(133) == pytest.approx(MARGIN, abs=2e-4)
-    assert noninferiority_p_value(out_of(133, 0, 0), margin=settle(133)) == pytest.approx(ALPHA)
-    assert settle(10**9) < 1e-8
-
-
-def test_few_examples_settle_nothing() -> None:
-    assert smallest_detectable_regression(1, discordance=0.5, alpha=ALPHA, power=0.8) == 1.0
 
 
 # ---- corners and bad input
@@ -861,12 +742,10 @@ GROUP = np.ones((3, 1), dtype=np.bool_)
         (lambda: tango_z(FAGERLAND, math.nan), "difference is nan"),
         (lambda: tango_interval(NO_COUNTS, confidence=0.95), "no examples"),
         (lambda: tango_interval(FAGERLAND, confidence=95), "confidence is 95"),
-        (lambda: newcombe_interval(NO_COUNTS, confidence=0.95), "no examples"),
         (lambda: noninferiority_p_value(NO_COUNTS, margin=0.02), "no examples"),
         (lambda: noninferiority_p_value(FAGERLAND, margin=-0.02), "margin is -0.02"),
         (lambda: harm_p_value(FAGERLAND, margin=math.nan), "margin is nan"),
         (lambda: harm_p_value(FAGERLAND, margin=1), "margin is 1"),
-        (lambda: mcnemar_p_value(NO_COUNTS, method="exact"), "no examples"),
         (lambda: wilson_interval(0, 0, confidence=0.95), "0 of 0"),
         (lambda: wilson_interval(3, 2, confidence=0.95), "3 of 2"),
         (lambda: binomial_p_value(-1, 2, at_least=0.5), "-1 of 2"),
@@ -879,16 +758,10 @@ GROUP = np.ones((3, 1), dtype=np.bool_)
         (lambda: max_t(np.array([math.nan]), np.eye(1), resamples=9, seed=0), "no number"),
         (lambda: max_t(np.zeros(1), np.full((1, 1), np.nan), resamples=9, seed=0), "no number"),
         (lambda: max_t(np.zeros(1), np.eye(1), resamples=0, seed=0), "resamples is 0"),
-        (lambda: group_correlation(GROUP, np.zeros(2)), r"\(3, 1\)"),
-        (lambda: group_correlation(GROUP[:, 0], np.zeros(3)), r"\(3,\)"),
-        (lambda: group_correlation(GROUP, np.zeros((3, 1))), r"\(3, 1\)"),
-        (lambda: group_correlation(~GROUP, np.zeros(3)), "group 0 has no examples"),
-        (lambda: group_correlation(GROUP, np.array([0, 0, math.nan])), "no finite number"),
         (lambda: cell_correlation(GROUP, np.ones((3, 3), np.int64)), r"\(3, 3\)"),
+        (lambda: cell_correlation(~GROUP, np.ones((3, 4), np.int64)), "group 0 has no examples"),
         (lambda: cell_correlation(GROUP, -np.ones((3, 4), np.int64)), "negative"),
         (lambda: cell_correlation(GROUP, np.ones((2, 4), np.int64)), r"expected \(3, 4\)"),
-        (lambda: multinomial_interval(NO_COUNTS, **DRAWS), "no examples"),
-        (lambda: multinomial_interval(FAGERLAND, **DRAWS | {"resamples": 0}), "resamples is 0"),
         (lambda: bca_interval(lambda _: 0.0, 1, **DRAWS), "there are 1 examples"),
         (lambda: bca_interval(lambda _: 0.0, 5, **DRAWS | {"confidence": 0}), "confidence is 0"),
         (lambda: bca_interval(lambda _: math.nan, 5, **DRAWS), "1 of 1 draws"),
@@ -902,10 +775,6 @@ GROUP = np.ones((3, 1), dtype=np.bool_)
         (lambda: sample_size(**SIZE | {"margin": 1.0}), "margin is 1"),
         (lambda: sample_size(**SIZE | {"alpha": 5.0}), "alpha is 5"),
         (lambda: sample_size(**SIZE | {"power": 1.0}), "power is 1;"),
-        (
-            lambda: smallest_detectable_regression(0, discordance=0.1, alpha=0.05, power=0.8),
-            "there are 0 examples",
-        ),
     ],
 )
 def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
