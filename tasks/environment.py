@@ -222,12 +222,23 @@ def run(
     program: str,
     *arguments: str,
     success_codes: Iterable[int] = (0,),
+    outer: Mapping[str, str] = os.environ,
     **variables: str,
 ) -> None:
-    """Run a program of the environment in `folder`, isolated from the user's Python settings."""
+    """Run a program of the environment in `folder`, isolated from the user's Python settings.
+
+    Args:
+        session: the session that runs it.
+        folder: the environment.
+        program: its name in there.
+        arguments: the program's.
+        success_codes: the exit codes that are no failure.
+        outer: variables that it inherits, unless they are settings of Python; not in the manifest.
+        variables: more variables, which the manifest shows.
+    """
     command = [str(folder / "bin" / program), *arguments]
     manifest.note_command(command, variables)
-    isolation = isolated(folder)
+    isolation = isolated(folder, outer)
     if "PYTHONPATH" in variables and "PYTHONPATH" in isolation:  # where the run is watched
         isolation["PYTHONPATH"] += os.pathsep + variables.pop("PYTHONPATH")
     session.run(

@@ -13,10 +13,6 @@ from tasks.project import LATEST, PROJECT, ROOT, SBOM, VERDICT, Cell
 # Relative to the root.
 _BASE_LOCK = ".nox/base.uv.lock"
 _EXPORTED = ".nox/cell-requirements.txt"
-_REGISTRY = "registry/mlflow.db"
-
-# What names the registry to the commands of gates, instead of that file.
-_REGISTRIES = ("GATES_REGISTRY", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
 
 
 # Of every change: what is known of a package changes while the lock does not.
@@ -31,12 +27,12 @@ def audit(session: nox.Session) -> None:
     """
     tools = environment.prepare(environment.of_supply(environment.default_python()))
     # Not as an argument: an address may hold a password, and the manifest keeps commands.
-    if "AUDIT_INDEX" not in os.environ:
-        os.environ["AUDIT_INDEX"] = _index()
+    named = {} if "AUDIT_INDEX" in os.environ else {"AUDIT_INDEX": _index()}
     arguments = ["--report", "artifacts/verdicts/audit.json"]
     if "--base-lock" not in session.posargs and _write_base_lock():
         arguments += ["--base-lock", _BASE_LOCK]
-    _gates(session, tools, "audit", *arguments, *session.posargs)
+    audit = ("python", "-m", "gates", "audit", *arguments, *session.posargs)
+    environment.run(session, tools, *audit, outer={**os.environ, **named})
 
 
 @session(
@@ -80,9 +76,7 @@ def trace(session: nox.Session) -> None:
     a checkpoint, a commit, data or uv.lock, or its first digits.
     """
     folder = environment.prepare_default_cell()
-    known = any(map(os.environ.get, _REGISTRIES)) or (ROOT / _REGISTRY).exists()
-    registered = ["--name", PROJECT.model] if known else []
-    _gates(session, folder, "trace", *registered, *session.posargs)
+    _gates(session, folder, "trace", "--name", PROJECT.model, *session.posargs)
 
 
 def _gates(session: nox.Session, folder: Path, command: str, *arguments: str) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+from rapidfuzz.distance import OSA
+
 from gates.advisories import Advisory, ask_database
 from gates.audit_settings import AuditSettings, Ignored, load_audit_settings
 from gates.files import sha256, write_text
@@ -235,24 +237,7 @@ def _age_of_last_answer(sources: Sources, now: datetime) -> str:
 
 
 def _resemble(one: str, other: str) -> bool:
+    """Whether few letters are wrong, missing, too many or swapped with the next one."""
     shorter = min(len(one), len(other))
-    if shorter < _SHORTEST:
-        return False
-    return _within(one, other, most=1 if shorter < _LONG else 2)
-
-
-def _within(one: str, other: str, *, most: int) -> bool:
-    """Whether at most `most` letters are wrong, missing, too many or swapped with the next one."""
-    if abs(len(one) - len(other)) > most:
-        return False
-    before: list[int] = []
-    row = list(range(len(other) + 1))
-    for i, letter in enumerate(one, start=1):
-        new = [i]
-        for j, facing in enumerate(other, start=1):
-            best = min(row[j] + 1, new[-1] + 1, row[j - 1] + (letter != facing))
-            if before and j > 1 and letter == other[j - 2] and one[i - 2] == facing:
-                best = min(best, before[j - 2] + 1)
-            new.append(best)
-        before, row = row, new
-    return row[-1] <= most
+    most = 1 if shorter < _LONG else 2
+    return shorter >= _SHORTEST and OSA.distance(one, other, score_cutoff=most) <= most

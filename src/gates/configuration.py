@@ -25,22 +25,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
-# A commit: a branch or a tag can be moved under us.
-Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-
-
-class HubModel(Section):
-    """A model of the Hugging Face Hub, for a configuration that starts from one.
-
-    Args:
-        repo_id: its name there, such as `org/model`.
-        revision: the commit of it, all 40 digits.
-    """
-
-    repo_id: str = Field(min_length=1)
-    revision: Revision
-
-
 _PINNED_ADDRESS = re.compile(r"hf://[^@]*@[0-9a-f]{40}(/|$)")
 
 

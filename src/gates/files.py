@@ -21,13 +21,7 @@ def atomic_write(file: Path) -> Iterator[IO[bytes]]:
     Raises:
         GateInputError: the folder cannot be made or written to.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    except OSError as error:
-        msg = f"{file}: cannot be written ({error.strerror}); choose another place"
-        raise GateInputError(msg) from error
-    stand_in = Path(name)
+    descriptor, stand_in = _stand_in(file)
     try:
         with os.fdopen(descriptor, "wb") as stream:
             yield stream
@@ -73,14 +67,10 @@ def check_writable(file: Path | None) -> None:
     Raises:
         GateInputError: it cannot.
     """
-    if file is None:
-        return
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=file.parent).close()
-    except OSError as error:
-        msg = f"{file}: cannot be written ({error.strerror}); choose another place"
-        raise GateInputError(msg) from error
+    if file is not None:
+        descriptor, stand_in = _stand_in(file)
+        os.close(descriptor)
+        stand_in.unlink()
 
 
 def sha256(file: Path) -> str:
@@ -95,6 +85,17 @@ def sha256(file: Path) -> str:
     except OSError as error:
         msg = f"{file}: cannot be read ({error.strerror})"
         raise GateInputError(msg) from error
+
+
+def _stand_in(file: Path) -> tuple[int, Path]:
+    """Open a new file beside `file`, in a folder that is made if it is missing."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    except OSError as error:
+        msg = f"{file}: cannot be written ({error.strerror}); choose another place"
+        raise GateInputError(msg) from error
+    return descriptor, Path(name)
 
 
 def _umask() -> int:

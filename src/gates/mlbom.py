@@ -49,9 +49,7 @@ def mlbom(evidence: Evidence, settings: CardSettings, *, time: datetime) -> dict
     """
     statement = provenance.read_of_run(evidence.run)
     model = provenance.subject_digest(statement)
-    if evidence.verdict.evidence.get("checkpoint") != model:
-        msg = f"the verdict is not about checkpoint {model[:12]}: evaluate {evidence.run} again"
-        raise GateInputError(msg)
+    evidence.verdict.check_is_of(model)
     facts = provenance.facts(statement)
     judged_on = evidence.verdict.evidence.get("data", facts["data"])
     about = _about(facts["data"], evidence.data_folder) if evidence.data_folder else []

@@ -15,7 +15,6 @@ from pydantic import Field
 
 from gates import provenance
 from gates.configuration import Section, read_yaml, validate
-from gates.errors import GateInputError
 from gates.verdict import ACCURACY_FLOOR, NOT_JUDGED, Finding, Outcome, Verdict
 
 
@@ -65,7 +64,7 @@ def model_card(settings: CardSettings, statement: Mapping[str, Any], verdict: Ve
     Raises:
         GateInputError: the verdict is not of the evaluation gate, or about another checkpoint.
     """
-    _check_fits(statement, verdict)
+    verdict.check_is_of(provenance.subject_digest(statement))
     parts = [
         f"# {settings.name} {provenance.model_version(statement)}",
         settings.summary,
@@ -82,17 +81,6 @@ def model_card(settings: CardSettings, statement: Mapping[str, Any], verdict: Ve
     body = "\n\n".join(part for part in parts if part)
     card = ModelCard(f"---\n{_metadata(settings, verdict)}\n---\n\n{body}\n")
     return str(card)
-
-
-def _check_fits(statement: Mapping[str, Any], verdict: Verdict) -> None:
-    if verdict.gate != "evaluation":
-        msg = f"the verdict is of the gate {verdict.gate}; a card needs that of evaluation"
-        raise GateInputError(msg)
-    made, judged = provenance.subject_digest(statement), verdict.evidence.get("checkpoint")
-    if made != judged:
-        msg = f"the provenance is of checkpoint {made[:12]}, and the verdict of "
-        msg += f"{(judged or 'none')[:12]}: evaluate this run's checkpoint again"
-        raise GateInputError(msg)
 
 
 def _metadata(settings: CardSettings, verdict: Verdict) -> str:

@@ -151,6 +151,24 @@ class Verdict(_Part):
         ]
         return max(known) if known and len(known) == len(open_findings) else None
 
+    def check_is_of(self, checkpoint: str) -> None:
+        """Refuse to describe a model by a verdict on another one, or by that of another gate.
+
+        Args:
+            checkpoint: SHA-256 of the model's checkpoint.
+
+        Raises:
+            GateInputError: it is not the evaluation of that checkpoint.
+        """
+        if self.gate != "evaluation":
+            msg = f"the verdict is of the gate {self.gate}; expected one of evaluation"
+            raise GateInputError(msg)
+        judged = self.evidence.get("checkpoint", "none")
+        if judged != checkpoint:
+            msg = f"the verdict is about checkpoint {judged[:12]}, and the provenance about "
+            msg += f"{checkpoint[:12]}: evaluate this run's checkpoint again"
+            raise GateInputError(msg)
+
     def to_json(self) -> str:
         """Return the verdict as JSON text, keys sorted."""
         document = self.model_dump(mode="json", by_alias=True, exclude_none=True)

@@ -12,16 +12,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("digest", help="of a checkpoint, a commit, data or uv.lock; 7 digits do")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="FOLDER")
-    parser.add_argument("--name", metavar="MODEL", help="a model of the registry, searched as well")
+    parser.add_argument(
+        "--name",
+        metavar="MODEL",
+        help="search this model's versions too, in the registry that a variable names or that is "
+        "in this folder; nothing is registered where there is neither",
+    )
 
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Print a line for each model."""
-    from gates.registry.store import check_name, open_store  # noqa: PLC0415 - --help is quick
+    from gates.registry.store import check_name, is_there, open_store  # noqa: PLC0415 - --help is quick
     from gates.trace import of_runs, of_versions, trace  # noqa: PLC0415
 
     origins = of_runs(options.outputs)
-    if options.name:
+    if options.name and is_there():
         origins += of_versions(open_store(), check_name(options.name))
     print("\n".join(trace(options.digest, origins)))
     return ExitCode.PASSED

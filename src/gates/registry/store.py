@@ -14,7 +14,8 @@ from gates.registry.files import CHECKPOINT
 from gates.registry.history import Head, Stored, digest_of
 
 # Where models are registered if no server is named: a file in the current folder.
-DEFAULT_ADDRESS = "sqlite:///registry/mlflow.db"
+DEFAULT_FILE = "registry/mlflow.db"
+DEFAULT_ADDRESS = f"sqlite:///{DEFAULT_FILE}"
 LOG_SUFFIX = ".history"  # of the name under which a model's log is kept
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -213,6 +214,11 @@ def address_in_use() -> str:
     """
     names = ("GATES_REGISTRY", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
     return next((os.environ[name] for name in names if os.environ.get(name)), DEFAULT_ADDRESS)
+
+
+def is_there() -> bool:
+    """Whether a registry is named, or the default one exists: else nothing was ever registered."""
+    return address_in_use() != DEFAULT_ADDRESS or Path(DEFAULT_FILE).exists()
 
 
 def open_store(*, make: bool = False) -> Store:

@@ -233,7 +233,7 @@ def test_a_verdict_on_another_model_is_refused(
     other.judge(policy(tmp_path))
     run.verdict_file.write_bytes(other.verdict_file.read_bytes())
     assert mlbom(run, tmp_path / "mlbom.json") == 2
-    assert "the verdict is not about checkpoint" in capsys.readouterr().err
+    assert "the verdict is about checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "mlbom.json").exists()
 
 

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 
 from gates.configuration import (
-    HubModel,
     Section,
     apply_override,
     flat,
@@ -115,12 +114,3 @@ def test_override_sets_one_value() -> None:
         apply_override(tree, "x")
     with pytest.raises(ConfigError, match=r"^--set a=\[: the value is not valid YAML"):
         apply_override(tree, "a=[")
-
-
-@pytest.mark.parametrize("revision", ["main", "v1.0", "0a" * 19, "0A" * 20])
-def test_a_model_of_the_hub_is_named_by_a_commit(revision: str) -> None:
-    tree = {"repo_id": "org/model", "revision": revision}
-    with pytest.raises(ConfigError, match=r"run.yaml: revision: "):
-        validate(HubModel, tree, where="run.yaml")
-    pinned = validate(HubModel, {**tree, "revision": "0a" * 20}, where="run.yaml")
-    assert pinned.revision == "0a" * 20

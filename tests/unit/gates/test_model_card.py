@@ -148,7 +148,7 @@ def test_verdict_on_another_checkpoint_is_refused(run: Path) -> None:
 
 
 def test_verdict_of_another_gate_is_refused(run: Path) -> None:
-    with pytest.raises(GateInputError, match="needs that of evaluation"):
+    with pytest.raises(GateInputError, match="expected one of evaluation"):
         card_of(run, verdict_on(run, gate="drift"))
 
 

@@ -1,11 +1,11 @@
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from pydantic import Field
 
-from gates.configuration import HubModel, Revision, Section
+from gates.configuration import Section
 from tasks import pins
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -82,8 +82,12 @@ def test_a_submodule_without_a_branch_is_a_commit(tmp_path: Path) -> None:
     assert problems(tmp_path, ".gitmodules", text) == []
 
 
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
 class _Pinned(Section):
-    teacher: HubModel
+    repo_id: str
+    revision: Revision
 
 
 class _Free(Section):
