@@ -5,16 +5,19 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import nox
 
-from tasks import environment, rulesets, uv
+from tasks import environment, uv
 from tasks.catalogue import session
 from tasks.options import Options
 from tasks.project import ROOT
+
+RULESETS = Path(".github", "rulesets")
 
 # What gh documents for "not logged in".
 _NOT_LOGGED_IN = 4
@@ -31,12 +34,14 @@ class Comparison:
     """A ruleset of the repository beside the one of its name on GitHub.
 
     Args:
-        ruleset: the file's.
+        file: its path from the root.
+        body: what the file holds.
         id: GitHub's number for it; None if it is not there.
         differences: each a line; one that is not there has one.
     """
 
-    ruleset: rulesets.Ruleset
+    file: Path
+    body: Mapping[str, Any]
     id: int | None
     differences: list[str]
 
@@ -56,9 +61,8 @@ def protect(session: nox.Session) -> None:
     options = parser.parse_args(session.posargs)
     if options.repo is not None and not _REPOSITORY.fullmatch(options.repo):
         parser.error(f"--repo {options.repo!r}: expected OWNER/NAME")
-    if found := rulesets.findings(ROOT):
-        print(*found, sep="\n")
-        session.error(f"{len(found)} findings in {rulesets.FOLDER}; GitHub was not asked")
+    tools = environment.prepare(environment.of_tools(environment.default_python()))
+    environment.run(session, tools, "python", "-m", "tasks.rulesets")
     try:
         repository = options.repo or _this_repository()
         differing = compare(repository)
@@ -76,14 +80,13 @@ def protect(session: nox.Session) -> None:
 def compare(repository: str) -> list[Comparison]:
     """Print how GitHub's rulesets differ from the files; return the files that differ."""
     live = _live(repository)
-    read, _ = rulesets.read(ROOT)
-    names = [ruleset.body["name"] for ruleset in read]
-    compared = [_compare(ruleset, repository, live) for ruleset in read]
+    files = sorted((ROOT / RULESETS).glob("*.json"))
+    compared = [_compare(file, repository, live) for file in files]
     for one in compared:
         for difference in one.differences:
-            print(f"{one.ruleset.file}: {difference}")
+            print(f"{one.file}: {difference}")
     for extra in live:
-        if extra["name"] not in names:
+        if extra["name"] not in [one.body["name"] for one in compared]:
             print(f"{repository}: has a ruleset {extra['name']!r} that no file names; left alone")
     return [one for one in compared if one.differences]
 
@@ -93,21 +96,20 @@ def apply(repository: str, differing: Sequence[Comparison]) -> list[Comparison]:
     for one in differing:
         where = f"repos/{repository}/rulesets"
         if one.id is None:
-            _api("POST", where, one.ruleset.body)
+            _api("POST", where, one.body)
         else:
-            _api("PUT", f"{where}/{one.id}", one.ruleset.body)
-        print(f"{one.ruleset.file}: {'made' if one.id is None else 'changed'}")
+            _api("PUT", f"{where}/{one.id}", one.body)
+        print(f"{one.file}: {'made' if one.id is None else 'changed'}")
     # What GitHub made of it counts, not that it took it.
     return compare(repository) if differing else []
 
 
-def _compare(
-    ruleset: rulesets.Ruleset, repository: str, live: Sequence[dict[str, Any]]
-) -> Comparison:
-    name = ruleset.body["name"]
+def _compare(file: Path, repository: str, live: Sequence[dict[str, Any]]) -> Comparison:
+    wanted = json.loads(file.read_text(encoding="utf-8"))
+    name, file = wanted["name"], file.relative_to(ROOT)
     numbers = [each["id"] for each in live if each["name"] == name]
     if not numbers:
-        return Comparison(ruleset=ruleset, id=None, differences=["is not on GitHub"])
+        return Comparison(file=file, body=wanted, id=None, differences=["is not on GitHub"])
     if len(numbers) > 1:
         uv.stop(
             f"protect: {repository} has {len(numbers)} rulesets named {name!r}; delete all but one"
@@ -118,9 +120,49 @@ def _compare(
             f"protect: {repository} does not show who may bypass {name!r}, so it can't be judged; "
             "log in as one who may administer it: gh auth login"
         )
-    return Comparison(
-        ruleset=ruleset, id=numbers[0], differences=rulesets.differences(ruleset.body, body)
-    )
+    return Comparison(file=file, body=wanted, id=numbers[0], differences=differences(wanted, body))
+
+
+def differences(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
+    """Return how `live`, a ruleset as GitHub gives it, differs from `wanted`, a file's.
+
+    GitHub adds fields of its own to what it is given (ids, dates, links). A file states every field
+    that matters, so only those that it states are compared.
+    """
+    ours, theirs = _flat(wanted, wanted), _flat(live, wanted)
+    return [
+        f"{place}: live {_shown(theirs, place)}, file {_shown(ours, place)}"
+        for place in sorted(ours.keys() | theirs.keys())
+        if ours.get(place) != theirs.get(place) or (place in ours) != (place in theirs)
+    ]
+
+
+def _shown(values: Mapping[str, object], place: str) -> str:
+    return json.dumps(values[place], sort_keys=True) if place in values else "has none"
+
+
+def _flat(body: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, object]:
+    """Return the fields of `body` that `wanted` states, by place."""
+    flat = {key: body.get(key) for key in ("name", "target", "enforcement")}
+    flat["bypass_actors"] = _unordered(body["bypass_actors"], wanted["bypass_actors"])
+    for key in ("include", "exclude"):
+        flat[f"conditions.{key}"] = _unordered(body["conditions"]["ref_name"].get(key), [])
+    stated = {rule["type"]: rule.get("parameters", {}) for rule in wanted["rules"]}
+    for rule in body["rules"]:
+        kind, parameters = rule["type"], rule.get("parameters") or {}
+        flat[kind] = True
+        for key, value in stated.get(kind, {}).items():
+            flat[f"{kind}.{key}"] = _unordered(parameters.get(key), value)
+    return flat
+
+
+def _unordered(value: Any, wanted: Any) -> Any:
+    """Return a list in one order, which means nothing, its objects with the keys of `wanted`'s."""
+    if not isinstance(value, list):
+        return value
+    keys = {key for each in wanted if isinstance(each, dict) for key in each}
+    kept = [{key: each.get(key) for key in keys} if keys else each for each in value]
+    return sorted(kept, key=lambda entry: json.dumps(entry, sort_keys=True))
 
 
 def _live(repository: str) -> list[dict[str, Any]]:
@@ -137,7 +179,7 @@ def _this_repository() -> str:
     return _gh(arguments).strip()
 
 
-def _api(method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+def _api(method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     arguments = ["api", "--method", method, path]
     if body is not None:
         arguments += ["--input", "-"]
