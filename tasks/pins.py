@@ -91,7 +91,7 @@ def _of_schema(node: Any, where: str) -> Iterator[str]:
             revision = _revision_of(name)
             is_required = revision in node.get("required", [])
             if not is_required or properties[revision].get("pattern") != _PATTERN:
-                yield f"{where}: {name} needs a field {revision}: gates.configuration.Revision"
+                yield f"{where}: {name} needs a field {revision} of the pattern {_PATTERN}"
     for key, each in node.items():
         yield from _of_schema(each, f"{where}/{key}")
 

@@ -231,7 +231,7 @@ def _repeated(rulesets: Iterable[tuple[_File, Body]]) -> Iterator[Finding]:
 def _missing_checks(rulesets: Iterable[tuple[_File, Body]], root: Path) -> Iterator[Finding]:
     jobs: set[str] = set()
     for path in sorted((root / WORKFLOWS).glob("*.y*ml")):
-        source = workflow_source.read(path, root, Catalogue(frozenset(), frozenset()))
+        source = workflow_source.read(path, root, Catalogue())
         if isinstance(source, Finding):
             yield source  # it may be the one that has the check
             return

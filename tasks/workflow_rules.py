@@ -1,18 +1,22 @@
-"""The project's rules for .github: workflows call sessions, pin what they use, hold few rights.
+"""The project's rules for .github: workflows call sessions, use what is allowed, hold few rights.
 
 python -m tasks.workflow_rules --sessions=lint,unit --tiers=pr,nightly
 
-Run by the Python of the tools' environment, which has ruamel.yaml: it knows each line's number.
-A rule is a function that yields what it finds; `RULES` is the list of them.
+Run by the Python of the tools' environment, which has pydantic and ruamel.yaml: it knows each
+line's number. A rule is a function that yields what it finds; `RULES` lists them. What zizmor,
+actionlint or GitHub's schemas find has no rule here (docs/decisions/workflow-rules.md).
 """
 
 import argparse
+import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml.comments import CommentedMap
 
 from tasks import workflow_source
@@ -31,6 +35,9 @@ PATTERNS = (".github/workflows/*.y*ml", ".github/actions/*/action.y*ml")
 # With these a tool passes over what it finds.
 EXCUSES = (".github/actionlint.y*ml", ".github/zizmor.y*ml")
 
+# The table of pyproject.toml with what workflows may use.
+SETTINGS = "[tool.tasks.workflows"
+
 REQUIRED = "green"  # the name of the check that a pull request needs
 # The job that makes the plan, the jobs that it feeds, each with its output, and of these the one in
 # the image; tasks/green.py knows them by these names.
@@ -47,42 +54,11 @@ _CALL = re.compile(
     r"(?P<arguments> --(?: (?:[\w./=:@+-]+|\"\$[A-Z_]+\"))+)?"
 )
 _VARIABLE = re.compile(r'"\$([A-Z_]+)"')
-# What a step may set, each with its one value: any other variable can change what `uvx nox` is or
-# does. One that a session newly reads is added here.
-VARIABLES = {
-    "BASE": "${{ github.event.pull_request.base.sha || github.event.merge_group.base_sha }}",
-    "CHECK_INPUTS": "1",
-    "IMAGE_TOKEN": "${{ github.token }}",
-    "IMAGE_USER": "${{ github.actor }}",
-    "MLFLOW_TRACKING_PASSWORD": "${{ secrets.MLFLOW_TRACKING_PASSWORD }}",
-    "MLFLOW_TRACKING_URI": "${{ vars.MLFLOW_TRACKING_URI }}",
-    "MLFLOW_TRACKING_USERNAME": "${{ secrets.MLFLOW_TRACKING_USERNAME }}",
-    "NEEDS": "${{ toJSON(needs) }}",
-    "PLAN_IMAGE": "${{ vars.PLAN_IMAGE }}",
-    "PLAN_LABELS": "${{ join(github.event.pull_request.labels.*.name, ',') }}",
-    "PULL_REQUEST_TITLE": "${{ github.event.pull_request.title }}",
-    "RESULTS": "results",
-    "SESSION": "${{ matrix.session }}",
-}
 # The machine and the time-out of a planned session are the catalogue's.
 PLANNED = {
     "runs-on": "${{ matrix.labels }}",
     "timeout-minutes": "${{ matrix.timeout_minutes }}",
 }
-# What a step may use, for anything else can run anything. To add one: read what it does, and put it
-# here as OWNER/NAME, with /PATH if it has one, or as the folder of a composite action of our own.
-ACTIONS = frozenset(
-    (
-        "$/.github/actions/setup",
-        "actions/attest",
-        "actions/cache",
-        "actions/checkout",
-        "actions/download-artifact",
-        "actions/upload-artifact",
-        "astral-sh/setup-uv",
-        "pypa/gh-action-pypi-publish",
-    )
-)
 # What may be said to the actions that bring in what is judged: nothing that names another run,
 # repository or commit.
 _BROUGHT_IN_BY = {
@@ -90,9 +66,6 @@ _BROUGHT_IN_BY = {
     "actions/download-artifact": frozenset(("name", "path")),
 }
 _ARGUMENTS_OF_PLAN = re.compile(r" -- (?P<tier>[\w-]+)(?: --since \"\$BASE\"| --without [\w-]+)*")
-_PIN = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
-_LOOKS_LIKE_PIN = re.compile(r"[0-9a-fA-F]{6,}")
-_IMAGE = re.compile(r"(?:docker://)?[^@\s]+@sha256:[0-9a-f]{64}")
 _VERSION_COMMENT = re.compile(r"\s#\s*v\d+(\.\d+)*\b")
 _SECRET = re.compile(r"\bsecrets\b(?!\s*\.\s*GITHUB_TOKEN\b)")
 # What keeps a job from running on forks.
@@ -106,7 +79,6 @@ _GROUP = "${{ github.workflow }}-${{ github.event.pull_request.number || github.
 _ENDS_OLD_RUNS = "${{ github.event_name == 'pull_request' }}"
 # The tier, and so the file, whose plan a pull request must pass.
 _OF_PULL_REQUESTS = "pr"
-_OUTSIDERS_RUN_AS_OWNER = ("pull_request_target", "workflow_run")
 
 Rule = Callable[[Source], Iterator[Finding]]
 
@@ -121,18 +93,10 @@ def calls_sessions_only(source: Source) -> Iterator[Finding]:
             if "if" in step:
                 text = "a session with a condition is green when it is skipped; let the plan decide"
                 yield source.finding(step, "if", text)
-        if "script" in mapping_at(step, "with"):
-            text = "a script in YAML; make it a session and call uvx nox -s NAME"
-            yield source.finding(step["with"], "script", text)
 
 
 def _problem_of_run(step: CommentedMap, catalogue: Catalogue) -> str | None:
     command = str(step["run"]).strip()
-    if "${{" in command:
-        return (
-            "an expression is pasted into the shell before it runs, whatever it holds; "
-            "hand it over in env:"
-        )
     call = _CALL.fullmatch(command)
     if call is None:
         first, _, rest = command.partition("\n")
@@ -156,15 +120,13 @@ def _unknown_name(call: re.Match[str], catalogue: Catalogue) -> str | None:
     return None
 
 
-def keeps_the_shell(source: Source) -> Iterator[Finding]:
-    """Another shell, or another folder, makes another command of what a step runs."""
+def keeps_the_folder(source: Source) -> Iterator[Finding]:
+    """Another folder has another noxfile; zizmor finds a shell that is another command."""
     for each in [source.content, *source.jobs.values()]:
         if "defaults" in each:
             text = "every step gets another shell or folder; leave defaults: out"
             yield source.finding(each, "defaults", text)
     for step in source.steps:
-        if step.get("shell", "bash") != "bash":
-            yield source.finding(step, "shell", "a shell of its own; leave shell: out")
         if "working-directory" in step:
             text = "sessions run where the noxfile is; leave working-directory: out"
             yield source.finding(step, "working-directory", text)
@@ -182,52 +144,30 @@ def sets_known_variables(source: Source) -> Iterator[Finding]:
             yield source.finding(step, "env", "no one can tell what this sets; write the names out")
             continue
         for name, value in env.items():
-            if name not in VARIABLES:
-                text = f"{name} is no variable of a session; leave it out (see VARIABLES in tasks/)"
-                yield source.finding(env, name, text)
-            elif str(value) != VARIABLES[name]:
-                yield source.finding(
-                    env, name, f"{name} has a value of its own; write {VARIABLES[name]}"
+            allowed = source.catalogue.variables.get(name)
+            if allowed is None:
+                text = (
+                    f"{name} is not declared; if a session reads it, add to {SETTINGS}.variables] "
                 )
+                text += f"in pyproject.toml: {name} = {json.dumps(str(value))}"
+                yield source.finding(env, name, text)
+            elif str(value) != allowed:
+                text = f"{name} has another value than in pyproject.toml; write {allowed}"
+                yield source.finding(env, name, text)
 
 
-def pins_what_it_uses(source: Source) -> Iterator[Finding]:
-    """Actions by full commit, images by digest: nobody can move those."""
+def uses_what_is_allowed(source: Source) -> Iterator[Finding]:
+    """Only actions that somebody has read run, each by a commit that says its version."""
     for step in source.steps:
         problem = _problem_of_use(str(step["uses"]), source, step) if "uses" in step else None
         if problem:
             yield source.finding(step, "uses", problem)
-    for name, job in source.jobs.items():
-        for parent, key, image in _images(job):
-            # `runs_what_it_plans_for_the_image` knows the only image that may be there.
-            is_known = name == CONTAINED and parent in (job, job.get("container"))
-            if not _IMAGE.fullmatch(image) and not is_known:
-                text = f"image {image} is not pinned; write NAME:TAG@sha256:DIGEST"
-                yield source.finding(parent, key, text)
-
-
-def _problem_of_use(used: str, source: Source, parent: CommentedMap) -> str | None:
-    action, _, revision = used.partition("@")
-    if action not in ACTIONS:
-        return f"{action} is not known here; use another, or add it to ACTIONS in tasks/"
-    if used.startswith("$/"):
-        return None
-    if not _PIN.fullmatch(used):
-        what = f"{used} is not pinned"
-        if _LOOKS_LIKE_PIN.fullmatch(revision):
-            what = f"{used}: {revision} only looks like a commit and can be a tag"
-        return f"{what}; write {action}@ all 40 digits of a commit # vVERSION"
-    line = source.lines[parent.lc.key("uses")[0]]
-    if not _VERSION_COMMENT.search(line):
-        return f"{action} does not say its version; add it behind the commit: # v1.2.3"
-    return None
-
-
-def shows_what_it_runs(source: Source) -> Iterator[Finding]:
-    """A reusable workflow, or an action that is a program, runs what these rules do not read."""
     for job in source.jobs.values():
-        if "uses" in job:
-            text = "the steps of another workflow are not checked; call sessions in steps"
+        called = str(job.get("uses", "")).partition("@")[0]
+        if "uses" in job and called not in source.catalogue.reusable:
+            text = (
+                f"its steps are not checked here; if you have read them, {_add('reusable', called)}"
+            )
             yield source.finding(job, "uses", text)
     runs = mapping_at(source.content, "runs")
     if not source.is_workflow and runs.get("using") != "composite":
@@ -235,14 +175,18 @@ def shows_what_it_runs(source: Source) -> Iterator[Finding]:
         yield source.finding(runs or source.content, "using", text)
 
 
-def _images(job: CommentedMap) -> Iterator[tuple[CommentedMap, str, str]]:
-    services = mapping_at(job, "services")
-    for parent, key in [(job, "container"), *((services, key) for key in services)]:
-        container = parent.get(key)
-        if isinstance(container, str):
-            yield parent, key, container
-        elif isinstance(container, CommentedMap):
-            yield container, "image", str(container.get("image", ""))
+def _problem_of_use(used: str, source: Source, step: CommentedMap) -> str | None:
+    action = used.partition("@")[0]
+    if action not in source.catalogue.actions:
+        return f"{action} is not allowed; if you have read what it does, {_add('actions', action)}"
+    line = source.lines[step.lc.key("uses")[0]]
+    if not used.startswith("$/") and not _VERSION_COMMENT.search(line):
+        return f"{action} does not say its version; add it behind the commit: # v1.2.3"
+    return None
+
+
+def _add(key: str, name: str) -> str:
+    return f"add it to {SETTINGS}] in pyproject.toml: {key} = [..., {json.dumps(name)}]"
 
 
 def holds_few_rights(source: Source) -> Iterator[Finding]:
@@ -260,15 +204,6 @@ def holds_few_rights(source: Source) -> Iterator[Finding]:
         elif "pull_request" in source.triggers and "write" in rights.values():
             text = f"job {name} may write, and pull requests run it; leave it at read"
             yield source.job_finding(name, "permissions", text)
-
-
-def leaves_no_credentials(source: Source) -> Iterator[Finding]:
-    """What runs after the checkout must not find the token in .git/config."""
-    for step in source.steps:
-        is_checkout = str(step.get("uses", "")).startswith("actions/checkout@")
-        if is_checkout and mapping_at(step, "with").get("persist-credentials") is not False:
-            text = "leaves the token behind; add with: persist-credentials: false"
-            yield source.finding(step, "uses", text)
 
 
 def brings_in_what_started_it(source: Source) -> Iterator[Finding]:
@@ -301,7 +236,7 @@ def cancels_what_is_outdated(source: Source) -> Iterator[Finding]:
 def ends_in_time(source: Source) -> Iterator[Finding]:
     """GitHub gives a job six hours otherwise."""
     for name, job in source.jobs.items():
-        if "timeout-minutes" not in job:
+        if "timeout-minutes" not in job and "uses" not in job:
             text = f"job {name} may hang for six hours; add timeout-minutes:"
             yield source.job_finding(name, "timeout-minutes", text)
 
@@ -320,15 +255,6 @@ def spares_forks(source: Source) -> Iterator[Finding]:
 
 
 _ADD_GUARD = f"add if: {GUARD}"
-
-
-def gives_secrets_to_one_job(source: Source) -> Iterator[Finding]:
-    """Outside of a job, a secret is given to all of them."""
-    inside = {line for name in source.jobs for line in _lines_of_job(source, name)}
-    for number, line in enumerate(source.lines):
-        if number not in inside and _SECRET.search(without_comment(line)):
-            text = "every job gets this secret; give it to the step that needs it"
-            yield Finding(source.file, number + 1, text)
 
 
 def _is_guarded(source: Source, name: str, asking: frozenset[str] = frozenset()) -> bool:
@@ -357,10 +283,6 @@ def is_started_safely(source: Source) -> Iterator[Finding]:
     """A required check reports on every pull request and in the merge queue; outsiders own none."""
     on = source.content.get("on")
     where = on if isinstance(on, CommentedMap) else source.content
-    for trigger in _OUTSIDERS_RUN_AS_OWNER:
-        if trigger in source.triggers:
-            text = f"{trigger} runs an outsider's change with our rights; use pull_request"
-            yield source.finding(where, trigger, text)
     if "pull_request" not in source.triggers:
         return
     if Path(source.file).stem != _OF_PULL_REQUESTS:
@@ -393,11 +315,7 @@ def runs_the_whole_plan(source: Source) -> Iterator[Finding]:
     for name, job in source.jobs.items():
         if "strategy" not in job:
             continue
-        strategy = job["strategy"]
-        if not isinstance(strategy, CommentedMap):
-            text = f"job {name}: no one can tell what this runs; write the strategy out"
-            yield source.job_finding(name, "strategy", text)
-            continue
+        strategy = mapping_at(job, "strategy")
         if strategy.get("fail-fast") is not False:
             text = f"job {name}: one failure hides the others; add fail-fast: false"
             yield source.finding(strategy, "fail-fast", text)
@@ -540,17 +458,14 @@ def sees_what_was_left(source: Source) -> Iterator[Finding]:
 
 RULES: tuple[Rule, ...] = (
     calls_sessions_only,
-    keeps_the_shell,
+    keeps_the_folder,
     sets_known_variables,
-    pins_what_it_uses,
-    shows_what_it_runs,
+    uses_what_is_allowed,
     holds_few_rights,
-    leaves_no_credentials,
     brings_in_what_started_it,
     cancels_what_is_outdated,
     ends_in_time,
     spares_forks,
-    gives_secrets_to_one_job,
     is_started_safely,
     fails_when_it_fails,
     runs_the_whole_plan,
@@ -581,17 +496,57 @@ def _check_file(file: Path, root: Path, catalogue: Catalogue) -> list[Finding]:
     return [finding for rule in RULES for finding in rule(source)]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print a line for each finding; return 1 if there is one."""
+class _Allowed(BaseModel):
+    """[tool.tasks.workflows]: what workflows may use besides sessions.
+
+    Args:
+        actions: OWNER/NAME, with /PATH if it has one, or the folder of one of our own.
+        reusable: workflows that a job may call.
+        variables: what a step may set, each with its one value.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    actions: list[str]
+    reusable: list[str]
+    variables: dict[str, str]
+
+
+def read_catalogue(root: Path, *, sessions: Iterable[str], tiers: Iterable[str]) -> Catalogue:
+    """Return what workflows may call and use.
+
+    Raises:
+        ValidationError: [tool.tasks.workflows] in pyproject.toml is not as documented.
+    """
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    allowed = _Allowed.model_validate(settings["tool"]["tasks"].get("workflows", {}))
+    return Catalogue(
+        sessions=frozenset(sessions),
+        tiers=frozenset(tiers),
+        actions=frozenset(allowed.actions),
+        reusable=frozenset(allowed.reusable),
+        variables=allowed.variables,
+    )
+
+
+def main(arguments: Sequence[str], root: Path) -> int:
+    """Print a line for each finding; return 1 if there is one, 2 if the settings are wrong."""
     parser = argparse.ArgumentParser(prog="python -m tasks.workflow_rules")
     parser.add_argument("--sessions", required=True, help="the catalogue's, with commas between")
     parser.add_argument("--tiers", required=True, help="the catalogue's, with commas between")
     given = parser.parse_args(arguments)
-    catalogue = Catalogue(frozenset(given.sessions.split(",")), frozenset(given.tiers.split(",")))
-    found = check(Path.cwd(), catalogue)
+    sessions, tiers = given.sessions.split(","), given.tiers.split(",")
+    try:
+        catalogue = read_catalogue(root, sessions=sessions, tiers=tiers)
+    except ValidationError as error:
+        for each in error.errors():
+            place = ".".join(map(str, each["loc"]))
+            print(f"pyproject.toml: {SETTINGS}] {place}: {each['msg']}", file=sys.stderr)
+        return 2
+    found = check(root, catalogue)
     print(*found, sep="\n", end="\n" if found else "")
     return 1 if found else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1:], Path.cwd()))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,21 @@ class Finding:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The names that a workflow may call."""
+    """What a workflow may call and use.
 
-    sessions: frozenset[str]
-    tiers: frozenset[str]
+    Args:
+        sessions: the sessions that there are.
+        tiers: the tiers that there are.
+        actions: what a step may use, without its revision.
+        reusable: the workflows that a job may call, without their revision.
+        variables: what a step may set, each with its one value.
+    """
+
+    sessions: frozenset[str] = frozenset()
+    tiers: frozenset[str] = frozenset()
+    actions: frozenset[str] = frozenset()
+    reusable: frozenset[str] = frozenset()
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -92,8 +103,6 @@ def read(file: Path, root: Path, catalogue: Catalogue) -> Source | Finding:
         mark = getattr(error, "problem_mark", None)
         said = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         return Finding(name, mark.line + 1 if mark else 1, f"is no YAML ({said}); mend it")
-    if merged := [number for number, line in enumerate(text.splitlines(), 1) if "<<" in line]:
-        return Finding(name, merged[0], "GitHub knows no merge key; write out what << stands for")
     if not isinstance(content, CommentedMap):
         return Finding(name, 1, "is no workflow and no action; see the files beside it")
     return Source(name, text.splitlines(), content, catalogue)

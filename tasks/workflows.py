@@ -16,6 +16,12 @@ _SCHEMAS = (
     ("dependabot", ".github/dependabot.yml"),
 )
 
+# No shellcheck: what it would read is `uvx nox`, and not every machine has one.
+ACTIONLINT = ("-no-color", "-shellcheck=", "-pyflakes=")
+# No file and no comment may excuse a finding; an exception would be an option here.
+_WHOLE = ("--no-config", "--no-ignores", "--strict-collection")
+ZIZMOR = ("--offline", "--persona=auditor", "--no-progress", *_WHOLE, ".github")
+
 
 @session(tiers=["pr"], timeout_minutes=5, inputs=[".github"], parallel=True)
 def workflows(session: nox.Session) -> None:
@@ -34,12 +40,8 @@ def workflows(session: nox.Session) -> None:
         environment.run(session, tools, "check-jsonschema", vendored, *files)
     environment.run(session, tools, "python", "-m", "tasks.workflow_rules", *known)
     environment.run(session, tools, "python", "-m", "tasks.rulesets")
-    # No shellcheck: what it would read is `uvx nox`, and not every machine has one.
-    environment.run(session, tools, "actionlint", "-no-color", "-shellcheck=", "-pyflakes=")
-    # No file and no comment may excuse a finding; who wants that says it here.
-    whole = ["--no-config", "--no-ignores"]
-    thorough = ["--offline", "--pedantic", "--no-progress", "--strict-collection", *whole]
-    environment.run(session, tools, "zizmor", *thorough, ".github")
+    environment.run(session, tools, "actionlint", *ACTIONLINT)
+    environment.run(session, tools, "zizmor", *ZIZMOR)
 
 
 @session(timeout_minutes=5)

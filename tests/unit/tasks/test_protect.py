@@ -373,7 +373,7 @@ def test_a_check_has_the_name_of_its_job_or_else_its_key(
 def source(root: Path, text: str) -> workflow_source.Source:
     file = root / rulesets.WORKFLOWS / "pr.yml"
     file.write_text(text)
-    known = workflow_source.Catalogue(frozenset(), frozenset())
+    known = workflow_source.Catalogue()
     read = workflow_source.read(file, root, known)
     assert isinstance(read, workflow_source.Source)
     return read
@@ -566,7 +566,7 @@ def test_rulesets_workflows_and_catalogue_of_this_repository_agree() -> None:
     assert findings(ROOT) == []
     assert rulesets.REQUIRED_CHECK == workflow_rules.REQUIRED
     workflow = (ROOT / rulesets.WORKFLOWS / "pr.yml").read_text(encoding="utf-8")
-    known = workflow_source.Catalogue(frozenset(), frozenset())
+    known = workflow_source.Catalogue()
     parsed = workflow_source.read(ROOT / rulesets.WORKFLOWS / "pr.yml", ROOT, known)
     assert isinstance(parsed, workflow_source.Source)
     # What is required is the last word: it needs every other job, and the catalogue's plan feeds
