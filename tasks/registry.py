@@ -25,7 +25,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 
 _DIGEST = r"sha256:[0-9a-f]{64}"
 _FROM = re.compile(
-    rf"FROM\s+(?P<name>[^\s@$:]+(?::\d+/[^\s@$:]+)?):(?P<tag>[\w.-]+)@(?P<digest>{_DIGEST})",
+    rf"FROM\s+(?:--\S+\s+)*(?P<name>[^\s@$:]+(?::\d+/[^\s@$:]+)?):(?P<tag>[\w.-]+)@(?P<digest>{_DIGEST})",
     re.IGNORECASE,
 )
 

@@ -9,7 +9,7 @@ field, so that nothing is left to a default that GitHub may change.
 import json
 import reprlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,9 +25,10 @@ from pydantic import (
 )
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from tasks import workflow_source
+from tasks.manifest import printable
 from tasks.workflow_source import Catalogue, Finding, Source
 
 FOLDER = Path(".github", "rulesets")
@@ -140,10 +141,12 @@ class _File:
 
     Args:
         name: its path from the repository's root, as findings show it.
-        tree: its content as ruamel reads it, with the line of each place.
+        body: its content.
+        tree: the same as ruamel reads it, with the line of each place.
     """
 
     name: str
+    body: Mapping[str, Any]
     tree: CommentedMap
 
     def finding(self, place: Iterable[str | int], message: str) -> Finding:
@@ -157,7 +160,7 @@ class _File:
                 line, node = node.lc.item(part)[0], node[part]
             else:
                 break
-        return Finding(self.name, line + 1, message)
+        return Finding(self.name, line + 1, printable(message))
 
 
 def findings(root: Path) -> list[Finding]:
@@ -170,7 +173,7 @@ def findings(root: Path) -> list[Finding]:
             found.append(file)
             continue
         try:
-            rulesets.append((file, Body.model_validate(file.tree)))
+            rulesets.append((file, Body.model_validate(file.body)))
         except ValidationError as error:
             found += [_told(file, each) for each in error.errors()]
     if not rulesets and not found:
@@ -184,18 +187,18 @@ def _read(path: Path, root: Path) -> _File | Finding:
     name = str(path.relative_to(root))
     try:
         text = path.read_text(encoding="utf-8")
-        json.loads(text)  # YAML would take more than GitHub does
+        body = json.loads(text)  # YAML would take more than GitHub does
         tree = YAML(typ="rt").load(text)
     except json.JSONDecodeError as error:
         return Finding(name, error.lineno, f"is not JSON: {error.msg}")
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return Finding(name, line, str(error.problem))
-    except (OSError, ValueError, RecursionError) as error:
-        return Finding(name, 1, f"cannot be read: {error}")
+        return Finding(name, line, printable(str(error.problem)))
+    except (OSError, ValueError, RecursionError, YAMLError) as error:
+        return Finding(name, 1, printable(f"cannot be read: {error}"))
     if not isinstance(tree, CommentedMap):
         return Finding(name, 1, "must be one ruleset, an object in braces")
-    return _File(name, tree)
+    return _File(name, body, tree)
 
 
 def _told(file: _File, error: Any) -> Finding:
@@ -203,15 +206,10 @@ def _told(file: _File, error: Any) -> Finding:
     place = [*error["loc"]]
     if place[0] == "rules":
         del place[2:3]  # the rule's type, which is no place in the file
-    shown = ".".join(json.dumps(part) if _is_odd(part) else str(part) for part in place)
+    shown = ".".join(map(str, place))
     message = error["msg"][0].lower() + error["msg"][1:]
     given = "" if error["type"] == "missing" else f", got {reprlib.repr(error['input'])}"
     return file.finding(place, f"{shown}: {message}{given}")
-
-
-def _is_odd(part: str | int) -> bool:
-    # As JSON a key is one line and steers no terminal.
-    return isinstance(part, str) and not part.isidentifier()
 
 
 def _repeated(rulesets: Iterable[tuple[_File, Body]]) -> Iterator[Finding]:

@@ -55,9 +55,7 @@ class Source:
     def triggers(self) -> Mapping[str, Any]:
         """What starts the workflow, with the settings of each; nothing starts an action."""
         on = self.content.get("on")
-        if isinstance(on, str):
-            return {on: None}
-        return on if isinstance(on, Mapping) else dict.fromkeys(on or [])
+        return on if isinstance(on, Mapping) else dict.fromkeys(map(str, names_in(on)))
 
     @property
     def is_workflow(self) -> bool:
@@ -99,7 +97,8 @@ def read(file: Path, root: Path, catalogue: Catalogue) -> Source | Finding:
     try:
         text = file.read_text(encoding="utf-8")
         content = YAML(typ="rt").load(text)
-    except (YAMLError, ValueError) as error:
+    # ruamel lets errors of the types through: `!!bool x` is a LookupError.
+    except (YAMLError, LookupError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         said = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         return Finding(name, mark.line + 1 if mark else 1, f"is no YAML ({said}); mend it")

@@ -62,6 +62,12 @@ def test_the_base_of_the_cpu_image_has_the_default_python() -> None:
     assert base.tag.startswith(f"{PROJECT.default.python}-slim")
 
 
+def test_a_base_for_a_named_platform_is_one_too() -> None:
+    digest = f"sha256:{'0' * 64}"
+    (base,) = registry.bases(f"FROM --platform=linux/amd64 python:3.12@{digest} AS one\n")
+    assert (base.name, base.tag, base.digest) == ("python", "3.12", digest)
+
+
 @pytest.mark.parametrize("target", image.TARGETS)
 def test_the_user_is_not_root(target: str) -> None:
     # By number: Kubernetes' runAsNonRoot does not know a name.

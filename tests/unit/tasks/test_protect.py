@@ -214,8 +214,9 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
         pytest.param('"active"', '"evaluate"', 4, "should be 'active'", id="evaluate"),
         pytest.param('"active"', '"disabled"', 4, "should be 'active'", id="disabled"),
         pytest.param(
-            '"active",', '"active",\n"enforcement": "active",', 5, "duplicate key", id="duplicate"
+            '"active",', '"active",\n"enforcement": "\\u001b",', 5, "duplicate key", id="duplicate"
         ),
+        pytest.param('"name": "main"', '"name": "\x7f"', 1, "cannot be read", id="delete"),
         pytest.param(
             '["~DEFAULT_BRANCH"]', "[]", 7, "include: list should have at least 1", id="no_branch"
         ),
@@ -233,7 +234,7 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
             "bypass_actors: input should be a valid list",
             id="actors",
         ),
-        pytest.param('"target"', '"\\u001b\\n"', 3, '"\\u001b\\n": extra inputs', id="control"),
+        pytest.param('"target"', '"\\u001b\\n"', 3, r"\x1b\n: extra inputs", id="control"),
         pytest.param('"branch"', "9" * 5000, 1, "cannot be read: Exceeds", id="endless_number"),
         pytest.param('"branch"', "[" * 100_000, 1, "cannot be read: ", id="deep"),
         pytest.param('"branch",', '"branch"', 4, "is not JSON: Expecting ','", id="no_json"),
@@ -245,6 +246,7 @@ def test_each_defect_is_a_finding_with_its_line(
 ) -> None:
     edit(root, old, new)
     found = findings(root)
+    assert all(map(str.isprintable, found))
     if said == "already":  # told of the later of the two files
         assert found[0].startswith(f".github/rulesets/tags.json:{line}: {MAIN} has the name")
         return
@@ -379,7 +381,21 @@ def source(root: Path, text: str) -> workflow_source.Source:
     return read
 
 
-def test_a_workflow_that_cannot_be_read_is_the_finding(root: Path) -> None:
+@pytest.mark.parametrize("text", ["jobs: [", "on: !!bool x", "on: " + "[" * 500 + "]" * 500])
+def test_a_workflow_that_is_not_yaml_is_a_finding(text: str, root: Path) -> None:
+    (root / rulesets.WORKFLOWS / "other.yml").write_text(text)
+    (found,) = findings(root)
+    assert found.startswith(".github/workflows/other.yml:1: is no YAML")
+
+
+@pytest.mark.parametrize("on", ["3", "[[pull_request]]", "null"])
+def test_a_workflow_that_nothing_starts_gives_no_check(on: str, root: Path) -> None:
+    (root / rulesets.WORKFLOWS / "pr.yml").write_text(f"on: {on}\njobs:\n  green:\n    x: 1\n")
+    (found,) = findings(root)
+    assert "jobs that do: none" in found
+
+
+def test_a_workflow_with_a_tab_is_the_finding(root: Path) -> None:
     edit(root, "jobs:\n", "jobs:\n\ta: b\n", ".github/workflows/pr.yml")
     (found,) = findings(root)
     assert found.startswith(".github/workflows/pr.yml:6: is no YAML")
