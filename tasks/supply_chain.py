@@ -1,5 +1,6 @@
 """Sessions about what is locked and what a model was made from."""
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tasks.options import Options
 from tasks.project import LATEST, PROJECT, ROOT, SBOM, VERDICT, Cell
 
 # Relative to the root.
+_AUDIT = "artifacts/verdicts/audit.json"
+_COULD_NOT_JUDGE = 2  # the exit code
 _BASE_LOCK = ".nox/base.uv.lock"
 _EXPORTED = ".nox/cell-requirements.txt"
 
@@ -21,18 +24,36 @@ def audit(session: nox.Session) -> None:
     """Judge every locked version: vulnerabilities, malware, yanked releases, licences, names.
 
     Needs the vulnerability database that configs/audit.yaml or AUDIT_DATABASE names, and uv's
-    package index or the one of AUDIT_INDEX; without their answer nothing is shown, and the session
+    package index or the one of AUDIT_INDEX. Without their answer it is skipped, and with CI=true it
     fails. After --: arguments of gates audit; --record-licences alone asks the index for the
     licence of each locked version and writes configs/licences.json.
     """
     tools = environment.prepare(environment.of_supply(environment.default_python()))
     # Not as an argument: an address may hold a password, and the manifest keeps commands.
     named = {} if "AUDIT_INDEX" in os.environ else {"AUDIT_INDEX": _index()}
-    arguments = ["--report", "artifacts/verdicts/audit.json"]
-    if "--base-lock" not in session.posargs and _write_base_lock():
+    arguments = [*session.posargs]
+    if "--base-lock" not in arguments and _write_base_lock():
         arguments += ["--base-lock", _BASE_LOCK]
-    audit = ("python", "-m", "gates", "audit", *arguments, *session.posargs)
-    environment.run(session, tools, *audit, outer={**os.environ, **named})
+    report = ROOT / _AUDIT
+    report.unlink(missing_ok=True)
+    is_judging = "--record-licences" not in arguments
+    command = ("python", "-m", "gates", "audit", *arguments, "--report", _AUDIT)
+    codes = (0, _COULD_NOT_JUDGE) if is_judging else (0,)
+    environment.run(session, tools, *command, outer={**os.environ, **named}, success_codes=codes)
+    if is_judging:
+        _check_that_it_judged(session, report)
+
+
+def _check_that_it_judged(session: nox.Session, report: Path) -> None:
+    """End the session where `gates audit` found nothing wrong but could not ask everybody."""
+    if not report.exists():
+        session.error("gates audit ended without a verdict; its message is above")
+    outcome = json.loads(report.read_text(encoding="utf-8"))["outcome"]
+    if outcome == "inconclusive":
+        reason = "the vulnerability database or the package index did not answer"
+        if environment.in_ci():
+            uv.stop(f"audit: {reason}; CI=true allows no skip")
+        session.skip(reason)
 
 
 @session(

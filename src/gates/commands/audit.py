@@ -53,7 +53,8 @@ def run(options: argparse.Namespace) -> ExitCode:
     if options.record_licences:
         return _record(options)
     from gates.audit import Sources, audit  # noqa: PLC0415 - after the options: --help is quick
-    from gates.verdict import publish  # noqa: PLC0415
+    from gates.services import UnreachableError  # noqa: PLC0415
+    from gates.verdict import Outcome, publish  # noqa: PLC0415
 
     sources = Sources(
         lock=options.lock,
@@ -64,7 +65,13 @@ def run(options: argparse.Namespace) -> ExitCode:
         index=options.index,
         base_lock=options.base_lock,
     )
-    return publish(audit(sources, now=datetime.now(UTC)), report=options.report)
+    verdict = audit(sources, now=datetime.now(UTC))
+    code = publish(verdict, report=options.report)
+    if verdict.outcome is Outcome.INCONCLUSIVE:
+        (reason,) = verdict.notes["not shown: vulnerabilities"].splitlines()
+        msg = f"audit: {reason}. Connect this machine, or name a mirror in AUDIT_DATABASE"
+        raise UnreachableError(msg)
+    return code
 
 
 def _record(options: argparse.Namespace) -> ExitCode:

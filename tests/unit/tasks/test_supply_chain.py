@@ -4,8 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import nox
 import pytest
@@ -14,6 +15,14 @@ from gates.locked import read_lock
 from tasks import environment, project, supply_chain
 from tasks.project import ROOT
 from tests.stand_in_osv import served
+
+
+class SkippedError(Exception):
+    pass
+
+
+class FailedError(Exception):
+    pass
 
 
 class Session:
@@ -27,10 +36,18 @@ class Session:
     def log(self, message: str) -> None:
         self.logged.append(message)
 
-    def run(self, *command: str, env: dict[str, str], **_: Any) -> None:
+    def run(
+        self, *command: str, env: dict[str, str], success_codes: Sequence[int], **_: Any
+    ) -> None:
         ended = subprocess.run(command, cwd=self.root, env=env, check=False)
-        if ended.returncode:
+        if ended.returncode not in success_codes:
             raise SystemExit(ended.returncode)
+
+    def skip(self, reason: str) -> NoReturn:
+        raise SkippedError(reason)
+
+    def error(self, reason: str) -> NoReturn:
+        raise FailedError(reason)
 
 
 @pytest.fixture
@@ -39,7 +56,7 @@ def root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(supply_chain, "ROOT", checkout)
     monkeypatch.setattr(environment, "prepare", lambda _: Path(sys.prefix))
     registries = ("GATES_REGISTRY", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
-    for name in ("AUDIT_INDEX", "AUDIT_DATABASE", "GITHUB_BASE_REF", *registries):
+    for name in ("AUDIT_INDEX", "AUDIT_DATABASE", "CI", "GITHUB_BASE_REF", *registries):
         monkeypatch.delenv(name, raising=False)
     (checkout / ".nox").mkdir(exist_ok=True)
     return checkout
@@ -69,12 +86,25 @@ def test_audit_asks_the_index_that_uv_asks_and_compares_with_the_lock_before(
         assert ended.value.code == 1
 
 
-def test_audit_without_an_answer_ends_with_2(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audit_without_an_answer_is_skipped_but_not_in_ci(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("AUDIT_DATABASE", "http://127.0.0.1:9")
     monkeypatch.setenv("AUDIT_INDEX", "http://127.0.0.1:9/simple")
+    with pytest.raises(SkippedError, match=r"the vulnerability database .* did not answer"):
+        run("audit", root)
+    assert "name a mirror in AUDIT_DATABASE" in capfd.readouterr().err
+    monkeypatch.setenv("CI", "true")
     with pytest.raises(SystemExit) as ended:
         run("audit", root)
     assert ended.value.code == 2
+
+
+def test_audit_that_ends_without_a_verdict_fails(root: Path) -> None:
+    with pytest.raises(FailedError, match="ended without a verdict"):
+        run("audit", root, "--settings", "none.yaml")
+    with pytest.raises(SystemExit):
+        run("audit", root, "--record-licences", "--settings", "none.yaml")
 
 
 def test_sbom_of_everything_then_of_one_cell(root: Path) -> None:
