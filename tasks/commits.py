@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import contracts, environment, git
+from tasks.display import show
 from tasks.project import ROOT
 
 CONFIG = "configs/git-cliff.toml"
@@ -249,8 +250,7 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
         check=True,
     ).stdout
     found = problems_of_new(cleaned, root) if cleaned.strip() else []  # git refuses an empty one
-    for problem in found:
-        print(f"commit message: {problem}")
+    show(*(f"commit message: {problem}" for problem in found))
     return 1 if found else 0
 
 

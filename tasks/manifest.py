@@ -18,6 +18,7 @@ from platform import python_version
 from typing import Any, Literal
 
 from tasks import inputs, uv
+from tasks.display import harmless
 from tasks.project import ROOT
 
 FOLDER = ROOT / "artifacts" / "manifests"
@@ -203,13 +204,13 @@ def read(file: Path) -> Manifest:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found = content.pop("format")
         if found != FORMAT:
-            msg = printable(f"{file}: has the format {found}, and {FORMAT} is expected")
+            msg = harmless(f"{file}: has the format {found}, and {FORMAT} is expected")
             raise DamagedManifestError(msg)
         made = {name: Made(**value) for name, value in content.pop("environments").items()}
         manifest = Manifest(**content, environments=made)
         _check(manifest)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        msg = printable(f"{file}: not a whole manifest ({type(error).__name__}: {error})")
+        msg = harmless(f"{file}: not a whole manifest ({type(error).__name__}: {error})")
         raise DamagedManifestError(msg) from error
     return manifest
 
@@ -240,13 +241,3 @@ def _check_kind(kind: type, values: Iterable[object]) -> None:
         if not isinstance(value, kind):
             msg = f"{value!r:.80} stands where it cannot"
             raise TypeError(msg)
-
-
-def printable(text: str) -> str:
-    """Return `text` with escapes for what could steer a terminal, or could not be printed.
-
-    A manifest may come from a job that ran anybody's code.
-    """
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )

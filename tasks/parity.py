@@ -6,6 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from tasks import manifest, uv
+from tasks.display import harmless
 from tasks.manifest import DamagedManifestError, Made, Manifest
 
 _SHOWN_FILES = 5
@@ -35,8 +36,8 @@ def of_folders(arguments: Sequence[str]) -> Comparison:
             found.setdefault(difference, []).append(name)
     lines = [f"{', '.join(names)}: {difference}" for difference, names in found.items()]
     return Comparison(
-        sessions=[manifest.printable(name) for name in both],
-        differences=[manifest.printable(line) for line in (*_missing(yours, ci), *lines)],
+        sessions=[harmless(name) for name in both],
+        differences=[harmless(line) for line in (*_missing(yours, ci), *lines)],
     )
 
 
@@ -59,7 +60,7 @@ def _read_all(folder: Path) -> dict[str, Manifest]:
         if read.session in found:
             twice = f"{found[read.session][1]} and {file}"
             line = f"parity: {twice}: two manifests of {read.session}; keep one"
-            uv.stop(manifest.printable(line))
+            uv.stop(harmless(line))
         found[read.session] = (read, file)
     return {name: read for name, (read, _) in found.items()}
 

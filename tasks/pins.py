@@ -16,6 +16,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import YAMLError
 
+from tasks.display import show
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ADDRESS = re.compile(r"hf://[^@]*@[0-9a-f]{40}(/|$)")  # as gates.configuration has it
 _BRANCH = re.compile(r"^\s*(\[.*\]\s*)?branch\s*=\s*(?P<name>.*)$", re.IGNORECASE)
@@ -99,7 +101,7 @@ def _of_schema(node: Any, where: str) -> Iterator[str]:
 def main(files: Iterable[str]) -> int:
     """Print a line for each thing that can be moved; return 1 if there is one."""
     found = [problem for name in files for problem in problems(Path(name))]
-    print(*found, sep="\n", end="\n" if found else "")
+    show(*found)
     return 1 if found else 0
 
 

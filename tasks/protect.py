@@ -14,6 +14,7 @@ import nox
 
 from tasks import environment, uv
 from tasks.catalogue import session
+from tasks.display import show
 from tasks.options import Options
 from tasks.project import ROOT
 
@@ -84,10 +85,10 @@ def compare(repository: str) -> list[Comparison]:
     compared = [_compare(file, repository, live) for file in files]
     for one in compared:
         for difference in one.differences:
-            print(f"{one.file}: {difference}")
+            show(f"{one.file}: {difference}")
     for extra in live:
         if extra["name"] not in [one.body["name"] for one in compared]:
-            print(f"{repository}: has a ruleset {extra['name']!r} that no file names; left alone")
+            show(f"{repository}: has a ruleset {extra['name']!r} that no file names; left alone")
     return [one for one in compared if one.differences]
 
 
@@ -99,7 +100,7 @@ def apply(repository: str, differing: Sequence[Comparison]) -> list[Comparison]:
             _api("POST", where, one.body)
         else:
             _api("PUT", f"{where}/{one.id}", one.body)
-        print(f"{one.file}: {'made' if one.id is None else 'changed'}")
+        show(f"{one.file}: {'made' if one.id is None else 'changed'}")
     # What GitHub made of it counts, not that it took it.
     return compare(repository) if differing else []
 

@@ -16,6 +16,7 @@ from tasks import changelog as log
 from tasks import commits as messages
 from tasks import environment, git, package, uv, versions
 from tasks.catalogue import session
+from tasks.display import show
 from tasks.options import Options
 from tasks.project import LATEST, ROOT
 
@@ -49,7 +50,7 @@ def commits(session: nox.Session) -> None:
     if title:
         whole = messages.problems_of_title(title, since, ROOT)
         problems += [f"the pull request's title: {each}" for each in whole]
-    print(*problems, sep="\n", end="\n" if problems else "")
+    show(*problems)
     if problems:
         session.error(f"{len(problems)} found; to reword a commit: git rebase --interactive")
     session.log(f"Commits since {since[:8]}: {len(new)}, each in the form")
@@ -72,7 +73,7 @@ def build(session: nox.Session) -> None:
         place = Path(folder)
         files = _build_alike(session, tools, commit, place)
         problems = package.problems_of_contents(files, place / "here")
-        print(*problems, sep="\n", end="\n" if problems else "")
+        show(*problems)
         if problems:
             session.error(f"what is in the archives is not what is committed: {len(problems)}")
         environment.run(session, tools, "twine", "check", "--strict", *map(str, files))
@@ -96,7 +97,7 @@ def _build_alike(session: nox.Session, tools: Path, commit: str, place: Path) ->
         session.error("two builds of one commit made files of different names")
     pairs = [*zip(files, again, strict=True), (_wheel(files), wheels[0])]
     found = [line for pair in pairs for line in package.differences(*pair)]
-    print(*found, sep="\n", end="\n" if found else "")
+    show(*found)
     if found:
         session.error(f"two builds of {commit[:8]} are not alike; they differ in {len(found)}")
     session.log(f"Two builds of {commit[:8]} and one from the source distribution are alike")
@@ -149,7 +150,7 @@ def version(session: nox.Session) -> None:
     _need_history(session)
     declared = _declared()
     release = versions.of_head(declared, ROOT)
-    print(*versions.account(release), sep="\n")
+    show(*versions.account(release))
     problems = versions.problems(release, declared)
     if problems:
         session.error("; ".join(problems))

@@ -13,6 +13,7 @@ import nox
 from tasks import affected, container, environment, estimate, lockfile
 from tasks import parity as comparison
 from tasks.catalogue import PlannedJob, session
+from tasks.display import show
 from tasks.project import PROJECT, ROOT
 
 
@@ -81,7 +82,7 @@ def parity(session: nox.Session) -> None:
     The first folder is called "you", the second "CI"; artifacts/manifests holds this checkout's.
     """
     found = comparison.of_folders(session.posargs)
-    print(*found.differences, sep="\n", end="\n" if found.differences else "")
+    show(*found.differences)
     if found.differences:
         session.error(f"differences between you and CI: {len(found.differences)}")
     session.log(f"The same in both: {', '.join(found.sessions)}")

@@ -28,7 +28,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from tasks import workflow_source
-from tasks.manifest import printable
+from tasks.display import harmless, show
 from tasks.workflow_source import Catalogue, Finding, Source
 
 FOLDER = Path(".github", "rulesets")
@@ -160,7 +160,7 @@ class _File:
                 line, node = node.lc.item(part)[0], node[part]
             else:
                 break
-        return Finding(self.name, line + 1, printable(message))
+        return Finding(self.name, line + 1, harmless(message))
 
 
 def findings(root: Path) -> list[Finding]:
@@ -193,9 +193,9 @@ def _read(path: Path, root: Path) -> _File | Finding:
         return Finding(name, error.lineno, f"is not JSON: {error.msg}")
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return Finding(name, line, printable(str(error.problem)))
+        return Finding(name, line, harmless(str(error.problem)))
     except (OSError, ValueError, RecursionError, YAMLError) as error:
-        return Finding(name, 1, printable(f"cannot be read: {error}"))
+        return Finding(name, 1, harmless(f"cannot be read: {error}"))
     if not isinstance(tree, CommentedMap):
         return Finding(name, 1, "must be one ruleset, an object in braces")
     return _File(name, body, tree)
@@ -278,7 +278,7 @@ def _is_of_the_default_branch(names: _RefName) -> bool:
 def main(root: Path) -> int:
     """Print a line for each finding; return 1 if there is one."""
     found = findings(root)
-    print(*found, sep="\n", end="\n" if found else "")
+    show(*map(str, found))
     return 1 if found else 0
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from tasks.display import show
+
 LARGEST_BYTES = 1_000_000
 
 FORBIDDEN_SUFFIXES = frozenset(
@@ -34,7 +36,7 @@ def problem(file: Path) -> str | None:
 def main(files: Iterable[str]) -> int:
     """Print a line for each of `files` that may not be in git; return 1 if there is one."""
     problems = [found for name in files if (found := problem(Path(name)))]
-    print(*problems, sep="\n", end="\n" if problems else "")
+    show(*problems)
     return 1 if problems else 0
 
 

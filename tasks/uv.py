@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
+from tasks.display import harmless
 from tasks.project import ROOT
 
 # Settings that say where uv finds packages, keeps its cache and reaches the network are the
@@ -25,7 +26,7 @@ _MACHINE_SETTINGS = re.compile(
 
 def stop(message: str) -> NoReturn:
     """End everything with `message`: nothing could be judged, so the exit code is 2."""
-    print(message, file=sys.stderr, flush=True)
+    print(harmless(message), file=sys.stderr, flush=True)
     ended = SystemExit(2)
     ended.add_note(message)  # for the session's manifest
     raise ended

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml.comments import CommentedMap
 
 from tasks import workflow_source
+from tasks.display import show
 from tasks.workflow_source import (
     Catalogue,
     Finding,
@@ -544,7 +545,7 @@ def main(arguments: Sequence[str], root: Path) -> int:
             print(f"pyproject.toml: {SETTINGS}] {place}: {each['msg']}", file=sys.stderr)
         return 2
     found = check(root, catalogue)
-    print(*found, sep="\n", end="\n" if found else "")
+    show(*map(str, found))
     return 1 if found else 0
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import ClassVar, NoReturn
 
+from gates.display import in_one_line
+
 
 class ExitCode(IntEnum):
     """What every command of `gates` and of a project says by its exit code."""
@@ -54,14 +56,6 @@ class CommandParser(argparse.ArgumentParser):
         """End the command with one line on stderr."""
         line = in_one_line(f"{self.prog}: {message}; see --help")
         self.exit(ExitCode.COULD_NOT_JUDGE, f"{line}\n")
-
-
-def in_one_line(text: str) -> str:
-    """Return `text` on one line, with what does not print, such as a bell, spelt out."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in " ".join(text.split())
-    )
 
 
 def said_by(error: Exception, *, longest: int = 300) -> str:

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gates.errors import in_one_line
+from gates.display import in_one_line
 from gates.files import atomic_write
 from gates.verdict import Finding, Outcome, Verdict
 

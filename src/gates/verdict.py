@@ -10,7 +10,6 @@ The JSON Schema of what is written is `verdict.schema.json` beside this module; 
 
 import json
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -18,7 +17,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gates.errors import ExitCode, GateInputError, in_one_line
+from gates.display import in_one_line, show
+from gates.errors import ExitCode, GateInputError
 from gates.files import write_text
 
 SCHEMA: Literal["verdict/1"] = "verdict/1"
@@ -211,7 +211,10 @@ class Verdict(_Part):
         header, *rows_of_table = self._table()
         table = [header, ["---"] * len(header), *rows_of_table]
         rows = [f"| {' | '.join(_escape(cell) for cell in row)} |" for row in table]
-        digests = [f"- {name}: `{digest}`" for name, digest in sorted(self.evidence.items())]
+        digests = [
+            f"- {_escape(name)}: `{in_one_line(digest).replace('`', '')}`"
+            for name, digest in sorted(self.evidence.items())
+        ]
         left = [_escape(line) for line in self._not_judged()]
         parts = [[title], [_escape(self.reason)], notes, rows, left, digests]
         return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
@@ -245,7 +248,8 @@ def publish(verdict: Verdict, *, report: Path | None) -> ExitCode:
     if report is not None:
         write_text(report, verdict.to_json())
     annotations = verdict.to_annotations() if os.environ.get("GITHUB_ACTIONS") else []
-    _print("\n".join([verdict.to_text(), *annotations]))
+    show(*verdict.to_text().split("\n"))
+    print(*annotations, sep="\n", end="\n" if annotations else "")
     return verdict.outcome.exit_code
 
 
@@ -256,12 +260,6 @@ def _append(file: Path, text: str) -> None:
     except OSError as error:
         msg = f"{file}: cannot be written ({error.strerror}); GITHUB_STEP_SUMMARY names it"
         raise GateInputError(msg) from error
-
-
-def _print(text: str) -> None:
-    """Print `text`; what the terminal has no letters for, such as a subgroup's name, spelt out."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
 def read_verdict(file: Path) -> Verdict:
@@ -292,6 +290,9 @@ def json_schema() -> str:
 _MARKDOWN = {character: f"\\{character}" for character in "\\|`*_[]~"} | {
     "<": "&lt;",
     "&": "&amp;",
+    # GitHub makes links of these.
+    "@": "&#64;",
+    "#": "&#35;",
 }
 
 _HEADER = ["check", "group", "n", "candidate", "baseline", "difference", "interval", "outcome"]
@@ -336,11 +337,13 @@ def _text_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _escape(text: str) -> str:
     """Escape what Markdown would read as its own syntax, or as HTML."""
-    return "".join(_MARKDOWN.get(character, character) for character in in_one_line(text))
+    escaped = "".join(_MARKDOWN.get(character, character) for character in in_one_line(text))
+    return escaped.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
 def _command_value(text: str, more: str = "") -> str:
-    """Escape what a workflow command would read as its own syntax."""
+    """Escape what a workflow command would read as its own syntax, or as another command."""
+    text = in_one_line(text)
     for character in "%\r\n" + more:
         text = text.replace(character, f"%{ord(character):02X}")
     return text

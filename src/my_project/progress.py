@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from gates.display import harmless, show
+
 
 class Display:
     """What a run says. Made by `shown`."""
@@ -18,9 +20,9 @@ class Display:
     def line(self, text: str) -> None:
         """Print a line of its own."""
         if self._bar is None:
-            print(text, flush=True)
+            show(text)
         else:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(harmless(text), markup=False, highlight=False, soft_wrap=True)
 
     def step(self, step: int, steps: int, loss: float) -> None:
         """Move the bar to `step` of `steps`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gates import provenance
+from gates.display import show
 from gates.errors import CommandParser, ExitCode, run_command
 from my_project.config import load, validate
 
@@ -102,11 +103,11 @@ def _compare(described: dict[str, Any], again: dict[str, Any]) -> ExitCode:
         return result  # the first of several processes speaks for all
     differences = provenance.differences(described, again)
     if before == now:
-        print(f"reproduced: the checkpoint is the same, sha256 {now}")
+        show(f"reproduced: the checkpoint is the same, sha256 {now}")
     else:
-        print(f"not reproduced: sha256 {before} -> {now}")
-    print(*[f"  differs: {difference}" for difference in differences], sep="\n", end="")
-    print("" if differences else "  nothing that the provenance records differs")
+        show(f"not reproduced: sha256 {before} -> {now}")
+    nothing = ["  nothing that the provenance records differs"]
+    show(*([f"  differs: {difference}" for difference in differences] or nothing))
     return result
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gates.commands.options import add_files
+from gates.display import show
 from gates.errors import ExitCode, GateInputError
 
 HELP = "may what is locked be used?"
@@ -85,7 +86,7 @@ def _record(options: argparse.Namespace) -> ExitCode:
     untold = write_record(read_lock(options.lock), options.index, options.licences)
     read = load_audit_settings(options.settings).read_by_people
     unread = [key for key in untold if key.partition("==")[0] not in read]
-    print(f"licences: {options.licences}")
+    show(f"licences: {options.licences}")
     for key in unread:
-        print(f"  {key}: its metadata names none; read its files, then {options.settings}")
+        show(f"  {key}: its metadata names none; read its files, then {options.settings}")
     return ExitCode.FAILED if unread else ExitCode.PASSED

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "write a model card"
@@ -48,5 +49,5 @@ def run(options: argparse.Namespace) -> ExitCode:
     card = model_card(settings, statement, read_verdict(options.verdict))
     file = options.output or folder / "model_card.md"
     write_text(file, card)
-    print(f"model card: {file}")
+    show(f"model card: {file}")
     return ExitCode.PASSED

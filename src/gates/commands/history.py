@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "who was where, when and why"
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     from gates.registry.store import check_name, open_store  # noqa: PLC0415
 
     refuse_to_overwrite([options.against], written=[options.export])
-    registry = Registry(open_store(), check_name(options.name), say=print)
+    registry = Registry(open_store(), check_name(options.name), say=show)
     if options.acknowledge is not None:
         registry.acknowledge(options.acknowledge)
     now = report.known(registry)
@@ -44,10 +45,10 @@ def run(options: argparse.Namespace) -> ExitCode:
     if options.export is not None:
         write_text(options.export, history.export(found))
     if not (options.verify or options.against):
-        print(*report.listing(registry.model, found), sep="\n")
+        show(*report.listing(registry.model, found))
         return ExitCode.PASSED
     lost = report.compared(found, options.against) if options.against is not None else []
     wrong = [*(each.text for each in (*found.problems, *lost)), *now.unexplained]
-    print(*report.verification(registry.model, found, wrong), sep="\n")
+    show(*report.verification(registry.model, found, wrong))
     is_whole = not (found.open_problems or lost or now.unexplained)
     return ExitCode.PASSED if is_whole else ExitCode.FAILED

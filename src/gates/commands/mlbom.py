@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gates.commands.options import add_files
+from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "list what a model was made from, as CycloneDX"
@@ -50,5 +51,5 @@ def run(options: argparse.Namespace) -> ExitCode:
     time = sbom.declared_time(datetime.now(UTC))
     document = mlbom(evidence, load_settings(options.settings), time=time)
     write_text(options.output, sbom.as_text(document))
-    print(f"mlbom: {options.output}")
+    show(f"mlbom: {options.output}")
     return ExitCode.PASSED

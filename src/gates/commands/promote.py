@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "move a version to staging or production, if it meets every criterion"
@@ -58,5 +59,5 @@ def run(options: argparse.Namespace) -> ExitCode:
         approver=options.approver,
         why=options.why,
     )
-    verdict = Registry(open_store(), name, say=print).promote(promotion, policy)
+    verdict = Registry(open_store(), name, say=show).promote(promotion, policy)
     return publish(verdict, report=options.report)

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "keep a run as a version in the registry"
@@ -44,8 +45,8 @@ def run(options: argparse.Namespace) -> ExitCode:
     submission = read_submission(
         options.run, options.verdict, data_verdicts=options.data_verdict, sbom=options.sbom
     )
-    registry = Registry(open_store(make=True), name, say=print)
+    registry = Registry(open_store(make=True), name, say=show)
     version, is_new = registry.register(submission)
     what = "registered" if is_new else "is registered already, as this checkpoint; nothing to do"
-    print(f"{name}: version {version.number} ({version.fact('model_version')}) {what}")
+    show(f"{name}: version {version.number} ({version.fact('model_version')}) {what}")
     return ExitCode.PASSED

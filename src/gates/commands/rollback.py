@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "bring production back to an earlier version"
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> ExitCode:
 
     name = check_name(options.name)
     policy = load_policy(options.policy)
-    registry = Registry(open_store(), name, say=print)
+    registry = Registry(open_store(), name, say=show)
     version = registry.rollback(policy, to=options.to, why=options.why)
-    print(f"{name}: version {version.number} ({version.fact('model_version')}) is in production")
+    show(f"{name}: version {version.number} ({version.fact('model_version')}) is in production")
     return ExitCode.PASSED

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gates.commands.options import add_files
+from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "list what the lock holds, as CycloneDX"
@@ -53,8 +54,8 @@ def run(options: argparse.Namespace) -> ExitCode:
     )
     if found is not None:
         lines = sbom.differences(found, document)
-        print("\n".join(f"{options.output}: {line}" for line in lines) or "sbom: is the lock's")
+        show(*(f"{options.output}: {line}" for line in lines or ["is the lock's"]))
         return ExitCode.FAILED if lines else ExitCode.PASSED
     write_text(options.output, sbom.as_text(document))
-    print(f"sbom: {options.output}: {len(packages)} packages")
+    show(f"sbom: {options.output}: {len(packages)} packages")
     return ExitCode.PASSED

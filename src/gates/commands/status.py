@@ -2,6 +2,7 @@
 
 import argparse
 
+from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "which version is where, and since when"
@@ -18,7 +19,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     from gates.registry.report import status  # noqa: PLC0415
     from gates.registry.store import check_name, open_store  # noqa: PLC0415
 
-    registry = Registry(open_store(), check_name(options.name), say=print)
+    registry = Registry(open_store(), check_name(options.name), say=show)
     lines, is_right = status(registry)
-    print(*lines, sep="\n")
+    show(*lines)
     return ExitCode.PASSED if is_right else ExitCode.FAILED

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "from a model to its data and code, and back"
@@ -28,5 +29,5 @@ def run(options: argparse.Namespace) -> ExitCode:
     origins = of_runs(options.outputs)
     if options.name and is_there():
         origins += of_versions(open_store(), check_name(options.name))
-    print("\n".join(trace(options.digest, origins)))
+    show(*trace(options.digest, origins))
     return ExitCode.PASSED

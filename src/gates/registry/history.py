@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from gates.errors import GateInputError, in_one_line
+from gates.display import in_one_line
+from gates.errors import GateInputError
 from gates.verdict import Digest
 
 FORMAT: Literal["history/1"] = "history/1"

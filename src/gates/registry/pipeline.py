@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gates.errors import ConfigError, GateInputError, in_one_line
+from gates.display import in_one_line
+from gates.errors import ConfigError, GateInputError
 from gates.files import sha256
 from gates.policy import Policy, PromotionPolicy
 from gates.registry import check, files, history

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gates.errors import GateInputError, in_one_line
+from gates.display import in_one_line
+from gates.errors import GateInputError
 from gates.registry import history
 from gates.registry.history import STAGES, Entry, Held, History, Problem, Stage, Void
 from gates.registry.ledger import Now

@@ -125,6 +125,23 @@ def test_commits_holds_the_title_of_a_squash_to_the_same(
         assert said in printed
 
 
+@pytest.mark.parametrize(
+    "title", ["::error::x", "a ##[add-mask]b", "a\x1b[2J", "a\u2028::error::b"]
+)
+def test_a_title_gives_the_runner_no_command(
+    title: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commit(root, f"{title} as a commit")
+    monkeypatch.setenv("PULL_REQUEST_TITLE", title)
+    with pytest.raises(FailedError):
+        run("commits")
+    run("version")
+    for line in capsys.readouterr().out.splitlines():
+        assert line.isprintable()
+        assert not line.lstrip().startswith("::")
+        assert "##[" not in line
+
+
 @pytest.mark.parametrize("name", ["commits", "version", "changelog"])
 def test_a_shallow_clone_skips_and_says_so_but_not_in_ci(
     name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

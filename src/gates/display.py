@@ -1,0 +1,34 @@
+"""Shows text that may come from anybody: subgroups, ids, class names, provenance, addresses.
+
+Whoever chooses such a text must not steer the terminal or the CI runner that shows it.
+"""
+
+import sys
+
+# GitHub's runner takes `::` at the start of a line and `##[` anywhere in it for a command.
+# https://github.com/actions/runner/blob/main/src/Runner.Common/ActionCommand.cs
+_MARK, _OLD_MARK = "::", "##["
+
+
+def harmless(text: str) -> str:
+    """Return `text` as one line in which nothing acts: escapes are spelled out, spaces are kept."""
+    shown = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text
+    ).replace(_OLD_MARK, r"#\x23[")
+    start = len(shown) - len(shown.lstrip())
+    return (
+        shown[:start] + r"\x3a" + shown[start + 1 :] if shown[start:].startswith(_MARK) else shown
+    )
+
+
+def in_one_line(text: str) -> str:
+    """Return `text` as `harmless` does, each run of white space as one space."""
+    return harmless(" ".join(text.split()))
+
+
+def show(*lines: str) -> None:
+    """Print each of `lines`, made harmless; what the terminal has no letters for is spelled out."""
+    encoding = sys.stdout.encoding or "utf-8"
+    for line in lines:
+        print(harmless(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)

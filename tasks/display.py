@@ -1,0 +1,22 @@
+"""Shows text that may come from anybody: commit messages, titles, names in files of a fork."""
+
+# GitHub's runner takes `::` at the start of a line and `##[` anywhere in it for a command.
+# https://github.com/actions/runner/blob/main/src/Runner.Common/ActionCommand.cs
+_MARK, _OLD_MARK = "::", "##["
+
+
+def harmless(text: str) -> str:
+    """Return `text` as one line in which nothing acts on a terminal or a runner."""
+    shown = "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    ).replace(_OLD_MARK, r"#\x23[")
+    start = len(shown) - len(shown.lstrip())
+    return (
+        shown[:start] + r"\x3a" + shown[start + 1 :] if shown[start:].startswith(_MARK) else shown
+    )
+
+
+def show(*lines: str) -> None:
+    """Print each of `lines`, made harmless."""
+    for line in lines:
+        print(harmless(line))
