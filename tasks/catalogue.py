@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import nox
 
-from tasks import recording, uv
+from tasks import git, recording, uv
 from tasks.project import PROJECT, ROOT, Cell
 
 Tier = Literal["pr", "nightly", "release", "data"]
@@ -23,6 +23,10 @@ _ALSO: dict[Tier, tuple[Tier, ...]] = {"nightly": ("pr",)}
 
 # Whatever a session reads besides, a change in these can change its result.
 ALWAYS_INPUTS = ("noxfile.py", "tasks", "pyproject.toml", "uv.lock")
+
+
+# Here, as every session is declared through this module.
+git.forget_locations()
 
 
 class DuplicateSessionError(Exception):

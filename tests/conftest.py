@@ -2,6 +2,11 @@ import os
 
 import pytest
 
+from tasks import git
+
+# Before a test makes a repository: under `git rebase --exec` it would be the user's own.
+git.forget_locations()
+
 # pytest-xdist says which of several processes this is. They share the cores out: two with a
 # thread for each core are slower than one after the other.
 if "PYTEST_XDIST_WORKER" in os.environ:
