@@ -16,11 +16,17 @@ def atomic_write(file: Path) -> Iterator[IO[bytes]]:
     """Open a stand-in for `file` that takes its place, fsynced, when the block ends well.
 
     The folder is made if it is missing. If the block raises, or the process is killed,
-    `file` stays what it was.
+    `file` stays what it was. A link stays, and the file that it leads to is replaced. A device or
+    a pipe, such as /dev/stdout, cannot be replaced and is written to.
 
     Raises:
         GateInputError: the folder cannot be made or written to.
     """
+    if _is_special(file):
+        with _told(file), file.open("wb") as stream:
+            yield stream
+        return
+    file = Path(os.path.realpath(file)) if file.is_symlink() else file
     descriptor, stand_in = _stand_in(file)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -49,16 +55,22 @@ def write_text(file: Path, text: str) -> None:
 
 
 def refuse_to_overwrite(read: Iterable[Path | None], *, written: Iterable[Path | None]) -> None:
-    """Refuse a command that would write over what it reads.
+    """Refuse a command that would write over what it reads, or write one file twice.
 
     Raises:
-        GateInputError: a file that is written is one that is read.
+        GateInputError: a file that is written is one that is read, or another that is written.
     """
-    sources = {os.path.realpath(file) for file in read if file is not None}
+    uses = {_identity(file): f"{file}, which is read" for file in read if file is not None}
     for file in written:
-        if file is not None and os.path.realpath(file) in sources:
-            msg = f"{file}: is to be read and to be written; choose another place to write to"
+        if file is None or _is_special(file):
+            continue
+        identity = _identity(file)
+        if identity in uses:
+            msg = (
+                f"{file}: would be written over {uses[identity]}; choose another place to write to"
+            )
             raise GateInputError(msg)
+        uses[identity] = f"{file}, which is written as well"
 
 
 def check_writable(file: Path | None) -> None:
@@ -67,7 +79,7 @@ def check_writable(file: Path | None) -> None:
     Raises:
         GateInputError: it cannot.
     """
-    if file is not None:
+    if file is not None and not _is_special(file):
         descriptor, stand_in = _stand_in(file)
         os.close(descriptor)
         stand_in.unlink()
@@ -87,14 +99,35 @@ def sha256(file: Path) -> str:
         raise GateInputError(msg) from error
 
 
+def _identity(file: Path) -> tuple[int, int] | str:
+    """Return what two paths of one file have in common, which links and letter case do not."""
+    resolved = os.path.realpath(file)  # `x/../file` is there, even before somebody makes x
+    try:
+        found = os.stat(resolved)  # noqa: PTH116 - a string
+    except OSError:
+        return resolved
+    return found.st_dev, found.st_ino
+
+
+def _is_special(file: Path) -> bool:
+    """Whether `file` is a device, a pipe or a socket."""
+    return file.exists() and not (file.is_file() or file.is_dir())
+
+
+@contextlib.contextmanager
+def _told(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"{file}: cannot be written ({error.strerror or error}); choose another place"
+        raise GateInputError(msg) from error
+
+
 def _stand_in(file: Path) -> tuple[int, Path]:
     """Open a new file beside `file`, in a folder that is made if it is missing."""
-    try:
+    with _told(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    except OSError as error:
-        msg = f"{file}: cannot be written ({error.strerror}); choose another place"
-        raise GateInputError(msg) from error
     return descriptor, Path(name)
 
 

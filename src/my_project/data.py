@@ -121,6 +121,12 @@ def prepare(config: DataConfig) -> Path:
     return file
 
 
+def files_of(config: DataConfig) -> list[Path]:
+    """Return the source, if it is a local file, and everything that is prepared already."""
+    prepared = Path(config.cache_dir).glob("*")
+    return [Path(config.source), *(file for file in prepared if file.is_file())]
+
+
 def manifest_of(file: Path) -> Path:
     """Return the path of the manifest of `file`."""
     return file.with_suffix(".manifest.json")

@@ -78,8 +78,11 @@ def _judge(options: argparse.Namespace, policy: Policy, baseline: Path | None) -
     if checkpoint.is_symlink():
         checkpoint = Path(os.path.realpath(checkpoint))
     written = options.predictions or checkpoint.with_name("predictions.parquet")
-    files = [options.policy, options.config, checkpoint, baseline]
-    refuse_to_overwrite(files, written=[written, options.report])
+    plot = written.with_name("verdict.svg")
+    read = [options.policy, options.config, checkpoint, baseline]
+    read += evaluation.data_files(checkpoint, options.config)
+    others = [evaluation.baseline_predictions(written), *scores.files_in(written.parent)]
+    refuse_to_overwrite(read, written=[written, options.report, plot, *others])
     examples = evaluation.held_out_examples(checkpoint, options.config)
     predictions = evaluation.predict(checkpoint, examples)
     write_predictions(predictions, written)
@@ -95,7 +98,7 @@ def _judge(options: argparse.Namespace, policy: Policy, baseline: Path | None) -
             examples=examples,
             allow_same_model=options.allow_same_model,
         )
-    draw_verdict(verdict, written.with_name("verdict.svg"))
+    draw_verdict(verdict, plot)
     return verdict
 
 

@@ -17,7 +17,7 @@ from gates.verdict import Verdict
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
 from my_project import data
-from my_project.config import ModelConfig
+from my_project.config import ModelConfig, RunConfig
 from my_project.data import Examples
 from my_project.model import VisionTransformer
 from my_project.processes import Processes
@@ -133,8 +133,17 @@ def held_out_examples(checkpoint: Path, config: Path | None = None) -> Examples:
         checkpoint: names the data in its own configuration.
         config: a configuration that names the data instead.
     """
-    run = configs.load(config) if config else checkpoints.load(checkpoint).config
+    run = _config_of(checkpoint, config)
     return data.examples_of(run, "test", where=str(config or checkpoint))
+
+
+def data_files(checkpoint: Path, config: Path | None = None) -> list[Path]:
+    """Return the local files of the data that `checkpoint` is scored on, as `held_out_examples`."""
+    return data.files_of(_config_of(checkpoint, config).data)
+
+
+def _config_of(checkpoint: Path, config: Path | None) -> RunConfig:
+    return configs.load(config) if config else checkpoints.load(checkpoint).config
 
 
 def compare(
@@ -163,10 +172,15 @@ def compare(
     """
     reference = baseline
     if not _is_parquet(baseline):
-        reference = candidate.with_name(f"baseline_{candidate.name}")
+        reference = baseline_predictions(candidate)
         write_predictions(predict(baseline, examples), reference)
     ours, theirs = open_predictions(candidate), open_predictions(reference, name=name)
     return gate.compare(ours, theirs, policy, allow_same_model=allow_same_model)
+
+
+def baseline_predictions(candidate: Path) -> Path:
+    """Return where the predictions of a baseline go, beside those of the candidate."""
+    return candidate.with_name(f"baseline_{candidate.name}")
 
 
 def _is_parquet(file: Path) -> bool:

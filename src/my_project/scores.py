@@ -34,9 +34,15 @@ def write_scores(predictions: Predictions, folder: Path) -> None:
         msg = "these predictions have no probabilities, which the scores need"
         raise GateInputError(msg)
     scores = json.dumps(scores_of(predictions, predictions.probabilities), indent=2)
-    write_text(folder / "scores.json", scores + "\n")
-    draw_confusion_matrix(confusion_matrix(predictions), folder / "confusion_matrix.svg")
-    draw_reliability(predictions.labels, predictions.probabilities, folder / "reliability.svg")
+    figures, matrix, diagram = files_in(folder)
+    write_text(figures, scores + "\n")
+    draw_confusion_matrix(confusion_matrix(predictions), matrix)
+    draw_reliability(predictions.labels, predictions.probabilities, diagram)
+
+
+def files_in(folder: Path) -> tuple[Path, Path, Path]:
+    """Return the files that `write_scores` writes into `folder`."""
+    return folder / "scores.json", folder / "confusion_matrix.svg", folder / "reliability.svg"
 
 
 def scores_of(

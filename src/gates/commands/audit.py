@@ -51,8 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Judge, or record."""
+    from gates.files import refuse_to_overwrite  # noqa: PLC0415 - after the options: --help is quick
+
+    read = [options.lock, options.settings, options.base_lock]
     if options.record_licences:
+        refuse_to_overwrite(read, written=[options.licences])
         return _record(options)
+    read.append(options.licences)
+    refuse_to_overwrite(read, written=[options.report, options.last_answer])
     from gates.audit import Sources, audit  # noqa: PLC0415 - after the options: --help is quick
     from gates.services import UnreachableError  # noqa: PLC0415
     from gates.verdict import Outcome, publish  # noqa: PLC0415

@@ -39,15 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> ExitCode:
     """Write the card."""
     from gates import provenance  # noqa: PLC0415 - after the options, so that --help is quick
-    from gates.files import write_text  # noqa: PLC0415
+    from gates.files import refuse_to_overwrite, write_text  # noqa: PLC0415
     from gates.model_card import load_settings, model_card  # noqa: PLC0415
     from gates.verdict import read_verdict  # noqa: PLC0415
 
-    settings = load_settings(options.settings)
     folder = options.run.resolve().parent if options.run.is_file() else options.run
+    file = options.output or folder / "model_card.md"
+    read = [options.settings, options.verdict, options.run, *folder.glob("*")]
+    refuse_to_overwrite({*read} - {folder / "model_card.md"}, written=[file])
+    settings = load_settings(options.settings)
     statement = provenance.read(folder / "provenance.json")
     card = model_card(settings, statement, read_verdict(options.verdict))
-    file = options.output or folder / "model_card.md"
     write_text(file, card)
     show(f"model card: {file}")
     return ExitCode.PASSED

@@ -36,18 +36,20 @@ def run(options: argparse.Namespace) -> ExitCode:
     """Write or compare."""
     from gates import sbom  # noqa: PLC0415 - after the options, so that --help is quick
     from gates.audit_settings import load_audit_settings  # noqa: PLC0415
-    from gates.files import sha256, write_text  # noqa: PLC0415
+    from gates.files import refuse_to_overwrite, sha256, write_text  # noqa: PLC0415
     from gates.licences import read_record, with_exceptions  # noqa: PLC0415
     from gates.locked import read_lock, select  # noqa: PLC0415
 
+    read = [options.lock, options.licences, options.settings, options.requirements]
+    refuse_to_overwrite(read, written=[options.output])
     packages = read_lock(options.lock)
     if options.requirements:
         packages = select(packages, options.requirements, cell=options.cell or "")
     found = sbom.read_document(options.output) if options.check else None
-    read = load_audit_settings(options.settings).read_by_people
+    exceptions = load_audit_settings(options.settings).read_by_people
     document = sbom.sbom(
         packages,
-        with_exceptions(packages, read_record(options.licences), read),
+        with_exceptions(packages, read_record(options.licences), exceptions),
         project=options.project,
         properties={"lock": sha256(options.lock), "cell": options.cell or "all"},
         time=sbom.time_of(found) if found else sbom.declared_time(datetime.now(UTC)),

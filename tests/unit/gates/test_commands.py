@@ -57,6 +57,49 @@ def test_worse_candidate_fails_with_its_report_and_plot(folder: Path, judge: Jud
     assert (folder / "v" / "verdict.svg").read_text().startswith("<?xml")
 
 
+# Every other command that writes, with each file that it reads as the place to write to.
+@pytest.mark.parametrize(
+    ("command", "read", "written"),
+    [
+        (["card", "--run", "run"], ["--verdict", "--settings"], "--output"),
+        (["mlbom", "--run", "run"], ["--verdict", "--settings", "--sbom", "--wheel"], "--output"),
+        (["sbom"], ["--lock", "--licences", "--settings", "--requirements"], "--output"),
+        (["audit"], ["--lock", "--settings", "--licences", "--base-lock"], "--report"),
+        (["audit"], ["--lock", "--settings", "--licences", "--base-lock"], "--last-answer"),
+        (["audit", "--record-licences"], ["--lock", "--settings"], "--licences"),
+        (["promote", "--name=m", "--to=staging"], ["--verdict", "--policy"], "--report"),
+        (["history", "--name=m"], ["--against"], "--export"),
+    ],
+)
+def test_no_command_writes_over_what_it_reads(
+    command: list[str],
+    read: list[str],
+    written: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (folder / "run").mkdir()
+    (folder / "data").mkdir()
+    for option in read:
+        (folder / "read").write_bytes(b"the user's")
+        given = [f"{each}={'read' if each == option else 'absent'}" for each in read]
+        assert main([*command, *given, f"{written}=./read"]) == 2
+        assert "read: would be written over read, which is read" in capsys.readouterr().err
+        assert (folder / "read").read_bytes() == b"the user's"
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "provenance.json", "config.yaml"])
+def test_a_card_does_not_replace_another_file_of_its_run(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "run").mkdir()
+    (folder / "run" / name).write_bytes(b"the run's")
+    given = ["--verdict=absent", "--settings=absent", f"--output=run/{name}"]
+    assert main(["card", "--run=run", *given]) == 2
+    assert "would be written over" in capsys.readouterr().err
+    assert (folder / "run" / name).read_bytes() == b"the run's"
+
+
 @pytest.mark.parametrize(("margin", "code"), [("0.02", 1), ("0.0299", 1), ("0.03", 3), ("0.2", 0)])
 def test_margin_may_be_given(judge: Judge, margin: str, code: int) -> None:
     assert judge(*_FILES, "--fail-if-worse-than", margin)[0] == code
@@ -91,9 +134,10 @@ def test_same_model_is_refused_unless_asked_for(judge: Judge) -> None:
         ([*_FILES, "--unknown\n"], "unrecognized arguments: --unknown"),
         ([*_FILES, "--policy", "absent.yaml"], "absent.yaml: cannot be read"),
         ([*_FILES, "--policy", "baseline.parquet"], "baseline.parquet: not valid YAML"),
-        ([*_FILES, "--report", "candidate.parquet"], "is to be read and to be written"),
-        ([*_FILES, "--report", "./policy.yaml"], "is to be read and to be written"),
-        ([*_FILES, "--plot", "baseline.parquet"], "is to be read and to be written"),
+        ([*_FILES, "--report", "candidate.parquet"], "would be written over"),
+        ([*_FILES, "--report", "./policy.yaml"], "would be written over"),
+        ([*_FILES, "--plot", "baseline.parquet"], "would be written over"),
+        ([*_FILES, "--report", "new", "--plot", "./new"], "new, which is written as well"),
         ([*_FILES, "--report", "/proc/v.json"], "/proc/v.json: cannot be written"),
         ([*_FILES, "--plot", "policy.yaml/v.svg"], "cannot be written"),
     ],

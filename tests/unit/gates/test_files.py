@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gates.errors import GateInputError
-from gates.files import atomic_write, sha256
+from gates.files import atomic_write, check_writable, refuse_to_overwrite, sha256, write_text
 
 
 @pytest.fixture
@@ -174,3 +174,48 @@ def test_sha256_of_a_missing_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(GateInputError) as raised:
         sha256(file)
     assert str(raised.value) == f"{file}: cannot be read (No such file or directory)"
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        check_writable(pipe)
+        write_text(pipe, "a report")
+        assert os.read(reader, 100) == b"a report"
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_a_device_is_written_to_and_stays_one() -> None:
+    write_text(Path(os.devnull), "a report")
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_stays_and_its_file_is_replaced(*, is_there: bool, tmp_path: Path) -> None:
+    target, link = tmp_path / "folder" / "target", tmp_path / "link"
+    target.parent.mkdir()
+    if is_there:
+        target.write_text("before")
+    link.symlink_to("folder/target")
+    write_text(link, "after")
+    assert link.is_symlink()
+    assert target.read_text() == "after"
+
+
+def test_no_file_is_written_over_one_that_is_read_or_written_too(tmp_path: Path) -> None:
+    file, other, link, hard = (tmp_path / name for name in ("file", "other", "link", "hard"))
+    file.write_text("data")
+    link.symlink_to(file)
+    hard.hardlink_to(file)
+    for same in (file, link, hard, tmp_path / "x" / ".." / "file"):
+        with pytest.raises(GateInputError, match=f"would be written over {file}, which is read"):
+            refuse_to_overwrite([None, file], written=[other, same])
+    with pytest.raises(GateInputError, match=f"written over {other}, which is written as well"):
+        refuse_to_overwrite([file], written=[other, None, tmp_path / "." / "other"])
+    null = Path(os.devnull)
+    refuse_to_overwrite([file, null], written=[other, null, null])

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from gates.predictions import open_predictions, write_predictions
-from my_project import evaluation, runs
+from my_project import checkpoint as checkpoints
+from my_project import data, evaluation, runs
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.eval import main
@@ -123,8 +125,49 @@ def test_what_is_read_is_not_written_over(
     options = ("--checkpoint", checkpoint, "--baseline", perfect)
     for file in (perfect, checkpoint):
         error = refused(main, *options, option, file)
-        assert error.startswith(f"{file}: is to be read and to be written")
+        assert error.startswith(f"{file}: would be written over")
     assert (perfect.read_bytes(), checkpoint.read_bytes()) == before
+
+
+@pytest.mark.parametrize("option", ["--predictions", "--report"])
+def test_data_is_not_written_over(
+    checkpoint: Path, refused: Refused, option: str, tmp_path: Path
+) -> None:
+    configured = checkpoints.load(checkpoint).config
+    prepared = data.prepare(configured.data)
+    source = tmp_path / "mine.parquet"
+    pq.write_table(data.digits(), source)
+    tree = configured.model_dump(mode="json")
+    tree["data"]["source"] = str(source)
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps(tree))
+    options = ("--checkpoint", checkpoint, "--no-baseline", "first", "--config", config)
+    for file in (source, prepared, data.manifest_of(prepared), config):
+        before = file.read_bytes()
+        error = refused(main, *options, option, file)
+        assert f"{file}: would be written over {file}, which is read" in error
+        assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "name", ["verdict.svg", "scores.json", "confusion_matrix.svg", "reliability.svg"]
+)
+def test_a_baseline_of_the_name_of_a_file_that_is_written_is_not_lost(
+    name: str, checkpoint: Path, perfect: Path, refused: Refused
+) -> None:
+    baseline = checkpoint.with_name(name)
+    perfect.rename(baseline)
+    before = baseline.read_bytes()
+    error = refused(main, "--checkpoint", checkpoint, "--baseline", baseline)
+    assert "would be written over" in error
+    assert baseline.read_bytes() == before
+
+
+def test_two_results_do_not_go_into_one_file(checkpoint: Path, refused: Refused) -> None:
+    report = checkpoint.with_name("verdict.svg")
+    options = ("--checkpoint", checkpoint, "--no-baseline", "first", "--report", report)
+    assert "which is written as well" in refused(main, *options)
+    assert not report.exists()
 
 
 def test_baseline_beside_the_checkpoint_is_not_written_over(
@@ -135,7 +178,7 @@ def test_baseline_beside_the_checkpoint_is_not_written_over(
     perfect.rename(baseline)
     before = files_in(checkpoint.parent)
     error = refused(main, "--checkpoint", checkpoint, "--baseline", baseline)
-    assert error.startswith(f"{baseline}: is to be read and to be written")
+    assert error.startswith(f"{baseline}: would be written over")
     assert files_in(checkpoint.parent) == before
 
 

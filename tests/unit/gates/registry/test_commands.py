@@ -106,7 +106,7 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_moved(
     assert "a file/verdict.json: cannot be written" in capsys.readouterr().err
     files = ["--verdict", str(one.verdict_file), "--report", str(one.verdict_file)]
     assert promoted("--to", "staging", *files) == 2
-    assert "is to be read and to be written" in capsys.readouterr().err
+    assert "would be written over" in capsys.readouterr().err
     assert registry.read().history.held == ()
 
 
