@@ -29,6 +29,6 @@ def in_one_line(text: str) -> str:
 
 def show(*lines: str) -> None:
     """Print each of `lines`, made harmless; what the terminal has no letters for is spelled out."""
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # None where it is closed
     for line in lines:
         print(harmless(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)

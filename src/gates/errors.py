@@ -1,12 +1,17 @@
 """What goes wrong, each kind with its exit code, and how a command ends on it."""
 
 import argparse
+import contextlib
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from enum import IntEnum
 from typing import ClassVar, NoReturn
 
 from gates.display import in_one_line
+
+_TRACEBACK = "GATES_TRACEBACK"
 
 
 class ExitCode(IntEnum):
@@ -78,26 +83,55 @@ def underlying(error: BaseException) -> str:
 
 
 def run_command(command: Callable[[], ExitCode]) -> int:
-    """Run `command` and return its exit code; an error becomes its one line on stderr."""
+    """Run `command` and return its exit code; an error becomes its one line on stderr.
+
+    Exit code 1 means that harm was shown, so nothing unexpected may end with it. With the variable
+    GATES_TRACEBACK an error shows where it comes from as well.
+    """
     try:
-        return command()
-    except GateError as error:
-        print(in_one_line(str(error)), file=sys.stderr)
-        return error.exit_code
-    except OSError as error:
-        # Not foreseen where it happened: a full disk, a folder that went away.
-        line = f"{error.filename or 'a file'}: {error.strerror or error}"
-        print(in_one_line(line), file=sys.stderr)
-        return ExitCode.COULD_NOT_JUDGE
-    except (MemoryError, RuntimeError) as error:
-        if not _is_of_memory(error):
-            raise
-        told = "there is not enough memory; use a smaller batch or model, fewer examples, or a "
-        print(f"{told}larger machine", file=sys.stderr)
-        return ExitCode.COULD_NOT_JUDGE
+        code = command()
+        _flush()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
         return ExitCode.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
+        if os.environ.get(_TRACEBACK):
+            traceback.print_exc()
+        with contextlib.suppress(OSError):
+            _flush()
+        _say(_line_of(error))
+        return error.exit_code if isinstance(error, GateError) else ExitCode.COULD_NOT_JUDGE
+    return code
+
+
+def _line_of(error: Exception) -> str:
+    if isinstance(error, GateError):
+        return str(error)
+    if isinstance(error, OSError):
+        # Not foreseen where it happened: a full disk, a folder that went away.
+        return f"{error.filename or 'a file'}: {error.strerror or error}"
+    if _is_of_memory(error):
+        return (
+            "there is not enough memory; use a smaller batch or model, fewer examples, or a larger "
+            "machine"
+        )
+    what = f"{type(error).__name__}: {error}"
+    return f"unexpected {what}; {_TRACEBACK}=1 shows where it comes from, for a bug report"
+
+
+def _say(line: str) -> None:
+    print(in_one_line(line), file=sys.stderr)
+
+
+def _flush() -> None:
+    """Write what was printed; where nobody takes it, Python must not try again when it ends."""
+    if sys.stdout is None:  # closed by whoever started this
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 @contextlib.contextmanager
 def waiting_for(what: str) -> Iterator[None]:
     """Show `what` on standard error while the block runs; nothing where that is not a terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield
         return
     from rich.console import Console  # noqa: PLC0415 - scripts don't need it

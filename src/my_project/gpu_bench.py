@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gates.display import show
 from gates.errors import CommandParser, ExitCode, GateInputError, run_command
 from my_project.config import ModelConfig, RunConfig, load
 
@@ -502,8 +503,7 @@ def _case_line(case: Case) -> str:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
+    show(line)
 
 
 if __name__ == "__main__":

@@ -120,15 +120,15 @@ def device_of(config: TrainConfig) -> torch.device:
         raise ConfigError(msg)
     if config.device == "cpu" or not available:
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", number_in("LOCAL_RANK", 0))
 
 
 @contextlib.contextmanager
 def joined(config: TrainConfig) -> Iterator[Processes]:
     """Join the other processes that `torchrun` has started, if there are any, for this block."""
     device = device_of(config)
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
+    count = number_in("WORLD_SIZE", 1)
+    rank = number_in("RANK", 0)
     if count == 1:
         yield Processes(rank=0, count=1, device=device)
         return
@@ -157,3 +157,17 @@ def _store() -> PrefixStore:
     is_one_host = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
     restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_one_host else "0"
     return PrefixStore(f"restart-{restarts}", store)
+
+
+def number_in(variable: str, default: int) -> int:
+    """Return the number in an environment variable, such as torchrun sets.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    value = os.environ.get(variable, str(default))
+    if not (value.isascii() and value.isdigit()):
+        msg = f"{variable} is {value!r}; expected a whole number, as torchrun sets it, or no such "
+        msg += "variable"
+        raise ConfigError(msg)
+    return int(value)

@@ -33,7 +33,7 @@ class Display:
 @contextlib.contextmanager
 def shown(*, silent: bool = False) -> Iterator[Display]:
     """Show progress for as long as the block runs; a silent one, of another process, nothing."""
-    if silent or not sys.stdout.isatty():
+    if silent or sys.stdout is None or not sys.stdout.isatty():
         yield _Silent(None, None) if silent else Display(None, None)
         return
     columns = (

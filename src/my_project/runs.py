@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import secrets
 import time
@@ -28,7 +27,7 @@ from my_project import data, determinism, evaluation, progress, snapshots, track
 from my_project.checkpoint import Checkpoint
 from my_project.config import RunConfig
 from my_project.data import Examples
-from my_project.processes import Processes, joined
+from my_project.processes import Processes, joined, number_in
 from my_project.progress import Display
 from my_project.snapshots import Origin
 from my_project.tracking import Track
@@ -138,7 +137,7 @@ def _check(request: Request) -> None:
         msg = f"--run-id {run_id}: use up to 100 letters, digits, dots, dashes and underscores, "
         msg += "and not latest.pt"
         raise GateInputError(msg)
-    may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    may_restart = number_in("TORCHELASTIC_MAX_RESTARTS", 0) > 0
     # Not by itself: a worker that is started again could not tell its own run from another's.
     if may_restart and not (run_id and request.resume):
         msg = "torchrun --max-restarts needs --run-id and --resume: with which run a worker goes on"

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from gates.errors import (
@@ -69,9 +73,52 @@ def test_error_of_the_system_is_told_in_one_line(
     assert capsys.readouterr().err == line
 
 
-def test_fault_of_our_own_keeps_its_traceback() -> None:
+@pytest.mark.parametrize("kind", [ValueError, KeyError, RuntimeError, AssertionError, TypeError])
+def test_what_nobody_foresaw_is_one_line_and_no_verdict(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def command() -> ExitCode:
-        raise ZeroDivisionError
+        msg = "a\nb"
+        raise kind(msg)
 
-    with pytest.raises(ZeroDivisionError):
-        run_command(command)
+    assert run_command(command) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"unexpected {kind.__name__}: ")
+    assert line.count("\n") == 1
+    monkeypatch.setenv("GATES_TRACEBACK", "1")
+    assert run_command(command) == 2
+    assert "Traceback (most recent call last):" in capsys.readouterr().err
+
+
+PASSES = (
+    "from gates.display import show; from gates.errors import ExitCode, run_command; import sys; "
+)
+PASSES += "sys.exit(run_command(lambda: show('x' * 100_000) or ExitCode.FAILED))"
+
+
+def test_a_closed_stdout_changes_no_verdict() -> None:
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", PASSES],  # noqa: S607
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("end", ["/dev/full", None], ids=["full", "broken_pipe"])
+def test_what_cannot_be_shown_is_no_verdict(end: str | None) -> None:
+    reading, writing = os.pipe() if end is None else (None, os.open(end, os.O_WRONLY))
+    if reading is not None:
+        os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-c", PASSES],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "Traceback" not in ended.stderr

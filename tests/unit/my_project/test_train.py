@@ -40,6 +40,21 @@ def test_command_leaves_a_checkpoint(
     assert printed.err == ""
 
 
+@pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE", "TORCHELASTIC_MAX_RESTARTS"])
+@pytest.mark.parametrize("value", ["x", "", "-1", "²"])
+def test_a_variable_that_is_no_number_is_one_line(
+    variable: str,
+    value: str,
+    config_file: Path,
+    outputs: Path,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    error = refused(main, "--config", config_file, "--outputs", outputs)
+    assert error.startswith(f"{variable} is {value!r}; expected a whole number")
+
+
 def test_lr_below_zero_in_the_file_is_told_in_one_line(
     config_file: Path, outputs: Path, refused: Refused
 ) -> None:
