@@ -73,11 +73,15 @@ _SECRET = re.compile(r"\bsecrets\b(?!\s*\.\s*GITHUB_TOKEN\b)")
 GUARD = "github.event.repository.fork == false"
 # With one of these a job can run though the one that it needs was skipped.
 _RUNS_AFTER_A_SKIP = re.compile(r"\|\||\b(always|cancelled|failure)\s*\(", re.IGNORECASE)
-# A commit has no check without the first three; a label can ask for more.
-_TYPES = ("opened", "synchronize", "reopened", "labeled")
-# One run at a time for each pull request or ref, of which only a pull request's old one is ended.
+# A commit has no check without the first three; a label can ask for more, and an edit can change
+# the base, so that the old `green` is of another comparison.
+_TYPES = ("opened", "synchronize", "reopened", "labeled", "edited")
+# One run at a time for each pull request or ref. Only a push and another base end the old one: a
+# label must not. (No `green` may be skipped instead: GitHub counts a skipped check as passed.)
 _GROUP = "${{ github.workflow }}-${{ github.event.pull_request.number || github.ref }}"
-_ENDS_OLD_RUNS = "${{ github.event_name == 'pull_request' }}"
+_ENDS_OLD_RUNS = (
+    "${{ github.event.action == 'synchronize' || github.event.changes.base.ref.from != '' }}"
+)
 # The tier, and so the file, whose plan a pull request must pass.
 _OF_PULL_REQUESTS = "pr"
 
@@ -217,7 +221,7 @@ def brings_in_what_started_it(source: Source) -> Iterator[Finding]:
 
 
 def cancels_what_is_outdated(source: Source) -> Iterator[Finding]:
-    """One run at a time for each pull request or ref; a new push ends a pull request's old run."""
+    """One run at a time for each pull request or ref; only what outdates an old run ends it."""
     if not source.is_workflow:
         return
     concurrency = mapping_at(source.content, "concurrency")
@@ -230,7 +234,7 @@ def cancels_what_is_outdated(source: Source) -> Iterator[Finding]:
         yield source.finding(concurrency, "group", text)
     ends = _ENDS_OLD_RUNS if "pull_request" in source.triggers else False
     if concurrency["cancel-in-progress"] != ends:
-        text = f"ends only a pull request's old run, and always that; write {ends or 'false'}"
+        text = f"only a push or another base may end the old run; write {ends or 'false'}"
         yield source.finding(concurrency, "cancel-in-progress", text)
 
 

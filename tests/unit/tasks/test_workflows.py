@@ -27,6 +27,9 @@ PR, NIGHTLY, RELEASE = "workflows/pr.yml", "workflows/nightly.yml", "workflows/r
 ACTION = "actions/setup/action.yml"
 PLANNED_IMAGE = workflow_rules.PLANNED_IMAGE
 GUARD = workflow_rules.GUARD
+ENDS_OLD_RUNS = (
+    "${{ github.event.action == 'synchronize' || github.event.changes.base.ref.from != '' }}"
+)
 MATRIX = "matrix: ${{ steps.plan.outputs.matrix }}"
 REGISTER = "uvx nox -s register -- --run outputs/release"
 PLAN = 'uvx nox -s plan -- pr --since "$BASE"'
@@ -426,34 +429,34 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
-        "  cancel-in-progress: ${{ github.event_name == 'pull_request' }}\n",
+        f"  cancel-in-progress: {ENDS_OLD_RUNS}\n",
         "",
-        -2,
+        -3,
         "runs pile up; add concurrency: with group: and cancel-in-progress:",
         id="no word on outdated runs",
     ),
     pytest.param(
         PR,
-        "${{ github.event_name == 'pull_request' }}",
+        ENDS_OLD_RUNS,
         "false",
         0,
-        "ends only a pull request's old run, and always that; write ${{ github.event_name == ",
+        "only a push or another base may end the old run; write ${{ github.event.action == ",
         id="outdated runs go on",
     ),
     pytest.param(
         PR,
-        "github.event_name == 'pull_request'",
-        "github.event_name != 'pull_request'",
+        ENDS_OLD_RUNS,
+        "${{ github.event_name == 'pull_request' }}",
         0,
-        "ends only a pull request's old run, and always that;",
-        id="only the runs that are not outdated end",
+        "only a push or another base may end the old run;",
+        id="a label ends the running checks",
     ),
     pytest.param(
         RELEASE,
         "cancel-in-progress: false",
         "cancel-in-progress: true",
         0,
-        "ends only a pull request's old run, and always that; write false",
+        "only a push or another base may end the old run; write false",
         id="half a release",
     ),
     pytest.param(
@@ -493,7 +496,7 @@ DEFECTS = [
         PR,
         "  merge_group:\n",
         "",
-        -3,
+        -4,
         "the merge queue waits for it for ever; add the trigger merge_group:",
         id="no merge queue",
     ),
@@ -523,18 +526,26 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
-        "types: [opened, synchronize, reopened, labeled]",
-        "types: [labeled]",
+        "types: [opened, synchronize, reopened, labeled, edited]",
+        "types: [labeled, edited]",
         0,
         "does not start when opened, synchronize, reopened; write types: [opened, synchronize,",
         id="no check of what is pushed",
     ),
     pytest.param(
         PR,
-        "    types: [opened, synchronize, reopened, labeled] # a label can ask for more\n",
+        "labeled, edited]",
+        "labeled]",
+        0,
+        "does not start when edited; write types: [opened, synchronize, reopened, labeled, edited]",
+        id="no check against another base",
+    ),
+    pytest.param(
+        PR,
+        "    types: [opened, synchronize, reopened, labeled, edited]\n",
         "",
-        -1,
-        "does not start when opened, synchronize, reopened, labeled;",
+        -2,
+        "does not start when opened, synchronize, reopened, labeled, edited;",
         id="no word on what starts it",
     ),
     pytest.param(
