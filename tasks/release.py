@@ -72,13 +72,17 @@ def build(session: nox.Session) -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         files = _build_alike(session, tools, commit, place)
+        # Before anybody else's code runs beside them.
+        sums = _sums(files)
         problems = package.problems_of_contents(files, place / "here")
         show(*problems)
         if problems:
             session.error(f"what is in the archives is not what is committed: {len(problems)}")
         environment.run(session, tools, "twine", "check", "--strict", *map(str, files))
         _train_with(session, _wheel(files), place / "here" / "configs" / "ci-tiny.yaml")
-        _keep(files)
+        if sums != _sums(files):
+            session.error("what was built has changed while it was checked; nothing is kept")
+        _keep(files, sums)
     for line in (ROOT / SUMS).read_text(encoding="utf-8").splitlines():
         session.log(line)
 
@@ -121,7 +125,7 @@ def _train_with(session: nox.Session, wheel: Path, config: Path) -> None:
         environment.run(session, folder, "python", *training)
 
 
-def _keep(files: list[Path]) -> None:
+def _keep(files: Sequence[Path], lines: Sequence[str]) -> None:
     """Put the files into dist/, where nothing of an earlier build stays, with their digests."""
     dist, sums = ROOT / DIST, ROOT / SUMS
     shutil.rmtree(dist, ignore_errors=True)
@@ -129,7 +133,7 @@ def _keep(files: list[Path]) -> None:
     for file in files:
         shutil.copy(file, dist / file.name)
     sums.parent.mkdir(exist_ok=True)
-    sums.write_text("".join(f"{line}\n" for line in _sums(files)), encoding="utf-8")
+    sums.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def _sums(files: Sequence[Path]) -> list[str]:
@@ -241,8 +245,10 @@ def _model_version(session: nox.Session) -> str | None:
 def publish(session: nox.Session) -> None:
     """Say what a release would upload and where; uploads nothing itself, release.yml does.
 
-    Fails if dist/ is not what `build` left, or of another version than pyproject.toml.
+    Fails if dist/ is not what `build` left, or of another version than pyproject.toml; and if HEAD
+    is not on the branch that DEFAULT_BRANCH names, as release.yml does.
     """
+    _must_be_on(session, os.environ.get("DEFAULT_BRANCH"))
     if not (ROOT / SUMS).exists():
         uv.stop(f"publish: there is no {SUMS}; run first: nox -s build")
     name, declared = _name(), _declared()
@@ -263,6 +269,17 @@ def publish(session: nox.Session) -> None:
         print("    its provenance to GitHub's attestations of this repository")
     state = "written" if (ROOT / NOTES).exists() else "not yet written: nox -s changelog"
     print(f"  {NOTES} ({state})\n    to the workflow run, in the artifact `model`")
+
+
+def _must_be_on(session: nox.Session, branch: str | None) -> None:
+    """End the session if HEAD is not a commit of `branch`, which reviews have let in."""
+    if branch is None:
+        return
+    remote = f"refs/remotes/origin/{branch}"
+    if git.output("merge-base", "--is-ancestor", "HEAD", remote, cwd=ROOT) is None:
+        session.error(
+            f"HEAD is no commit of origin/{branch}, so nobody has reviewed it; release one that is"
+        )
 
 
 def _need_history(session: nox.Session) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml.comments import CommentedMap
 
 from tasks import workflow_source
@@ -24,6 +24,7 @@ from tasks.display import show
 from tasks.workflow_source import (
     Catalogue,
     Finding,
+    Job,
     Source,
     mapping_at,
     names_in,
@@ -82,6 +83,16 @@ _GROUP = "${{ github.workflow }}-${{ github.event.pull_request.number || github.
 _ENDS_OLD_RUNS = (
     "${{ github.event.action == 'synchronize' || github.event.changes.base.ref.from != '' }}"
 )
+# What the jobs of every workflow run, besides the plan, whose line has a rule of its own.
+_RUNS = {SESSION: f"uvx nox -s {ONE_OF_THE_MATRIX}", REQUIRED: f"uvx nox -s {REQUIRED}"}
+_RUNS[CONTAINED] = _RUNS[SESSION]
+# Where a session leaves what other jobs and people read.
+_LEFT = "artifacts/"
+# No job that names its time-out itself needs longer.
+_MOST_MINUTES = 120
+# The ruleset of tags protects these only; a branch is no release.
+_RELEASED = {"tags": ["v*"]}
+_RELEASE = "release"
 # The tier, and so the file, whose plan a pull request must pass.
 _OF_PULL_REQUESTS = "pr"
 
@@ -209,6 +220,137 @@ def holds_few_rights(source: Source) -> Iterator[Finding]:
         elif "pull_request" in source.triggers and "write" in rights.values():
             text = f"job {name} may write, and pull requests run it; leave it at read"
             yield source.job_finding(name, "permissions", text)
+
+
+def has_what_it_must(source: Source) -> Iterator[Finding]:
+    """A job has the safeguards that pyproject.toml declares for it; any other job has no rights."""
+    stem = Path(source.file).stem
+    declared = source.catalogue.jobs.get(stem, {}) if source.is_workflow else {}
+    if source.is_workflow:
+        for name in sorted(declared.keys() - source.jobs.keys()):
+            text = f"job {name} is missing; pyproject.toml says what it has: {_table(stem, name)}"
+            yield source.finding(source.content, "jobs", text)
+    for name, job in source.jobs.items():
+        if "uses" in job:
+            if _written(job):
+                text = f"job {name} may write, and its steps are not read here; leave it at read"
+                yield source.job_finding(name, "permissions", text)
+        elif name in declared:
+            yield from _differences(source, name, declared[name])
+        elif name in {PLAN, *_RUNS}:
+            yield from _differences(source, name, _of_every_workflow(source, name))
+        else:
+            text = f"job {name} is not declared; if it is needed, add {_table(stem, name)} to "
+            yield source.job_finding(name, None, f"{text}pyproject.toml")
+
+
+def _table(stem: str, name: str) -> str:
+    return f"{SETTINGS}.jobs.{stem}.{name}]"
+
+
+def _of_every_workflow(source: Source, name: str) -> Job:
+    """Return what a job must have that every workflow has; its own rules say the rest."""
+    job = source.jobs[name]
+    planned = name in FED
+    return Job(
+        runs=[_RUNS[name]] if name in _RUNS else _lines_run(job)[:1],
+        needs=names_in(job.get("needs")),
+        condition=str(job.get("if", "")),
+        machine=str(job.get("runs-on")) if planned else "ubuntu-24.04",
+        uploads=[_LEFT] if planned else [],
+    )
+
+
+def _lines_run(job: CommentedMap) -> list[str]:
+    return [str(step["run"]).strip() for step in steps_of(job) if "run" in step]
+
+
+def _written(job: CommentedMap) -> list[str]:
+    rights = job.get("permissions")
+    return sorted(k for k, v in rights.items() if v == "write") if isinstance(rights, dict) else []
+
+
+def _differences(source: Source, name: str, must: Job) -> Iterator[Finding]:
+    job = source.jobs[name]
+    environment = job.get("environment", "")
+    pairs: list[tuple[str, Any, Any]] = [
+        ("needs", sorted(names_in(job.get("needs"))), sorted(must.needs)),
+        ("if", str(job.get("if", "")), must.condition),
+        ("environment", environment, must.environment),
+    ]
+    if name not in FED:
+        pairs.append(("runs-on", job.get("runs-on"), must.machine))
+    if "pull_request" not in source.triggers:  # where no job may write: holds_few_rights
+        pairs.append(("permissions", _written(job), sorted(must.writes)))
+    for key, found, expected in pairs:
+        if found != expected:
+            shown = f"write {key}: {expected}" if expected else f"leave {key}: out"
+            what = f"write only {', '.join(expected) or 'nothing'}" if key == "permissions" else ""
+            text = f"job {name} lacks its safeguard {key}; {what or shown}"
+            yield source.job_finding(name, key, text)
+    yield from _differences_of_steps(source, name, must)
+    minutes = job.get("timeout-minutes")
+    if name not in FED and minutes is not None and not _is_short(minutes):
+        text = f"job {name} may take {minutes} minutes; write at most {_MOST_MINUTES}"
+        yield source.job_finding(name, "timeout-minutes", text)
+
+
+def _is_short(minutes: object) -> bool:
+    return isinstance(minutes, int) and 0 < minutes <= _MOST_MINUTES
+
+
+def _differences_of_steps(source: Source, name: str, must: Job) -> Iterator[Finding]:
+    job, lines = source.jobs[name], _lines_run(source.jobs[name])
+    # A line that is no session, or a last job that does not ask, has a finding already.
+    are_sessions = all(
+        _problem_of_run(step, source.catalogue) is None for step in steps_of(job) if "run" in step
+    )
+    is_asking = name != REQUIRED or _RUNS[REQUIRED] in lines
+    if are_sessions and is_asking and lines != [*must.runs]:
+        text = (
+            f"job {name} does not run what it must, in order: {'; '.join(must.runs) or 'nothing'}"
+        )
+        yield source.job_finding(name, "steps", text)
+    if must.uses is not None:
+        used = [
+            (_action(step), str(step.get("if", ""))) for step in steps_of(job) if "uses" in step
+        ]
+        if used != [*must.uses.items()]:
+            wanted = (f"{each} if: {when}" if when else each for each, when in must.uses.items())
+            text = f"job {name} does not use what it must, in order: {'; '.join(wanted)}"
+            yield source.job_finding(name, "steps", text)
+    for step in steps_of(job):
+        given = mapping_at(step, "with")
+        if _action(step) == "actions/upload-artifact":
+            paths = str(given.get("path", "")).split()
+            if not {*paths} <= {*must.uploads} or "include-hidden-files" in given:
+                may = " and ".join(must.uploads) or "nothing"
+                text = f"job {name} may upload {may}, without hidden files"
+                yield source.finding(step, "with", text)
+        if "cache" in given and Path(source.file).stem == _RELEASE:
+            yield source.finding(
+                given, "cache", "a release takes nothing from a cache; leave it out"
+            )
+
+
+def _action(step: CommentedMap) -> str:
+    return str(step.get("uses", "")).partition("@")[0]
+
+
+def keeps_actions_small(source: Source) -> Iterator[Finding]:
+    """An action runs no session: it comes before one, and could change what that one checks."""
+    for step in () if source.is_workflow else source.steps:
+        if "run" in step and _problem_of_run(step, source.catalogue) is None:
+            yield source.finding(step, "run", "an action runs no session; call it in a job")
+
+
+def releases_tags_only(source: Source) -> Iterator[Finding]:
+    """A push to a branch is no release, and other tags are not protected."""
+    if "push" in source.triggers and source.triggers["push"] != _RELEASED:
+        text = 'not only the tags that a ruleset protects; write push: with tags: ["v*"]'
+        where = source.content["on"]
+        parent = where if isinstance(where, CommentedMap) else source.content
+        yield source.finding(parent, "push" if parent is where else "on", text)
 
 
 def brings_in_what_started_it(source: Source) -> Iterator[Finding]:
@@ -467,6 +609,9 @@ RULES: tuple[Rule, ...] = (
     sets_known_variables,
     uses_what_is_allowed,
     holds_few_rights,
+    has_what_it_must,
+    keeps_actions_small,
+    releases_tags_only,
     brings_in_what_started_it,
     cancels_what_is_outdated,
     ends_in_time,
@@ -501,6 +646,21 @@ def _check_file(file: Path, root: Path, catalogue: Catalogue) -> list[Finding]:
     return [finding for rule in RULES for finding in rule(source)]
 
 
+class _Job(BaseModel):
+    """[tool.tasks.workflows.jobs.FILE.NAME]: see `Job`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    runs: list[str]
+    needs: list[str] = []
+    condition: str = Field(default="", alias="if")
+    environment: str = ""
+    machine: str = Field(default="ubuntu-24.04", alias="runs-on")
+    writes: list[str] = []
+    uploads: list[str] = []
+    uses: dict[str, str] | None = None
+
+
 class _Allowed(BaseModel):
     """[tool.tasks.workflows]: what workflows may use besides sessions.
 
@@ -508,6 +668,7 @@ class _Allowed(BaseModel):
         actions: OWNER/NAME, with /PATH if it has one, or the folder of one of our own.
         reusable: workflows that a job may call.
         variables: what a step may set, each with its one value.
+        jobs: by the name of a workflow's file, what each of its own jobs must have.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -515,6 +676,7 @@ class _Allowed(BaseModel):
     actions: list[str]
     reusable: list[str]
     variables: dict[str, str]
+    jobs: dict[str, dict[str, _Job]]
 
 
 def read_catalogue(root: Path, *, sessions: Iterable[str], tiers: Iterable[str]) -> Catalogue:
@@ -531,6 +693,10 @@ def read_catalogue(root: Path, *, sessions: Iterable[str], tiers: Iterable[str])
         actions=frozenset(allowed.actions),
         reusable=frozenset(allowed.reusable),
         variables=allowed.variables,
+        jobs={
+            file: {name: Job(**job.model_dump()) for name, job in jobs.items()}
+            for file, jobs in allowed.jobs.items()
+        },
     )
 
 

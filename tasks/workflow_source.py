@@ -23,6 +23,31 @@ class Finding:
         return f"{self.file}:{self.line}: {self.text}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a job must have that is not one of every workflow: pyproject.toml declares it.
+
+    Args:
+        runs: the lines it runs, in order.
+        needs: the jobs that must have passed before it.
+        condition: its `if:`, or "".
+        environment: its environment, or "".
+        machine: its `runs-on:`.
+        writes: what it may write; its other rights are to read.
+        uploads: the folders that it may upload.
+        uses: the actions it uses, in order, each with its `if:`; None if that is left open.
+    """
+
+    runs: Sequence[str]
+    needs: Sequence[str] = ()
+    condition: str = ""
+    environment: str = ""
+    machine: str = "ubuntu-24.04"
+    writes: Sequence[str] = ()
+    uploads: Sequence[str] = ()
+    uses: Mapping[str, str] | None = None
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """What a workflow may call and use.
@@ -33,6 +58,7 @@ class Catalogue:
         actions: what a step may use, without its revision.
         reusable: the workflows that a job may call, without their revision.
         variables: what a step may set, each with its one value.
+        jobs: by the name of a workflow's file, the jobs that it has of its own.
     """
 
     sessions: frozenset[str] = frozenset()
@@ -40,6 +66,7 @@ class Catalogue:
     actions: frozenset[str] = frozenset()
     reusable: frozenset[str] = frozenset()
     variables: Mapping[str, str] = field(default_factory=dict)
+    jobs: Mapping[str, Mapping[str, Job]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -422,6 +422,21 @@ def test_publish_says_what_would_go_where_and_uploads_nothing(
         run("publish")
 
 
+def test_a_commit_that_is_not_on_the_default_branch_is_not_released(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DEFAULT_BRANCH", "main")
+    with pytest.raises(FailedError, match="HEAD is no commit of origin/main"):
+        run("publish")
+    git("update-ref", "refs/remotes/origin/main", "HEAD", cwd=root)
+    with pytest.raises(SystemExit):  # the next thing that it needs: there is no dist/
+        run("publish")
+    git("commit", "--allow-empty", "--message", "fix: not reviewed", cwd=root)
+    git("tag", "v0.1.0", cwd=root)
+    with pytest.raises(FailedError, match="HEAD is no commit of origin/main"):
+        run("publish")
+
+
 def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it() -> None:
     text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
     job = text.split("\n  publish:\n")[1].split("\n  green:\n")[0]
@@ -430,10 +445,12 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
     assert "$/" not in job
     assert "needs: [plan, model, package, session, registry]" in job
 
+    # Started by hand on a tag, it must not publish.
+    pushed = "github.event_name == 'push' && github.ref_type == 'tag'"
     uploads = re.findall(r"uses: (actions/attest|pypa/gh-action-pypi-publish)@\w+.*\n(.+)\n", job)
     assert uploads == [
-        ("actions/attest", "        if: github.ref_type == 'tag'"),
-        ("pypa/gh-action-pypi-publish", "        if: github.ref_type == 'tag'"),
+        ("actions/attest", f"        if: {pushed}"),
+        ("pypa/gh-action-pypi-publish", f"        if: {pushed}"),
     ]
     assert "id-token: write" not in text.replace(job, ""), "no other job can publish"
 

@@ -717,6 +717,7 @@ def test_what_only_looks_like_a_guard_is_none(root: Path, condition: str) -> Non
     file.write_text(file.read_text().replace(f"    if: {GUARD}", f"    if: {condition}"))
     advice = f"runs every night on each fork; add if: {GUARD}"
     found = [finding.split(": ", 1)[1] for finding in found_in(root)]
+    assert found.pop(1).startswith("job image lacks its safeguard if;")
     assert found == [f"job {name} {advice}" for name in ("plan", "image", "session", "contained")]
 
 
@@ -857,6 +858,204 @@ def test_a_secret_may_be_read_where_it_is_declared(root: Path, plant: Plant) -> 
     assert found.endswith(f'variables] in pyproject.toml: KAGGLE_KEY = "{value}"')
     declared = replace(KNOWN, variables={**KNOWN.variables, "KAGGLE_KEY": value})
     assert workflow_rules.check(root, declared) == []
+
+
+PUSHED_TAG = "github.event_name == 'push' && github.ref_type == 'tag'"
+STAGING = "uvx nox -s promote -- --to staging"
+READ = "      contents: read # to check out\n"
+
+# (file, what is replaced, by what, what each finding says)
+LOST_SAFEGUARDS = [
+    pytest.param(
+        RELEASE,
+        "    environment: pypi\n",
+        "",
+        "job publish lacks its safeguard environment; write environment: pypi",
+        id="an upload without its environment",
+    ),
+    pytest.param(
+        RELEASE,
+        "    environment: registry\n",
+        "    environment: {name: registry-reader}\n",
+        "job registry lacks its safeguard environment; write environment: registry",
+        id="a registry in another environment",
+    ),
+    pytest.param(
+        RELEASE,
+        "    runs-on: ${{ matrix.labels }}\n",
+        "    environment: pypi\n    runs-on: ${{ matrix.labels }}\n",
+        "job session lacks its safeguard environment; leave environment: out",
+        id="another job in the environment of the upload",
+    ),
+    pytest.param(
+        RELEASE,
+        f"        if: {PUSHED_TAG}\n        with",
+        "        with",
+        "job publish does not use what it must, in order: actions/download-artifact; "
+        f"actions/attest if: {PUSHED_TAG}; pypa/gh-action-pypi-publish if: {PUSHED_TAG}",
+        id="an attestation without a tag",
+    ),
+    pytest.param(
+        RELEASE,
+        f"        if: {PUSHED_TAG}\n\n",
+        "        if: github.ref_type == 'tag'\n\n",
+        "job publish does not use what it must, in order:",
+        id="an upload that is started by hand",
+    ),
+    pytest.param(
+        RELEASE,
+        "    needs: [plan, model, package, session, registry]\n",
+        "    needs: [plan, package]\n",
+        "job publish lacks its safeguard needs; write needs: ['model', 'package', 'plan', ",
+        id="an upload of what has not passed",
+    ),
+    pytest.param(
+        RELEASE,
+        f"    if: {GUARD}\n    runs-on: ubuntu-24.04\n    timeout-minutes: 15",
+        f"    if: always() && {GUARD}\n    runs-on: ubuntu-24.04\n    timeout-minutes: 15",
+        f"job publish lacks its safeguard if; write if: {GUARD}",
+        id="an upload though something failed",
+    ),
+    pytest.param(
+        RELEASE,
+        READ,
+        f"{READ}      id-token: write # more\n",
+        "job plan lacks its safeguard permissions; write only nothing",
+        id="another job that can publish",
+    ),
+    pytest.param(
+        NIGHTLY,
+        "packages: write",
+        "actions: write",
+        "job image lacks its safeguard permissions; write only packages",
+        id="another right than the declared one",
+    ),
+    pytest.param(
+        RELEASE,
+        STAGING,
+        "uvx nox -s promote -- --to production",
+        "job registry does not run what it must, in order: uvx nox -s register -- --run ",
+        id="a model in production that nobody approved",
+    ),
+    pytest.param(
+        RELEASE,
+        "      - run: uvx nox -s build\n",
+        "      - run: uvx nox -s lock -- --upgrade\n      - run: uvx nox -s build\n",
+        "job package does not run what it must, in order: uvx nox -s build; uvx nox -s publish",
+        id="a lock that is renewed before the build",
+    ),
+    pytest.param(
+        NIGHTLY,
+        '      - run: uvx nox -s "$SESSION"\n',
+        '      - run: uvx nox -s lock\n      - run: uvx nox -s "$SESSION"\n',
+        'job session does not run what it must, in order: uvx nox -s "$SESSION"',
+        id="a lock that is renewed before a session",
+    ),
+    pytest.param(
+        PR,
+        "      - id: plan\n",
+        "      - run: uvx nox -s lock\n      - id: plan\n",
+        "job plan does not run what it must, in order: uvx nox -s lock",
+        id="a lock that is renewed before the plan",
+    ),
+    pytest.param(
+        ACTION,
+        "  steps:\n",
+        "  steps:\n    - run: uvx nox -s lock -- --upgrade\n      shell: bash\n",
+        "an action runs no session; call it in a job",
+        id="a lock that is renewed by our action",
+    ),
+    pytest.param(
+        RELEASE,
+        "          path: dist/\n          if-no-files-found: error",
+        "          path: .\n          if-no-files-found: error",
+        "job package may upload dist/, without hidden files",
+        id="an upload of the checkout",
+    ),
+    pytest.param(
+        RELEASE,
+        "            outputs/\n",
+        "            outputs/\n            ~/\n",
+        "job model may upload artifacts/ and outputs/, without hidden files",
+        id="an upload of the home folder",
+    ),
+    pytest.param(
+        NIGHTLY,
+        "          path: artifacts/\n",
+        "          path: artifacts/\n          include-hidden-files: true\n",
+        "job image may upload artifacts/, without hidden files",
+        id="an upload of hidden files",
+    ),
+    pytest.param(
+        RELEASE,
+        "timeout-minutes: 120",
+        "timeout-minutes: 4320",
+        "job model may take 4320 minutes; write at most 120",
+        id="a job of three days",
+    ),
+    pytest.param(
+        RELEASE,
+        "timeout-minutes: 40",
+        "timeout-minutes: 0",
+        "job package may take 0 minutes; write at most 120",
+        id="a job of no time",
+    ),
+    pytest.param(
+        RELEASE,
+        '    tags: ["v*"]\n',
+        '    tags: ["v*"]\n    branches: [main]\n',
+        "not only the tags that a ruleset protects;",
+        id="a release of each push",
+    ),
+    pytest.param(
+        RELEASE,
+        '    tags: ["v*"]\n',
+        '    tags: ["*"]\n',
+        "not only the tags that a ruleset protects;",
+        id="a release of tags that anybody may move",
+    ),
+    pytest.param(
+        PR,
+        "    runs-on: ubuntu-24.04\n",
+        "    runs-on: [self-hosted]\n",
+        "job plan lacks its safeguard runs-on; write runs-on: ubuntu-24.04",
+        id="a plan on a machine of our own",
+    ),
+    pytest.param(
+        RELEASE,
+        "      - uses: $/.github/actions/setup\n",
+        "      - uses: $/.github/actions/setup\n        with:\n          cache: model\n",
+        "a release takes nothing from a cache; leave it out",
+        id="a release from a cache",
+    ),
+    pytest.param(
+        NIGHTLY,
+        "\n  image:\n    name: image",
+        "\n  images:\n    name: image",
+        "job image is missing; pyproject.toml says what it has: [tool.tasks.workflows.jobs.",
+        "job images is not declared; if it is needed, add [tool.tasks.workflows.jobs.nightly.",
+        "green does not see images; add to its needs:",
+        id="a job that nobody declared",
+    ),
+]
+
+
+@pytest.mark.parametrize("row", [pytest.param(each.values, id=each.id) for each in LOST_SAFEGUARDS])
+def test_a_safeguard_that_is_lost_is_found(root: Path, plant: Plant, row: tuple[str, ...]) -> None:
+    file, old, new, *expected = row
+    plant(file, old, new)
+    found = [each for each in found_in(root) if "does something else than" not in each]
+    texts = [each.split(": ", 1)[1] for each in found]
+    assert len(texts) == len(expected), texts
+    assert all(any(text.startswith(each) for text in texts) for each in expected), texts
+
+
+def test_a_reusable_workflow_may_not_write(root: Path, plant: Plant) -> None:
+    plant(RELEASE, "\n  green:\n", CALL.replace("contents: read", "contents: write"))
+    plant(RELEASE, "registry, publish]", "registry, publish, scan]")
+    declared = replace(KNOWN, reusable=frozenset([REUSABLE]))
+    (found,) = workflow_rules.check(root, declared)
+    assert found.text.startswith("job scan may write, and its steps are not read here;")
 
 
 SESSIONS = [f"--sessions={','.join(CATALOGUE)}", f"--tiers={','.join(TIERS)}"]
