@@ -172,9 +172,14 @@ class WandbStore:
                     logged.wait()
             finally:
                 run.finish()
-                if not self.is_offline:
+                if self.is_offline:
+                    self._wandb.teardown()  # waits for the process that writes the run's file
+                else:
                     shutil.rmtree(kept, ignore_errors=True)
         if self.is_offline:
+            if not any(file.stat().st_size for file in kept.glob("*.wandb")):
+                msg = f"{name}: W&B has written no run to {kept}; nothing is registered, try again"
+                raise GateInputError(msg)
             msg = f"{name}: offline, so it is no version of {self.address} yet; upload it: "
             msg += f"wandb sync {kept}"
             raise GateInputError(msg)
