@@ -1,5 +1,7 @@
 """What a version must show before it moves to a stage: each criterion, with its state."""
 
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +17,8 @@ from gates.verdict import Finding, Outcome, Verdict, read_verdict
 
 # Of findings that are about no examples.
 GROUP = "version"
+
+_LOGIN = re.compile(r"[a-z0-9][a-z0-9 ._@+-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,14 +221,28 @@ def _consent(case: Case) -> Iterator[Finding]:
     if not case.approver or not case.approver.strip():
         yield criterion("approver", holds=False, reason="nobody is named; say --approver NAME")
         return
-    approver, by = (" ".join(name.split()).casefold() for name in (case.approver, case.by))
-    is_other = approver != by
+    approver, by = _identity(case.approver), _identity(case.by)
+    problem = None
+    if case.rule.approver == "somebody else":
+        if approver is None or by is None:
+            problem = "they cannot be told apart; name logins in plain letters and digits"
+        elif approver == by:
+            problem = "that must be somebody else"
     yield criterion(
         "approver",
-        holds=case.rule.approver == "anybody" or is_other,
-        reason=f"{case.approver} agrees; {case.by} promotes"
-        + ("" if is_other else ", and that must be somebody else"),
+        holds=problem is None,
+        reason=f"{case.approver} agrees; {case.by} promotes{f', and {problem}' * bool(problem)}",
     )
+
+
+def _identity(name: str) -> str | None:
+    """Return what two spellings of one login have in common; None if `name` is not a plain one.
+
+    Letters that look alike, accents and what has no width would make the same person
+    somebody else.
+    """
+    same = unicodedata.normalize("NFKC", " ".join(name.split())).casefold()
+    return same if _LOGIN.fullmatch(same) else None
 
 
 def _told(case: Case, error: GateInputError) -> str:

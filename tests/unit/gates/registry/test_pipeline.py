@@ -631,7 +631,20 @@ def test_a_failed_check_is_told_though_somebody_else_has_confirmed(
     assert "checkpoint.pt was changed" in verdict.reason
 
 
-@pytest.mark.parametrize("approver", [" ", "anna ", "Anna", "\tANNA"])
+@pytest.mark.parametrize(
+    "approver",
+    [
+        " ",
+        "anna ",
+        "Anna",
+        "\tANNA",
+        pytest.param("\uff41nna", id="full_width"),
+        pytest.param("anna\u200b", id="zero_width"),
+        pytest.param("anna\u0301", id="combining_accent"),
+        pytest.param("ann\u0430", id="cyrillic"),
+        pytest.param("a\u00adnna", id="soft_hyphen"),
+    ],
+)
 def test_who_approves_is_somebody_and_somebody_else(
     approver: str, registry: Registry, run: MakeRun, tmp_path: Path
 ) -> None:
