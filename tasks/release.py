@@ -278,7 +278,7 @@ def _must_be_on(session: nox.Session, branch: str | None) -> None:
     remote = f"refs/remotes/origin/{branch}"
     if git.output("merge-base", "--is-ancestor", "HEAD", remote, cwd=ROOT) is None:
         session.error(
-            f"HEAD is no commit of origin/{branch}, so nobody has reviewed it; release one that is"
+            f"HEAD is not on origin/{branch}, so nobody has reviewed it; release a commit that is"
         )
 
 

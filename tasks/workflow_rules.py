@@ -301,7 +301,7 @@ def _is_short(minutes: object) -> bool:
 
 def _differences_of_steps(source: Source, name: str, must: Job) -> Iterator[Finding]:
     job, lines = source.jobs[name], _lines_run(source.jobs[name])
-    # A line that is no session, or a last job that does not ask, has a finding already.
+    # Other rules report a line that does not call a session, and a last job that does not ask.
     are_sessions = all(
         _problem_of_run(step, source.catalogue) is None for step in steps_of(job) if "run" in step
     )

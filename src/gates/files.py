@@ -23,22 +23,20 @@ def atomic_write(file: Path) -> Iterator[IO[bytes]]:
         GateInputError: the folder cannot be made or written to.
     """
     if _is_special(file):
-        with _told(file), file.open("wb") as stream:
+        with _writing(file), file.open("wb") as stream:
             yield stream
         return
     file = Path(os.path.realpath(file)) if file.is_symlink() else file
     descriptor, stand_in = _stand_in(file)
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes private files; what a run leaves is for others to read.
-        stand_in.chmod(0o666 & ~_umask())
-        stand_in.replace(file)
-    except OSError as error:
-        msg = f"{file}: cannot be written ({error.strerror or error}); choose another place"
-        raise GateInputError(msg) from error
+        with _writing(file):
+            with os.fdopen(descriptor, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            # mkstemp makes private files; what a run leaves is for others to read.
+            stand_in.chmod(0o666 & ~_umask())
+            stand_in.replace(file)
     finally:
         stand_in.unlink(missing_ok=True)
     _fsync_folder(file.parent)
@@ -115,7 +113,7 @@ def _is_special(file: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _told(file: Path) -> Iterator[None]:
+def _writing(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -125,7 +123,7 @@ def _told(file: Path) -> Iterator[None]:
 
 def _stand_in(file: Path) -> tuple[int, Path]:
     """Open a new file beside `file`, in a folder that is made if it is missing."""
-    with _told(file):
+    with _writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     return descriptor, Path(name)

@@ -225,7 +225,7 @@ def _consent(case: Case) -> Iterator[Finding]:
     problem = None
     if case.rule.approver == "somebody else":
         if approver is None or by is None:
-            problem = "they cannot be told apart; name logins in plain letters and digits"
+            problem = "the two cannot be distinguished; use logins of plain letters and digits"
         elif approver == by:
             problem = "that must be somebody else"
     yield criterion(

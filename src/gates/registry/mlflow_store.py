@@ -6,6 +6,7 @@ carries one entry. So the log is wherever the registry is, and whoever may read 
 the other.
 """
 
+import atexit
 import contextlib
 import gc
 import os
@@ -330,6 +331,7 @@ def _client(address: str, shown: str) -> "MlflowClient":
         raise _translated(error, "", shown) from error
     finally:
         gc.freeze()
+        atexit.register(gc.unfreeze)  # else libraries report what is left as leaks
         gc.enable()
 
 

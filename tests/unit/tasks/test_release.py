@@ -426,14 +426,14 @@ def test_a_commit_that_is_not_on_the_default_branch_is_not_released(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEFAULT_BRANCH", "main")
-    with pytest.raises(FailedError, match="HEAD is no commit of origin/main"):
+    with pytest.raises(FailedError, match="HEAD is not on origin/main"):
         run("publish")
     git("update-ref", "refs/remotes/origin/main", "HEAD", cwd=root)
     with pytest.raises(SystemExit):  # the next thing that it needs: there is no dist/
         run("publish")
     git("commit", "--allow-empty", "--message", "fix: not reviewed", cwd=root)
     git("tag", "v0.1.0", cwd=root)
-    with pytest.raises(FailedError, match="HEAD is no commit of origin/main"):
+    with pytest.raises(FailedError, match="HEAD is not on origin/main"):
         run("publish")
 
 
