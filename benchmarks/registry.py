@@ -9,6 +9,7 @@ Markdown table of medians, with the least and the greatest.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -69,6 +70,9 @@ class Bench:
         # What is measured may not be committed yet.
         policy = policy.replace("clean_source: true", "clean_source: false")
         (self._folder / "gates.yaml").write_text(policy, encoding="utf-8")
+        # Where the model's check after a promotion looks for the data.
+        (self._folder / "configs").mkdir()
+        shutil.copy(ROOT / "configs" / "base.yaml", self._folder / "configs")
         (self._folder / "sbom.json").write_text(json.dumps({"bomFormat": "CycloneDX"}))
 
     def train_and_judge(self, run: str, epochs: int, *baseline: str) -> list[str]:

@@ -294,6 +294,7 @@ def _train_and_evaluate(bench: Bench, config: Path, outputs: Path, *overrides: s
     where = [f"--config={config}", f"--outputs={outputs}", "--run-id=run"]
     bench.run("-m", "my_project.train", *where, *[f"--set={change}" for change in overrides])
     what = [f"--checkpoint={outputs / 'latest.pt'}", "--no-baseline=a benchmark"]
+    what += [f"--config={outputs / 'run' / 'config.yaml'}"]
     bench.run("-m", "my_project.eval", *what)
 
 

@@ -64,7 +64,7 @@ def write_predictions(predictions: Predictions, file: Path) -> None:
     Raises:
         GateInputError: the file cannot be written.
     """
-    table = _to_table(predictions)
+    table = to_table(predictions)
     content = _Content()
     for batch in table.to_batches(max_chunksize=_ROWS):
         content.add(batch)
@@ -79,7 +79,8 @@ def write_predictions(predictions: Predictions, file: Path) -> None:
         pq.write_table(table.replace_schema_metadata(digests), stream, write_page_checksum=True)
 
 
-def _to_table(predictions: Predictions) -> pa.Table:
+def to_table(predictions: Predictions) -> pa.Table:
+    """Return `predictions` as the table that is written: a row for each example."""
     columns: dict[str, pa.Array] = {
         "id": pa.array(predictions.ids.tolist(), pa.string()),
         "label": pa.array(predictions.labels, pa.int64()),

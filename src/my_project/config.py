@@ -20,6 +20,10 @@ from ruamel.yaml import YAML
 from gates import configuration
 from gates.configuration import Address, Section, apply_override, read_yaml
 
+# The configuration that says where the project's data is. What a checkpoint or a provenance says of
+# that is only compared with it: whoever wrote the file could name any address and any folder.
+PROJECT = Path("configs/base.yaml")
+
 
 class DataConfig(Section):
     """Where the examples come from.

@@ -14,6 +14,7 @@ from gates.locations import local_copy, shown
 from gates.policy import Policy, load_policy
 from gates.predictions import write_predictions
 from gates.verdict import Verdict, publish
+from my_project.config import PROJECT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config",
         type=Path,
         metavar="FILE",
-        help="where the data is (default: the checkpoint's own configuration)",
+        help=f"where the data is (default: {PROJECT}, if the model was trained on its data)",
     )
     parser.add_argument(
         "--predictions",

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gates import answers
 from gates import evaluation as gate
 from gates.errors import AnswerError, CheckpointError, GateInputError
 from gates.files import sha256
@@ -23,8 +24,7 @@ from my_project.model import VisionTransformer
 from my_project.processes import Processes
 
 _BATCH = 1024  # examples in one forward pass
-_SMOKE_EXAMPLES = 64
-_SMOKE_TOLERANCE = 1e-3  # of probabilities: another processor rounds otherwise
+_TOLERANCE = 1e-3  # of probabilities: another processor rounds otherwise
 
 
 def accuracy(model: nn.Module, examples: Examples, processes: Processes | None = None) -> float:
@@ -98,43 +98,44 @@ def _product(shape: tuple[int, ...]) -> str:
 
 
 def smoke(folder: Path) -> None:
-    """Load a registered model and let it answer: it must predict what it predicted when judged.
+    """Load a registered model and let it answer: it must predict what its predictions say.
+
+    All of the held-out data is compared, the labels too: a verdict is no better than the
+    predictions that it rests on.
 
     Args:
         folder: holds its `checkpoint.pt` and `predictions.parquet`.
 
     Raises:
-        AnswerError: the model answers otherwise.
+        AnswerError: the model answers otherwise, or the predictions are not of this data.
         CheckpointError: it cannot be loaded.
-        GateInputError: the examples on which it was judged are not here.
+        GateInputError: the data on which it was judged is not here.
     """
-    checkpoint, recorded = folder / "checkpoint.pt", folder / "predictions.parquet"
-    table = next(open_predictions(recorded).batches()).slice(0, _SMOKE_EXAMPLES)
+    checkpoint = folder / "checkpoint.pt"
+    recorded = open_predictions(folder / "predictions.parquet")
     examples = held_out_examples(checkpoint)
-    wanted = table.column("id").to_pylist()
-    rows = np.flatnonzero(np.isin(examples.ids, wanted))
-    if len(rows) != len(wanted):
-        msg = f"{len(wanted) - len(rows)} of {len(wanted)} examples on which the model was judged "
-        msg += "are not in the data any more"
+    if examples.data_digest != recorded.digests["data"]:
+        msg = f"it was judged on the data {recorded.digests['data'][:12]}, and {configs.PROJECT} "
+        msg += f"names {examples.data_digest[:12]}"
         raise GateInputError(msg)
-    model = checkpoints.load(checkpoint).model()
-    scores = probabilities(model, examples.images[rows]).numpy()
-    expected = dict(zip(wanted, table.column("probabilities").to_pylist(), strict=True))
-    for example, score in zip(examples.ids[rows].tolist(), scores, strict=True):
-        if not np.allclose(score, expected[example], atol=_SMOKE_TOLERANCE):
-            msg = f"the model answers {example} otherwise than when it was judged"
-            raise AnswerError(msg)
+    problem = answers.difference(recorded, predict(checkpoint, examples), tolerance=_TOLERANCE)
+    if problem:
+        raise AnswerError(problem)
 
 
 def held_out_examples(checkpoint: Path, config: Path | None = None) -> Examples:
     """Return the test split that `checkpoint` is scored on.
 
     Args:
-        checkpoint: names the data in its own configuration.
-        config: a configuration that names the data instead.
+        checkpoint: the model.
+        config: says where the data is; None for the project's configuration.
+
+    Raises:
+        GateError: the data cannot be read, or no configuration is named and the model was trained
+            on other data than the project's.
     """
     run = _config_of(checkpoint, config)
-    return data.examples_of(run, "test", where=str(config or checkpoint))
+    return data.examples_of(run, "test", where=str(config or configs.PROJECT))
 
 
 def data_files(checkpoint: Path, config: Path | None = None) -> list[Path]:
@@ -143,7 +144,15 @@ def data_files(checkpoint: Path, config: Path | None = None) -> list[Path]:
 
 
 def _config_of(checkpoint: Path, config: Path | None) -> RunConfig:
-    return configs.load(config) if config else checkpoints.load(checkpoint).config
+    if config is not None:
+        return configs.load(config)
+    trained_on = checkpoints.load(checkpoint).config.data.source
+    project = configs.load(configs.PROJECT)
+    if trained_on != project.data.source:
+        msg = f"{checkpoint}: was trained on {trained_on}, and {configs.PROJECT} names "
+        msg += f"{project.data.source}; say with --config where the data to score it on is"
+        raise GateInputError(msg)
+    return project
 
 
 def compare(

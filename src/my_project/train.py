@@ -9,14 +9,16 @@ from typing import Any
 
 from gates import provenance
 from gates.display import show
-from gates.errors import CommandParser, ExitCode, run_command
-from my_project.config import load, validate
+from gates.errors import CommandParser, ConfigError, ExitCode, run_command
+from my_project.config import PROJECT, DataConfig, load, validate
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.config is None and options.from_provenance is None:
+        parser.error("--config: name a file, such as configs/ci-tiny.yaml")
     if options.from_provenance is not None and options.overrides:
         parser.error("--set: not allowed with --from-provenance, which says all of it")
     return run_command(lambda: _train(options))
@@ -30,9 +32,14 @@ def _parser() -> argparse.ArgumentParser:
         "2 bad input, told in one line.",
         allow_abbrev=False,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", type=Path, metavar="FILE", help="such as configs/ci-tiny.yaml")
-    what.add_argument(
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="what to train, such as configs/ci-tiny.yaml; with --from-provenance, where its data "
+        f"may come from (default there: {PROJECT})",
+    )
+    parser.add_argument(
         "--from-provenance",
         type=Path,
         metavar="FILE",
@@ -77,6 +84,7 @@ def _train(options: argparse.Namespace) -> ExitCode:
     else:
         where = str(options.from_provenance)
         config = validate(provenance.config_of(described), where=where)
+        _check_data(config.data, where, options.config or PROJECT)
     # Imports torch: after the configuration, so that a typo is told at once.
     from my_project import runs  # noqa: PLC0415
 
@@ -93,6 +101,17 @@ def _train(options: argparse.Namespace) -> ExitCode:
     if described is None:
         return ExitCode.PASSED
     return _compare(described, provenance.read(checkpoint.with_name("provenance.json")))
+
+
+def _check_data(described: DataConfig, where: str, trusted: Path) -> None:
+    """Refuse an address or a folder that only a file from elsewhere names."""
+    known = load(trusted).data
+    for key in ("source", "cache_dir"):
+        found, expected = getattr(described, key), getattr(known, key)
+        if found != expected:
+            msg = f"{where}: data.{key} is {found}, and {trusted} has {expected}; if that is "
+            msg += "right, name a configuration that says so with --config"
+            raise ConfigError(msg)
 
 
 def _compare(described: dict[str, Any], again: dict[str, Any]) -> ExitCode:

@@ -12,6 +12,7 @@ from gates.__main__ import main as gates
 from gates.predictions import Predictions, write_predictions
 from gates.verdict import NOT_JUDGED, Outcome, Verdict, read_verdict
 from my_project import checkpoint as checkpoints
+from my_project import config as configs
 from my_project import eval as command
 from my_project import evaluation
 from my_project.data import THICKNESSES
@@ -37,7 +38,8 @@ def production(
 
 @pytest.fixture(scope="session")
 def predictions(production: Path) -> Predictions:
-    return evaluation.predict(production, evaluation.held_out_examples(production))
+    examples = evaluation.held_out_examples(production, production.with_name("config.yaml"))
+    return evaluation.predict(production, examples)
 
 
 def with_wrong(predictions: Predictions, rows: npt.NDArray[np.intp], digest: str) -> Predictions:
@@ -68,8 +70,10 @@ def judge(
     if isinstance(baseline, Predictions):
         write_predictions(baseline, folder / "baseline.parquet")
         baseline = folder / "baseline.parquet"
-    report = folder / "verdict.json"
+    report, config = folder / "verdict.json", folder / "config.yaml"
+    config.write_bytes(configs.dump(checkpoints.load(candidate).config))
     arguments = ["--checkpoint", str(candidate), "--baseline", str(baseline), *options]
+    arguments += ["--config", str(config)]
     arguments += ["--policy", str(POLICY), "--predictions", str(folder / "predictions.parquet")]
     code = command.main([*arguments, "--report", str(report)])
     return code, read_verdict(report)

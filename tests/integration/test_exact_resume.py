@@ -155,6 +155,7 @@ def test_twenty_kills_in_a_row_change_nothing(
     assert trainings.run(settings, folder, noisy=True).codes == [0]
     _assert_as_whole(folder, Whole(settings, whole, 0, []))
     evaluation = ["-m", "my_project.eval", "--checkpoint", "outputs/latest.pt"]
+    evaluation += ["--config", "outputs/run/config.yaml"]
     # A policy that leaves out the floors: so short a training does not reach those of a release.
     evaluation += ["--policy", str(judged.write_policy(folder / "policy.yaml"))]
     evaluated = command([*evaluation, "--no-baseline", "the first"], folder)

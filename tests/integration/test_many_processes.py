@@ -253,6 +253,7 @@ def test_compiled_run_is_resumed_and_its_checkpoint_read(
     assert ended.returncode == 0, ended.stderr
     _assert_same_training(tmp_path, alone)
     evaluation = ["-m", "my_project.eval", "--checkpoint", "outputs/latest.pt"]
+    evaluation += ["--config", "outputs/run/config.yaml"]
     # A policy that leaves out the floors: so short a training does not reach those of a release.
     evaluation += ["--policy", str(judged.write_policy(tmp_path / "policy.yaml"))]
     evaluated = command([*evaluation, "--no-baseline", "the first"], tmp_path)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from tasks.project import ROOT
 from tests.integration.trainings import Settings, command, digest, run_folder
 
 TRAIN = ["-m", "my_project.train"]
+DATA = ["--config", str(ROOT / "configs" / "base.yaml")]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def first(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_from_provenance_elsewhere_is_reproduced(first: Path, tmp_path: Path) -> None:
     provenance = run_folder(first) / "provenance.json"
-    again = [*TRAIN, "--from-provenance", str(provenance), "--run-id", "run"]
+    again = [*TRAIN, *DATA, "--from-provenance", str(provenance), "--run-id", "run"]
     ended = command(again, tmp_path, PYTHONHASHSEED="2")
     assert ended.returncode == 0, ended.stderr
     assert digest(tmp_path) == digest(first)
@@ -40,7 +42,7 @@ def test_other_seed_is_not_reproduced_and_named(first: Path, tmp_path: Path) -> 
     parameters["config"]["seed"] = 1
     provenance = tmp_path / "provenance.json"
     provenance.write_text(json.dumps(document))
-    again = [*TRAIN, "--from-provenance", str(provenance), "--run-id", "run"]
+    again = [*TRAIN, *DATA, "--from-provenance", str(provenance), "--run-id", "run"]
     ended = command(again, tmp_path, PYTHONHASHSEED="2")
     assert ended.returncode == 1, ended.stderr
     assert digest(tmp_path) != digest(first)

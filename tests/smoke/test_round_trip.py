@@ -30,7 +30,7 @@ def test_metric_survives_train_checkpoint_eval(config: RunConfig, tmp_path: Path
     report = tmp_path / "verdict.json"
     command = [sys.executable, "-m", "my_project.eval", "--checkpoint", str(tmp_path / "latest.pt")]
     command += ["--no-baseline", "smoke test", "--report", str(report)]
-    command += ["--policy", "gates.yaml"]
+    command += ["--policy", "gates.yaml", "--config", str(run / "config.yaml")]
     subprocess.run(command, check=True, cwd=tmp_path)
 
     assert json.loads(report.read_text())["metrics"]["accuracy"] == pytest.approx(here, abs=1e-12)

@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -44,10 +45,11 @@ def perfect(checkpoint: Path, held_out_examples: Examples, tmp_path: Path) -> Pa
 
 
 @pytest.fixture(autouse=True)
-def policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def policy(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The policy where the command looks for it: 20 examples shall settle what is lost by half."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
+    shutil.copy(trained.parent.parent / "tiny.yaml", tmp_path / "configs" / "base.yaml")
     return write_policy(tmp_path / "configs" / "gates.yaml", {"accuracy.margin": 0.3})
 
 
@@ -115,6 +117,31 @@ def test_model_is_not_compared_with_itself_unless_asked_to(
     # What settles nothing exits with 3, and says how many examples would.
     assert main([*options, "--allow-same-model", "--fail-if-worse-than", "0.02"]) == 3
     assert "133 examples would settle it, 113 more" in capsys.readouterr().out
+
+
+@pytest.fixture
+def elsewhere(checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint that names an address and a folder of its own for the data."""
+    document = torch.load(checkpoint, weights_only=True)
+    with fsspec.open("memory://elsewhere/mine.parquet", "wb") as file:
+        pq.write_table(data.digits(), file)
+    document["config"]["data"] |= {
+        "source": "memory://elsewhere/mine.parquet",
+        "cache_dir": str(tmp_path / "evil"),
+    }
+    torch.save(document, checkpoint)
+    return checkpoint
+
+
+def test_a_checkpoint_does_not_choose_where_its_data_comes_from(
+    elsewhere: Path, refused: Refused, tmp_path: Path
+) -> None:
+    error = refused(main, "--checkpoint", elsewhere, "--no-baseline", "why")
+    assert "was trained on memory://elsewhere/mine.parquet, and configs/base.yaml names" in error
+    assert "say with --config" in error
+    options = ["--checkpoint", str(elsewhere), "--no-baseline", "why"]
+    assert main([*options, "--config", "configs/base.yaml"]) == 0
+    assert not (tmp_path / "evil").exists()
 
 
 @pytest.mark.parametrize("option", ["--predictions", "--report"])

@@ -1,12 +1,15 @@
 import dataclasses
 import hashlib
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from gates.errors import CheckpointError, GateError, GateInputError
+from gates.errors import AnswerError, CheckpointError, GateError, GateInputError
 from gates.policy import Policy
 from gates.predictions import Predictions, open_predictions, write_predictions
 from gates.verdict import Outcome
@@ -15,6 +18,7 @@ from my_project import evaluation, training
 from my_project.config import RunConfig
 from my_project.data import Examples
 from tests import judged
+from tests.judged import in_order
 
 
 @pytest.fixture
@@ -88,11 +92,20 @@ def test_predictions_have_the_subgroups_of_the_project(
     assert predictions.subgroups["thickness"].tolist() == held_out_examples.thicknesses.tolist()
 
 
-def test_held_out_examples_are_those_of_the_checkpoint(checkpoint: Path, trained: Path) -> None:
+@pytest.fixture
+def project(tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's configuration, where it is looked for."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "configs" / "base.yaml"
+    file.parent.mkdir()
+    return Path(shutil.copy(config_file, file))
+
+
+@pytest.mark.usefixtures("project")
+def test_held_out_examples_are_those_of_the_project(checkpoint: Path, data_file: Path) -> None:
     examples = evaluation.held_out_examples(checkpoint)
-    file = trained.parent.parent / "data" / "digits.parquet"
     assert len(examples) == 20
-    assert examples.data_digest == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert examples.data_digest == hashlib.sha256(data_file.read_bytes()).hexdigest()
 
 
 def test_configuration_may_name_other_data(
@@ -101,6 +114,82 @@ def test_configuration_may_name_other_data(
     data_file.write_bytes(b"damaged")
     with pytest.raises(GateInputError, match=str(data_file)):
         evaluation.held_out_examples(checkpoint, config_file)
+
+
+@pytest.fixture
+def registered(project: Path, checkpoint: Path, candidate: Path) -> Path:
+    """A folder with the files of a version that the smoke check reads."""
+    assert project.exists()
+    assert candidate.parent == checkpoint.parent
+    return checkpoint.parent
+
+
+def test_a_model_that_answers_as_when_it_was_judged_is_whole(registered: Path) -> None:
+    evaluation.smoke(registered)
+
+
+def edited(predictions: Predictions, /, **fields: Any) -> Predictions:
+    return dataclasses.replace(predictions, **fields)
+
+
+def first_wrong(predictions: Predictions) -> int:
+    return int(np.argmax(predictions.predictions != predictions.labels))
+
+
+def right_where_it_was_wrong(predictions: Predictions) -> Predictions:
+    row, labels = first_wrong(predictions), predictions.labels.copy()
+    labels[row] = predictions.predictions[row]
+    return edited(predictions, labels=labels)
+
+
+def another_answer(predictions: Predictions) -> Predictions:
+    row, answers = first_wrong(predictions), predictions.predictions.copy()
+    answers[row] = predictions.labels[row]
+    return edited(predictions, predictions=answers)
+
+
+def surer(predictions: Predictions) -> Predictions:
+    assert predictions.probabilities is not None
+    probabilities = predictions.probabilities.copy()
+    probabilities[-1] = np.eye(10)[0]
+    return edited(predictions, probabilities=probabilities)
+
+
+def of_other_thickness(predictions: Predictions) -> Predictions:
+    subgroups = {**predictions.subgroups, "thickness": predictions.subgroups["thickness"][::-1]}
+    return edited(predictions, subgroups=subgroups)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (right_where_it_was_wrong, "label of "),
+        (another_answer, "prediction of "),
+        (surer, "probabilities of "),
+        (of_other_thickness, "thickness of "),
+        (lambda all_: in_order(all_, range(19)), "are not of the 20 held-out examples"),
+        (lambda all_: edited(all_, subgroups={}), "the predictions have the columns id, "),
+        (lambda all_: edited(all_, probabilities=None), "the predictions have the columns id, "),
+        (lambda all_: edited(all_, config_digest="0" * 64), "name the config 000000000000"),
+        (lambda all_: edited(all_, checkpoint_digest="0" * 64), "name the checkpoint 0000"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_predictions_that_are_not_those_of_the_model_are_told(
+    registered: Path, predictions: Predictions, change: Callable[..., Predictions], told: str
+) -> None:
+    write_predictions(change(predictions), registered / "predictions.parquet")
+    with pytest.raises(AnswerError, match=told):
+        evaluation.smoke(registered)
+
+
+def test_a_model_that_was_judged_on_other_data_cannot_be_tried(
+    registered: Path, predictions: Predictions
+) -> None:
+    changed = edited(predictions, data_digest="0" * 64)
+    write_predictions(changed, registered / "predictions.parquet")
+    with pytest.raises(GateInputError, match=r"judged on the data 000000000000, and configs/base"):
+        evaluation.smoke(registered)
 
 
 @pytest.fixture

@@ -213,6 +213,14 @@ def described(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(trained / "provenance.json", tmp_path / "sent.json"))
 
 
+@pytest.fixture
+def again(described: Path, trained: Path, outputs: Path) -> list[str]:
+    """The options that train it again, with the data that this project has."""
+    project = trained.parent.parent / "tiny.yaml"
+    options = ["--from-provenance", str(described), "--config", str(project)]
+    return [*options, "--outputs", str(outputs)]
+
+
 def change(file: Path, change_it: Callable[[Any], None]) -> None:
     document = json.loads(file.read_text())
     change_it(document)
@@ -308,23 +316,27 @@ def test_signature_of_an_address_is_in_no_message_and_no_name(
 
 
 def test_run_is_reproduced_from_its_provenance(
-    described: Path, outputs: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+    described: Path,
+    again: list[str],
+    outputs: Path,
+    trained: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["--from-provenance", str(described), "--outputs", str(outputs)]) == 0
+    assert main(again) == 0
     digest = provenance.subject_digest(provenance.read(described))
     said = capsys.readouterr().out
     assert f"reproduced: the checkpoint is the same, sha256 {digest}\n" in said
     assert "not reproduced" not in said
-    again = (outputs / "latest.pt").resolve()
-    assert again.read_bytes() == (trained / "checkpoint.pt").read_bytes()
+    made = (outputs / "latest.pt").resolve()
+    assert made.read_bytes() == (trained / "checkpoint.pt").read_bytes()
 
 
 def test_run_that_comes_out_differently_fails_and_says_what_differs(
-    described: Path, outputs: Path, capsys: pytest.CaptureFixture[str]
+    described: Path, again: list[str], outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(described, set_digest)
     change(described, set_torch)
-    assert main(["--from-provenance", str(described), "--outputs", str(outputs)]) == 1
+    assert main(again) == 1
     said = capsys.readouterr().out.splitlines()
     found = next(line for line in said if line.startswith("not reproduced: "))
     digest = provenance.subject_digest(
@@ -336,23 +348,23 @@ def test_run_that_comes_out_differently_fails_and_says_what_differs(
 
 def test_run_that_differs_for_no_recorded_reason_says_so(
     described: Path,
-    outputs: Path,
+    again: list[str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Between two runs in one working tree somebody may save a file: here nobody does.
     monkeypatch.setattr(provenance, "differences", lambda *_: [])
     change(described, set_digest)
-    assert main(["--from-provenance", str(described), "--outputs", str(outputs)]) == 1
+    assert main(again) == 1
     said = capsys.readouterr().out
     assert said.endswith("  nothing that the provenance records differs\n")
 
 
 def test_run_that_is_the_same_elsewhere_says_what_differed(
-    described: Path, outputs: Path, capsys: pytest.CaptureFixture[str]
+    described: Path, again: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(described, set_torch)
-    assert main(["--from-provenance", str(described), "--outputs", str(outputs)]) == 0
+    assert main(again) == 0
     assert "  differs: torch: 2.0.0 -> " in capsys.readouterr().out
 
 
@@ -394,15 +406,37 @@ def test_bad_configuration_in_a_provenance_is_told_in_one_line(
     assert not outputs.exists()
 
 
-@pytest.mark.parametrize(
-    ("option", "value"), [("--config", "a.yaml"), ("--set", "train.epochs=1")], ids=str
-)
-def test_provenance_says_all_that_a_configuration_would(
-    described: Path, outputs: Path, refused: Refused, option: str, value: str
+def test_provenance_says_all_that_an_override_would(
+    again: list[str], outputs: Path, refused: Refused
 ) -> None:
-    error = refused(main, "--from-provenance", described, "--outputs", outputs, option, value)
-    assert option in error
+    assert "--set: not allowed with --from-provenance" in refused(
+        main, *again, "--set", "train.epochs=1"
+    )
     assert not outputs.exists()
+
+
+def test_neither_configuration_nor_provenance_is_refused(refused: Refused) -> None:
+    assert "--config: name a file, such as configs/ci-tiny.yaml" in refused(main)
+
+
+@pytest.mark.parametrize("key", ["source", "cache_dir"])
+def test_a_provenance_does_not_choose_where_data_comes_from_and_goes(
+    described: Path, again: list[str], outputs: Path, refused: Refused, tmp_path: Path, key: str
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    pq.write_table(data.digits(), tmp_path / "mine.parquet")
+    value = {"source": tmp_path / "mine.parquet", "cache_dir": elsewhere}[key]
+
+    def set_data(document: Any) -> None:
+        definition = document["predicate"]["buildDefinition"]
+        definition["externalParameters"]["config"]["data"][key] = str(value)
+
+    change(described, set_data)
+    error = refused(main, *again)
+    assert error.startswith(f"{described}: data.{key} is {value}, and ")
+    assert "with --config" in error
+    assert not outputs.exists()
+    assert not elsewhere.exists()
 
 
 def test_help_and_typos_do_not_wait_for_torch(tmp_path: Path) -> None:
