@@ -146,6 +146,14 @@ def validate(model: type[Model], tree: Any, *, where: str, overridden: Iterable[
         raise ConfigError(msg) from error
 
 
+def first_problem(error: ValidationError) -> str:
+    """Return where a document is wrong, and how, in one line."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "top level"
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {said[:1].lower()}{said[1:]}"
+
+
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the leaves of nested `tree` by their dotted keys."""
     leaves: dict[str, Any] = {}

@@ -4,6 +4,7 @@ https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
 https://slsa.dev/spec/v1.0/provenance
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,14 +17,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from pydantic import ValidationError
+
+from gates.configuration import first_problem
 from gates.errors import GateInputError
 from gates.files import sha256, write_text
-
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
-# What a training run is, for readers who compare two of them: its parameters are a configuration.
-BUILD_TYPE = "urn:my-project:training-run:v1"
-BUILDER = "urn:my-project:train"
+from gates.statement import BUILD_TYPE, BUILDER, PREDICATE_TYPE, STATEMENT_TYPE, Statement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,25 +191,28 @@ def read(file: Path) -> dict[str, Any]:
         GateInputError: it is missing, damaged, or the provenance of something else.
     """
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        content = file.read_text(encoding="utf-8")
+        document = json.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         msg = f"{file}: not readable as provenance ({error}); name a run's provenance.json"
         raise GateInputError(msg) from error
+    _check_kind(document, file)
     try:
-        kinds = (
-            document["_type"],
-            document["predicateType"],
-            document["predicate"]["buildDefinition"]["buildType"],
-        )
-        subject_digest(document)
-        facts(document)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        msg = f"{file}: not the provenance of a training run (no {error})"
+        Statement.model_validate_json(content)
+    except ValidationError as error:
+        msg = f"{file}: not the provenance of a training run ({first_problem(error)})"
         raise GateInputError(msg) from error
-    if kinds != (STATEMENT_TYPE, PREDICATE_TYPE, BUILD_TYPE):
-        msg = f"{file}: the provenance of something else ({kinds[2]})"
-        raise GateInputError(msg)
     return dict(document)
+
+
+def _check_kind(document: Any, file: Path) -> None:
+    """Refuse a statement about something else: it is not a damaged one about a run."""
+    with contextlib.suppress(KeyError, TypeError):
+        build = document["predicate"]["buildDefinition"]["buildType"]
+        kinds = (document["_type"], document["predicateType"], build)
+        if kinds != (STATEMENT_TYPE, PREDICATE_TYPE, BUILD_TYPE):
+            msg = f"{file}: the provenance of something else ({build})"
+            raise GateInputError(msg)
 
 
 def read_of_run(run: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gates.configuration import first_problem
 from gates.display import in_one_line, show
 from gates.errors import ExitCode, GateInputError
 from gates.files import write_text
@@ -274,9 +275,7 @@ def read_verdict(file: Path) -> Verdict:
         msg = f"{file}: cannot be read ({error.strerror}); a gate writes it with --report"
         raise GateInputError(msg) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "top level"
-        msg = f"{file}: not a verdict of the format {SCHEMA}: {where}: {first['msg']}"
+        msg = f"{file}: not a verdict of the format {SCHEMA}: {first_problem(error)}"
         raise GateInputError(msg) from error
 
 

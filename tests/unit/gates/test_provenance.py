@@ -489,3 +489,77 @@ def test_processor_is_named_where_no_file_tells_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "arm64")
     assert provenance.machine()["processor"] == "arm64"
+
+
+def changed(document: Any, path: list[str | int], value: object) -> None:
+    for key in path[:-1]:
+        document = document[key]
+    document[path[-1]] = value
+
+
+DEFINITION: list[str | int] = ["predicate", "buildDefinition"]
+INTERNAL: list[str | int] = [*DEFINITION, "internalParameters"]
+DEPENDENCIES: list[str | int] = [*DEFINITION, "resolvedDependencies"]
+DETAILS: list[str | int] = ["predicate", "runDetails"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (["subject", 0, "name"], "", "subject.0.name: "),
+        (["subject", 0, "digest", "sha256"], 5, "subject.0.digest.sha256: "),
+        (["subject", 0, "digest", "sha256"], "A" * 64, "subject.0.digest.sha256: "),
+        ([*DEPENDENCIES, 0, "digest", "sha256"], "0" * 63, "resolvedDependencies.0."),
+        ([*DEPENDENCIES, 1, "digest", "gitCommit"], "0" * 40, "is git's name for no commit"),
+        ([*DEPENDENCIES, 1, "digest", "gitCommit"], "main", "gitCommit: "),
+        ([*DEPENDENCIES, 1, "digest", "gitCommit"], '"\n##[set-output]', "gitCommit: "),
+        ([*DEPENDENCIES, 1, "name"], "data", "resolvedDependencies.1."),
+        ([*DEPENDENCIES, 2, "name"], "other.lock", "resolvedDependencies.2: "),
+        ([*DEFINITION, "externalParameters", "config"], "junk", "config: "),
+        ([*DEFINITION, "externalParameters", "config", "seed"], 99, "determinism.seed is 0, and"),
+        ([*INTERNAL, "determinism", "seed"], "99", "determinism.seed is 99, and the conf"),
+        ([*INTERNAL, "determinism", "seed"], 0, "determinism.seed: "),
+        ([*INTERNAL, "runtime", "torch"], None, "runtime.torch: "),
+        ([*INTERNAL, "dirty"], True, "dirty is True, and the sources say otherwise"),
+        ([*INTERNAL, "dirty"], "no", "dirty: "),
+        ([*INTERNAL, "earlierAttempts"], [{}], "earlierAttempts.0."),
+        ([*INTERNAL, "more"], 1, "more: "),
+        ([*DETAILS, "builder", "id"], "urn:other", "builder.id: "),
+        ([*DETAILS, "metadata", "invocationId"], "../mine", "invocationId: "),
+        ([*DETAILS, "metadata", "startedOn"], "yesterday", "startedOn: "),
+        ([*DETAILS, "metadata", "startedOn"], "2026-01-31T12:00:00", "startedOn: "),
+        ([*DETAILS, "metadata", "finishedOn"], "2026-01-31T11:59:59+00:00", "not in their order"),
+        ([*DETAILS, "metadata", "finishedOn"], 1e9, "finishedOn: "),
+    ],
+)
+def test_field_that_cannot_be_is_named(
+    file: Path, path: list[str | int], value: object, told: str
+) -> None:
+    statement = json.loads(file.read_text())
+    changed(statement, path, value)
+    file.write_text(json.dumps(statement))
+    error = error_of(lambda: provenance.read(file))
+    assert error.startswith(f"{file}: not the provenance of a training run (")
+    assert told in error
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("started", "2026-01-31T12:00:01+00:00", "startedOn is not when its first attempt"),
+        ("first_step", 9, "its attempts are not in their order"),
+        ("first_step", -1, "earlierAttempts.0.first_step: "),
+        ("source", {"commit": "c" * 40, "diff_digest": "d" * 64, "lock_digest": None}, "dirty is"),
+    ],
+)
+def test_earlier_attempt_that_cannot_be_is_named(
+    checkpoint: Path, file: Path, field: str, value: object, told: str
+) -> None:
+    second = resumed_at(7, started=STARTED + timedelta(minutes=1))
+    run = attempted(ATTEMPT, second, resumed_at(8, started=STARTED + timedelta(minutes=1)))
+    statement = provenance.statement(checkpoint, run)
+    provenance.write(statement, file)
+    assert provenance.read(file) == statement
+    changed(statement, [*INTERNAL, "earlierAttempts", 0, field], value)
+    file.write_text(json.dumps(statement))
+    assert told in error_of(lambda: provenance.read(file))

@@ -183,12 +183,12 @@ def test_written_verdict_is_read_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "explanation"),
     [
-        (b"", "top level: Invalid JSON"),
+        (b"", "top level: invalid JSON"),
         (b"[]", "top level"),
-        (b"{}", "gate: Field required"),
+        (b"{}", "gate: field required"),
         (verdict().to_json().replace("verdict/1", "verdict/2").encode(), "schema: "),
         (verdict().to_json().replace('"fail"', '"fine"').encode(), "outcome: "),
-        (verdict().to_json().replace('"gate"', '"more": 1, "gate"').encode(), "more: Extra"),
+        (verdict().to_json().replace('"gate"', '"more": 1, "gate"').encode(), "more: extra"),
         (verdict().to_json().replace("0.915", "NaN").encode(), "finite"),
     ],
 )
