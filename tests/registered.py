@@ -2,14 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from gates import evaluation, provenance
+from gates.declared import DeclaredData
 from gates.policy import Policy, load_policy
-from gates.predictions import open_predictions, write_predictions
+from gates.predictions import Predictions, open_predictions, write_predictions
 from gates.provenance import Attempt, SourceState, TrainingRun
 from gates.registry.files import Submission
 from gates.registry.submission import read_submission
@@ -20,7 +23,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 STAGE: dict[str, Any] = {
     "data_gates": [],
     "sbom": False,
-    "clean_source": True,
+    "clean_source": False,
     "hours_in_staging": 0,
     "approver": "none",
 }
@@ -28,8 +31,13 @@ BAD = b"answers nonsense"
 
 
 def smoke(folder: Path) -> None:
-    """What stands for a project's own check: a checkpoint can be bad though it is whole."""
-    if BAD in (folder / "checkpoint.pt").read_bytes():
+    """What stands for a project's own check: a checkpoint can be bad though it is whole.
+
+    The predictions can be those of another model: this one is never wrong throughout.
+    """
+    table = next(open_predictions(folder / "predictions.parquet").batches())
+    is_right = pc.equal(table["label"], table["prediction"])
+    if BAD in (folder / "checkpoint.pt").read_bytes() or not pc.any(is_right).as_py():
         msg = "the model answers nonsense"
         raise ValueError(msg)
 
@@ -49,9 +57,12 @@ def write_policy(
     """Write a policy with these criteria besides a verdict; JSON is YAML."""
     promotion = {
         "smoke": "tests.registered:smoke",
+        "data": "declared.json",
         "staging": {**STAGE, **(staging or {})},
         "production": {**STAGE, **(production or {})},
     }
+    declared = DeclaredData(digests=[DATA], rows={"test": 200}, columns={"id": "string"})
+    (folder / "declared.json").write_text(declared.to_json())
     file = folder / "gates.yaml"
     file.write_text(json.dumps({"evaluation": POLICY, "promotion": promotion}))
     return file
@@ -68,6 +79,8 @@ class Run:
         folder: where it is made.
         weights: the content of its checkpoint.
         source: what it was made from.
+        data: the digest of the data that it learned from.
+        runtime: the versions that it ran with.
     """
 
     def __init__(
@@ -77,7 +90,11 @@ class Run:
         source: SourceState = SourceState(  # noqa: B008 - it cannot be changed
             commit=COMMIT, diff_digest=None, lock_digest=None
         ),
+        *,
+        data: str = DATA,
+        runtime: Mapping[str, str] = {"torch": "2.15.0"},
     ) -> None:
+        self.data = data
         self.folder = folder
         self.verdict_file = folder / "judged.json"
         folder.mkdir()
@@ -85,15 +102,13 @@ class Run:
         checkpoint.write_bytes(weights)
         self.checkpoint = hashlib.sha256(weights).hexdigest()
         (folder / "config.yaml").write_text("seed: 0\n")
-        write_predictions(
-            scored([True] * 200, checkpoint_digest=self.checkpoint), folder / "predictions.parquet"
-        )
+        write_predictions(self.scored([True] * 200), folder / "predictions.parquet")
         now = datetime.now(UTC)
-        attempt = Attempt(first_step=0, started=now, source=source, runtime={"torch": "2.15"})
+        attempt = Attempt(first_step=0, started=now, source=source, runtime=runtime)
         described = TrainingRun(
             run_id=folder.name,
             config={"seed": 0},
-            data_digest=DATA,
+            data_digest=data,
             determinism={"seed": "0"},
             attempts=[attempt],
             finished=now,
@@ -101,13 +116,22 @@ class Run:
         document = provenance.statement(checkpoint, described)
         provenance.write(document, folder / "provenance.json")
 
+    def scored(self, right: Sequence[bool], **changes: Any) -> Predictions:
+        """Return predictions of its model that are right where `right` says."""
+        config = hashlib.sha256((self.folder / "config.yaml").read_bytes()).hexdigest()
+        digests = {"checkpoint_digest": self.checkpoint, "config_digest": config}
+        return scored(right, **{"data_digest": self.data, **digests, **changes})
+
     def judge(self, rules: Policy, against: "Run | None" = None) -> Verdict:
         """Have the gate judge it, and keep the verdict."""
         mine = open_predictions(self.folder / "predictions.parquet")
         if against is None:
             verdict = evaluation.accept_without_baseline(mine, rules, why="first release")
         else:
-            theirs = open_predictions(against.folder / "predictions.parquet")
+            kept = self.folder / "baseline_predictions.parquet"
+            theirs = open_predictions(
+                kept if kept.exists() else against.folder / "predictions.parquet"
+            )
             verdict = evaluation.compare(mine, theirs, rules)
         self.verdict_file.write_text(verdict.to_json())
         return verdict

@@ -3,19 +3,22 @@
 import os
 import shutil
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from gates.locked import parse_lock
 from gates.policy import Policy
+from gates.provenance import SourceState, source_state
 from gates.registry import stages
 from gates.registry.history import Stage
 from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
 from gates.registry.store import Store, Version
 from gates.verdict import Outcome
-from tests import registered
+from tests import registered, repository
 from tests.registered import Run
 
 if TYPE_CHECKING:
@@ -121,6 +124,46 @@ def policy(tmp_path: Path) -> Policy:
 @pytest.fixture
 def said() -> list[str]:
     return []
+
+
+LOCK = """\
+version = 1
+
+[[package]]
+name = "numpy"
+version = "2.3.0"
+source = { registry = "https://index.invalid/simple" }
+wheels = [{ url = "https://index.invalid/numpy.whl", hash = "sha256:NUMPY" }]
+
+[[package]]
+name = "torch"
+version = "2.15.0"
+source = { registry = "https://index.invalid/simple" }
+dependencies = [{ name = "numpy" }]
+wheels = [{ url = "https://index.invalid/torch.whl", hash = "sha256:TORCH" }]
+""".replace("NUMPY", "a" * 64).replace("TORCH", "b" * 64)
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourceState:
+    """The state of a repository with a lock, in which the commands then run."""
+    root = tmp_path / "repository"
+    root.mkdir()
+    (root / "uv.lock").write_text(LOCK)
+    repository.git("init", "--quiet", cwd=root)
+    repository.commit(cwd=root)
+    monkeypatch.chdir(root)
+    return source_state(root)
+
+
+def write_sbom(file: Path, lock: str = LOCK) -> Path:
+    """Write the bill of materials of `lock`."""
+    from gates.sbom import as_text, sbom  # noqa: PLC0415 - takes a moment
+
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    packages = parse_lock(lock, where="uv.lock")
+    file.write_text(as_text(sbom(packages, {}, project="digits", properties={}, time=now)))
+    return file
 
 
 @pytest.fixture

@@ -94,6 +94,7 @@ def compare(
             "baseline_predictions": sha256(baseline.path),
         },
         policy=rules.limits,
+        notes=_unproved(candidate, baseline),
     )
 
 
@@ -130,7 +131,7 @@ def accept_without_baseline(candidate: PredictionsFile, policy: Policy, *, why: 
         metrics={"accuracy": _candidate_accuracy(overall)},
         evidence=_evidence(candidate, policy),
         policy=rules.limits,
-        notes={"no baseline": why},
+        notes={"no baseline": why, **_unproved(candidate)},
     )
 
 
@@ -620,6 +621,15 @@ def _evidence(candidate: PredictionsFile, policy: Policy) -> dict[str, str]:
         "policy": policy.digest,
         "predictions": sha256(candidate.path),
     }
+
+
+def _unproved(*files: PredictionsFile) -> dict[str, str]:
+    """Return what must be known of predictions whose content no digest vouches for."""
+    names = [file.name for file in files if not file.is_sealed]
+    told = (
+        f"nothing shows that {' and '.join(names)} is as it was written: it has no content_digest"
+    )
+    return {"unproved": told} if names else {}
 
 
 def _candidate_accuracy(counts: PairedCounts) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gates.errors import GateInputError
+from gates.errors import GateInputError, said_by
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -39,18 +39,29 @@ def read_lock(file: Path) -> list[LockedPackage]:
         GateInputError: it is missing, damaged, or holds no package.
     """
     try:
-        everything = tomllib.loads(file.read_text(encoding="utf-8"))["package"]
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{file}: cannot be read ({said_by(error)}); name a uv.lock"
+        raise GateInputError(msg) from error
+    return parse_lock(text, where=str(file))
+
+
+def parse_lock(text: str, *, where: str) -> list[LockedPackage]:
+    """Return the packages in the `text` of a lock, less the project itself, sorted.
+
+    Raises:
+        GateInputError: it is damaged, or holds no package; errors name `where` it is from.
+    """
+    try:
+        everything = tomllib.loads(text)["package"]
         entries = [entry for entry in everything if "registry" in entry["source"]]
         versions = _versions_by_name(entries)
         found = [_package(entry, versions) for entry in entries]
-    except OSError as error:
-        msg = f"{file}: cannot be read ({error.strerror}); name a uv.lock"
-        raise GateInputError(msg) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{file}: not a whole uv.lock ({error}); take it back: git checkout uv.lock"
+        msg = f"{where}: not a whole uv.lock ({error}); take it back: git checkout uv.lock"
         raise GateInputError(msg) from error
     if not found:
-        msg = f"{file}: holds no package, so there is nothing to judge"
+        msg = f"{where}: holds no package, so there is nothing to judge"
         raise GateInputError(msg)
     return sorted(found)
 

@@ -169,11 +169,14 @@ class PromotionPolicy(Section):
     Args:
         smoke: `module:name` of a function that loads the model from a folder with the files of a
             version, lets it answer, and raises if the answers are not what they must be.
+        data: the file in which the project declares its data, from the policy's own folder. A
+            verdict counts on that data, or on what production was judged on.
         staging: what a version must show before it goes there.
         production: what it must show besides being in staging.
     """
 
     smoke: str = Field(pattern=PATTERN)
+    data: str = Field(min_length=1)
     staging: StageRule
     production: StageRule
 
@@ -198,11 +201,18 @@ class Policy:
         evaluation: how two models are compared.
         digest: SHA-256 of the file.
         promotion: how a model gets to production; None where the file does not say.
+        folder: where the file is.
     """
 
     evaluation: EvaluationPolicy
     digest: str
     promotion: PromotionPolicy | None = None
+    folder: Path = Path()
+
+    @property
+    def declared_data(self) -> Path | None:
+        """The file in which the project declares its data; None where there is no promotion."""
+        return self.folder / self.promotion.data if self.promotion else None
 
     def with_margin(self, margin: float | None) -> "Policy":
         """Return the policy with another margin of accuracy, if one is given.
@@ -231,4 +241,9 @@ def load_policy(file: Path) -> Policy:
     content = read_bytes(file)
     parsed = validate(_File, parse_yaml(content, where=str(file)), where=str(file))
     digest = hashlib.sha256(content).hexdigest()
-    return Policy(evaluation=parsed.evaluation, promotion=parsed.promotion, digest=digest)
+    return Policy(
+        evaluation=parsed.evaluation,
+        promotion=parsed.promotion,
+        digest=digest,
+        folder=file.parent,
+    )

@@ -107,6 +107,7 @@ class PredictionsFile:
         has_probabilities: whether it has the column `probabilities`.
         subgroups: the names of its subgroup columns.
         digests: SHA-256 of its `data`, `checkpoint` and, if it names one, `config`.
+        is_sealed: whether it names the digest of its content, so that a change is noticed.
     """
 
     path: Path
@@ -115,6 +116,7 @@ class PredictionsFile:
     has_probabilities: bool
     subgroups: tuple[str, ...]
     digests: Mapping[str, str]
+    is_sealed: bool
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Yield all columns, some 100,000 rows at a time; text as strings.
@@ -173,6 +175,7 @@ def open_predictions(file: Path, *, name: str | None = None) -> PredictionsFile:
         has_probabilities=_PROBABILITIES in schema.names,
         subgroups=tuple(c for c in schema.names if c not in {*_REQUIRED, _PROBABILITIES}),
         digests=digests,
+        is_sealed="content_digest" in metadata,
     )
 
 

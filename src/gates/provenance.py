@@ -245,6 +245,19 @@ def config_of(document: Mapping[str, Any]) -> Any:
     return document["predicate"]["buildDefinition"]["externalParameters"]["config"]
 
 
+def metadata(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of the run that a statement describes, and when it began and ended."""
+    found: dict[str, str] = document["predicate"]["runDetails"]["metadata"]
+    return found
+
+
+def runtime(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions and the hardware that a run had at its end, by name."""
+    internal = document["predicate"]["buildDefinition"]["internalParameters"]
+    found: dict[str, str] = internal["runtime"]
+    return found
+
+
 def facts(document: Mapping[str, Any]) -> dict[str, str]:
     """Return all that a run depended on, by name: what two runs are compared by."""
     definition = document["predicate"]["buildDefinition"]

@@ -3,10 +3,15 @@
 Source of the images: E. Alpaydin and C. Kaynak (1998), "Optical Recognition of
 Handwritten Digits", UCI Machine Learning Repository; the 1,797 test images that
 scikit-learn bundles.
+
+What the project declares of its data, for a review like that of code; after a change:
+
+    python -m my_project.data > configs/data/my_project.json
 """
 
 import hashlib
 import json
+import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -20,9 +25,11 @@ import pyarrow.parquet as pq
 import torch
 
 from gates import locations
-from gates.errors import GateInputError, said_by
+from gates.declared import DeclaredData
+from gates.errors import ExitCode, GateInputError, run_command, said_by
 from gates.files import atomic_write, sha256, write_text
-from my_project.config import DataConfig, ModelConfig, RunConfig
+from my_project.config import PROJECT, DataConfig, ModelConfig, RunConfig
+from my_project.config import load as load_config
 
 Split = Literal["train", "validation", "test"]
 
@@ -248,6 +255,20 @@ def load(file: Path, split: Split) -> Examples:
     )
 
 
+def declared(config: DataConfig) -> DeclaredData:
+    """Return what the project declares of its data, as configs/data/my_project.json holds it.
+
+    Raises:
+        GateInputError: the source cannot be read, or does not have `SOURCE_SCHEMA`.
+    """
+    file = prepare(config)
+    load(file, "test")  # what does not fit its manifest is not declared
+    manifest = json.loads(manifest_of(file).read_text(encoding="utf-8"))
+    return DeclaredData(
+        digests=[manifest["sha256"]], rows=manifest["counts"], columns=manifest["schema"]
+    )
+
+
 def _is_current(file: Path) -> bool:
     """Whether `file` was prepared, by the rule of today: a damaged manifest is told by `load`."""
     try:
@@ -331,3 +352,12 @@ def _write(table: pa.Table, file: Path) -> None:
         "counts": {split: counts[split] for split in get_args(Split)},
     }
     write_text(manifest_of(file), json.dumps(manifest, indent=2))
+
+
+def _print_declared() -> ExitCode:
+    print(declared(load_config(PROJECT).data).to_json(), end="")
+    return ExitCode.PASSED
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(_print_declared))

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gates.declared import read_declared
 from my_project import data
 from my_project.config import RunConfig
+from tasks.project import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +69,9 @@ def test_no_image_is_in_two_splits(file: Path) -> None:
     images = [image.numpy().tobytes() for examples in splits for image in examples.images]
     ids = [identifier for examples in splits for identifier in examples.ids]
     assert len(set(images)) == len(images) == len(set(ids)) == 1797
+
+
+def test_data_is_what_the_project_declares(config: RunConfig) -> None:
+    # After a change that is meant: python -m my_project.data > configs/data/my_project.json
+    declared = read_declared(ROOT / "configs" / "data" / "my_project.json")
+    assert data.declared(config.data) == declared

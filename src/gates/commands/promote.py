@@ -50,8 +50,9 @@ def run(options: argparse.Namespace) -> ExitCode:
 
     name = check_name(options.name)
     refuse_to_overwrite([options.verdict, options.policy], written=[options.report])
-    check_writable(options.report)  # before anything is moved
     policy = load_policy(options.policy)
+    refuse_to_overwrite([policy.declared_data], written=[options.report])
+    check_writable(options.report)  # before anything is moved
     promotion = Promotion(
         stage=options.to,
         number=options.version,

@@ -2,15 +2,21 @@
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from gates.errors import GateInputError
+from gates import provenance
+from gates.errors import GateError, GateInputError
+from gates.evaluation import accept_without_baseline, compare
 from gates.policy import Policy, StageRule
-from gates.registry.files import SBOM, VERDICT, data_verdict
+from gates.predictions import open_predictions
+from gates.registry import evidence
+from gates.registry.files import PREDICTIONS, PROVENANCE, SBOM, VERDICT, data_verdict
 from gates.registry.history import Stage
+from gates.registry.repository import problem_of_sbom, problem_of_source
 from gates.registry.stages import Occupancy
 from gates.registry.store import Version
 from gates.verdict import Finding, Outcome, Verdict, read_verdict
@@ -34,6 +40,10 @@ class Case:
         production: the version in production now, if there is one.
         production_checkpoint: its checkpoint; None if nobody registered it.
         production_is_gone: whether it was deleted.
+        production_data: the data that it was judged on; None if nobody registered it.
+        baseline: the predictions of the model in production on the version's data, if there are
+            any.
+        declared: SHA-256 of the data that the project declares.
         files: a folder with the version's verdicts, checked to be what was registered.
         verdict: one of the evaluation gate that is newer than the registered one.
         by: who promotes.
@@ -49,6 +59,9 @@ class Case:
     production: int | None
     production_checkpoint: str | None
     production_is_gone: bool
+    production_data: str | None
+    baseline: Path | None
+    declared: Collection[str]
     files: Path
     verdict: Path | None
     by: str
@@ -65,7 +78,9 @@ def judge(case: Case) -> list[Finding]:
     """Return every criterion of a promotion: what holds, and what does not and why."""
     return [
         *_place(case),
+        _evidence(case),
         *_evaluation(case),
+        _declared(case),
         *_data(case),
         *_origin(case),
         *_patience(case),
@@ -89,6 +104,32 @@ def _place(case: Case) -> Iterator[Finding]:
         )
 
 
+def _evidence(case: Case) -> Finding:
+    """Judge whether the files fit together, and are what was noted when they were registered."""
+    try:
+        facts = evidence.facts(case.files, case.files / VERDICT)
+    except GateError as error:
+        return criterion("evidence", holds=False, reason=_told(case, error))
+    differs = [name for name, value in facts.items() if value != case.version.fact(name)]
+    told = f"what was noted of it is not what its files say: {', '.join(differs)}"
+    return criterion(
+        "evidence", holds=not differs, reason=told if differs else "its files fit together"
+    )
+
+
+def _declared(case: Case) -> Finding:
+    data = case.version.fact("data")
+    if data in case.declared:
+        reason = f"{_short(data)} is declared in promotion.data"
+    elif data == case.production_data:
+        reason = f"{_short(data)} is what version {case.production}, in production, was judged on"
+    else:
+        reason = f"it is judged on {_short(data)}, which promotion.data does not declare and "
+        reason += "production was not judged on; judge it on the project's data, or declare this"
+    holds = data in case.declared or data == case.production_data
+    return criterion("declared data", holds=holds, reason=reason)
+
+
 def _evaluation(case: Case) -> Iterator[Finding]:
     try:
         verdict = read_verdict(case.verdict_file)
@@ -102,6 +143,7 @@ def _evaluation(case: Case) -> Iterator[Finding]:
         holds=verdict.gate == "evaluation" and verdict.is_pass,
         reason=f"{verdict.gate}: {verdict.outcome}: {verdict.reason}{_contradiction(verdict)}",
     )
+    yield _recomputed(case, verdict)
     checkpoint = case.version.fact("checkpoint")
     judged = verdict.evidence.get("checkpoint")
     yield criterion(
@@ -128,11 +170,33 @@ def _evaluation(case: Case) -> Iterator[Finding]:
 
 # What is asked of a verdict besides that there is one.
 _ON_VERDICT = (
+    "verdict recomputed",
     "verdict on this checkpoint",
     "verdict on its data",
     "verdict against production",
     "verdict by this policy",
 )
+
+
+def _recomputed(case: Case, verdict: Verdict) -> Finding:
+    """Judge the registered predictions again: a verdict is a file that anybody can edit."""
+    name = "verdict recomputed"
+    try:
+        candidate = open_predictions(case.files / PREDICTIONS, name=PREDICTIONS)
+        if verdict.evidence.get("baseline") is None:
+            why = verdict.notes.get("no baseline", "")
+            again = accept_without_baseline(candidate, case.policy, why=why)
+        elif case.baseline is None:
+            reason = "the predictions of production on this data are not registered; register the "
+            reason += "run anew with this verdict and its baseline_predictions.parquet"
+            return criterion(name, holds=False, reason=reason)
+        else:
+            baseline = open_predictions(case.baseline, name="the predictions of production")
+            again = compare(candidate, baseline, case.policy, allow_same_model=True)
+    except GateError as error:
+        return criterion(name, holds=False, reason=_told(case, error))
+    reason = f"from the registered predictions: {again.outcome}: {again.reason}"
+    return criterion(name, holds=again.is_pass, reason=reason)
 
 
 def _against_production(case: Case, verdict: Verdict) -> Finding:
@@ -183,22 +247,29 @@ def _data(case: Case) -> Iterator[Finding]:
 
 
 def _origin(case: Case) -> Iterator[Finding]:
+    """Judge where it comes from, as far as the policy asks: by its provenance, git and the lock."""
     if case.rule.sbom:
-        yield criterion(
-            "SBOM",
-            holds=SBOM in case.version.files,
-            reason=f"{SBOM} must be one of its files; write it, then register with --sbom",
-        )
+        yield _of_origin(case, "SBOM", _problem_of_sbom, "it lists what the run's lock has")
     if case.rule.clean_source:
-        commit = case.version.fact("commit")
-        is_clean = bool(commit) and case.version.fact("dirty") == "false"
-        state = f"commit {commit[:8]}" if commit else "no commit"
-        yield criterion(
-            "clean source",
-            holds=is_clean,
-            reason=f"{state}{'' if is_clean else ', and the source was not what it says'}; "
-            "commit, then train",
-        )
+        commit = case.version.fact("commit")[:8]
+        told = f"commit {commit} says all of it, with its lock"
+        yield _of_origin(case, "clean source", lambda _, made: problem_of_source(made), told)
+
+
+def _of_origin(
+    case: Case, name: str, problem_of: Callable[[Case, dict[str, Any]], str | None], told: str
+) -> Finding:
+    try:
+        problem = problem_of(case, provenance.read(case.files / PROVENANCE))
+    except GateInputError as error:
+        problem = _told(case, error)
+    return criterion(name, holds=problem is None, reason=problem or told)
+
+
+def _problem_of_sbom(case: Case, statement: dict[str, Any]) -> str | None:
+    if SBOM not in case.version.files:
+        return f"{SBOM} must be one of its files; write it, then register with --sbom"
+    return problem_of_sbom(case.files / SBOM, statement)
 
 
 def _patience(case: Case) -> Iterator[Finding]:
@@ -245,7 +316,7 @@ def _identity(name: str) -> str | None:
     return same if _LOGIN.fullmatch(same) else None
 
 
-def _told(case: Case, error: GateInputError) -> str:
+def _told(case: Case, error: GateError) -> str:
     """Return what is wrong with a file, by its name in the registry, not by that of the copy."""
     return str(error).replace(f"{case.files}/", "")
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECKPOINT, PREDICTIONS, PROVENANCE = "checkpoint.pt", "predictions.parquet", "provenance.json"
+CHECKPOINT, CONFIG, PROVENANCE = "checkpoint.pt", "config.yaml", "provenance.json"
+PREDICTIONS, BASELINE = "predictions.parquet", "baseline_predictions.parquet"
 VERDICT, SBOM = "verdict.json", "sbom.cdx.json"
 VERDICT_START = "verdict"  # of the names of all verdicts, those on the data included
 

@@ -2,13 +2,15 @@
 
 import getpass
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from gates.declared import read_declared
 from gates.display import in_one_line
 from gates.errors import ConfigError, GateInputError
 from gates.files import sha256
@@ -19,7 +21,7 @@ from gates.registry.files import Submission
 from gates.registry.history import STAGES, Action, Entry, Held, Stage
 from gates.registry.ledger import Ledger, Now, RefusedError
 from gates.registry.stages import Occupancy
-from gates.registry.store import Store, Version
+from gates.registry.store import Store, Version, fetch_checked
 from gates.verdict import Finding, Outcome, Verdict, read_verdict
 
 Say = Callable[[str], None]
@@ -153,7 +155,7 @@ class Registry:
             case = self._case(promotion, policy, version, now, Path(folder))
             findings += judge(case)
             if all(each.holds for each in findings):
-                findings.append(self._answers(version, rules, Path(folder)))
+                findings += self._answers(case, rules, now)
             missing = [each.check for each in findings if each.outcome != Outcome.PASS]
             if missing:
                 reason = f"version {version.number} "
@@ -306,6 +308,7 @@ class Registry:
         there = now.version_in("production")
         since = now.stages["production"].since
         checkpoint = None if there is None else self._checkpoint_of(there)
+        production = None if there is None else self._registered(there)
         return Case(
             version=version,
             stage=promotion.stage,
@@ -315,6 +318,9 @@ class Registry:
             production=there,
             production_checkpoint=checkpoint or (since.entry.checkpoint if since else None),
             production_is_gone=there is not None and there not in self._versions,
+            production_data=production.fact("data") if production else None,
+            baseline=self._baseline(version, production, folder),
+            declared=read_declared(policy.folder / rules.data).digests,
             files=folder,
             verdict=promotion.verdict,
             by=self.by,
@@ -327,10 +333,38 @@ class Registry:
         reason = problem or "they are what was registered"
         return criterion("files", holds=problem is None, reason=reason)
 
-    def _answers(self, version: Version, rules: PromotionPolicy, folder: Path) -> Finding:
+    def _registered(self, number: int) -> Version | None:
+        version = self._versions.get(number)
+        return version if version and version.is_registered else None
+
+    def _baseline(self, version: Version, production: Version | None, folder: Path) -> Path | None:
+        """Return the predictions of the model in production on the data of `version`, if any.
+
+        Those that it was registered with; on newer data, those that were registered with `version`,
+        which `_answers` then holds against the model in production.
+        """
+        if production is not None and production.fact("data") == version.fact("data"):
+            there = folder / "production"
+            there.mkdir()
+            fetch_checked(self.store, production, [files.PREDICTIONS], there)
+            return there / files.PREDICTIONS
+        registered = folder / files.BASELINE
+        return registered if registered.exists() else None
+
+    def _answers(self, case: Case, rules: PromotionPolicy, now: Now) -> Iterator[Finding]:
         """Try the model before anything is moved; what cannot be tried here is moved by nobody."""
-        problem = check.problem_of_answers(check.answer_check(rules), version, folder)
-        return criterion("answers", holds=problem is None, reason=problem or "as when judged")
+        answers = check.answer_check(rules)
+        problem = check.problem_of_answers(answers, case.version, case.files)
+        yield criterion("answers", holds=problem is None, reason=problem or "as when judged")
+        production = None if case.production is None else self._registered(case.production)
+        if production is None or case.baseline != case.files / files.BASELINE:
+            return
+        with tempfile.TemporaryDirectory(prefix="gates-") as folder:
+            problem = check.problem_of_files(self.store, production, now.history, Path(folder))
+            shutil.copy(case.baseline, Path(folder, files.PREDICTIONS))
+            problem = problem or check.problem_of_answers(answers, production, Path(folder))
+        reason = problem or "the model in production answers as the baseline's predictions say"
+        yield criterion("answers of production", holds=problem is None, reason=reason)
 
     def _settle(self, rules: PromotionPolicy, *, check_unconfirmed: bool = True) -> Now:
         """Finish what an earlier command did not, and return what holds then.

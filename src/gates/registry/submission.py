@@ -8,9 +8,11 @@ from pathlib import Path
 from gates import provenance
 from gates.errors import GateInputError
 from gates.files import sha256
-from gates.predictions import open_predictions
+from gates.registry import evidence
 from gates.registry.files import (
+    BASELINE,
     CHECKPOINT,
+    CONFIG,
     PREDICTIONS,
     PROVENANCE,
     SBOM,
@@ -18,9 +20,10 @@ from gates.registry.files import (
     Submission,
     data_verdict,
 )
+from gates.registry.repository import problem_of_sbom
 from gates.verdict import Verdict, read_verdict
 
-_REQUIRED = (CHECKPOINT, PREDICTIONS, PROVENANCE, "config.yaml")
+_REQUIRED = (CHECKPOINT, PREDICTIONS, PROVENANCE, CONFIG)
 _GATE = re.compile(r"[a-z][a-z0-9-]*")  # it becomes part of a file's name
 _WELCOME = ("metrics.jsonl", "model_card.md", "scores.json")
 
@@ -49,11 +52,19 @@ def read_submission(
             )
             msg = f"{run / name}: is missing; {told} writes it"
             raise GateInputError(msg)
-    statement = provenance.read_of_run(run)
-    checkpoint, facts = provenance.subject_digest(statement), provenance.facts(statement)
-    _check_judged(run, verdict, checkpoint, facts["data"])
+    facts = evidence.facts(run, verdict)
+    statement = provenance.read(run / PROVENANCE)
+    name = provenance.metadata(statement)["invocationId"]
+    if name != run.resolve().name:
+        msg = f"{run}: is the folder of another run than {run / PROVENANCE} describes ({name}); "
+        msg += "give the folder its name again"
+        raise GateInputError(msg)
     files = {name: run / name for name in (*_REQUIRED, *_WELCOME) if (run / name).is_file()}
     files[VERDICT] = verdict
+    baseline = run / BASELINE
+    against = read_verdict(verdict).evidence.get("baseline_predictions")
+    if baseline.is_file() and sha256(baseline) == against:
+        files[BASELINE] = baseline
     for each in data_verdicts:
         name = data_verdict(_of_data(each, facts["data"]).gate)
         if name in files:
@@ -61,50 +72,19 @@ def read_submission(
             raise GateInputError(msg)
         files[name] = each
     if sbom is not None:
-        _check_json(sbom)
+        problem = problem_of_sbom(sbom, statement)
+        if problem:
+            msg = f"{sbom}: {problem}"
+            raise GateInputError(msg)
         files[SBOM] = sbom
     digests = {name: sha256(file) for name, file in sorted(files.items())}
     return Submission(
         files=files,
         facts={
-            "model_version": provenance.model_version(statement),
-            "checkpoint": checkpoint,
-            "data": facts["data"],
-            "commit": facts.get("source", ""),
-            "dirty": str(provenance.is_dirty(statement)).lower(),
+            **facts,
             "files": json.dumps(digests, sort_keys=True, separators=(",", ":")),
         },
     )
-
-
-def _check_judged(run: Path, file: Path, checkpoint: str, data: str) -> None:
-    """Refuse predictions or a verdict of another checkpoint or on other data."""
-    predictions = open_predictions(run / PREDICTIONS)
-    if predictions.digests["data"] != data:
-        msg = f"{run / PREDICTIONS}: is on other data ({predictions.digests['data'][:12]}) than "
-        msg += f"{run / PROVENANCE} names ({data[:12]}); score the held-out part of the run's own "
-        msg += "data: python -m my_project.eval, without --config"
-        raise GateInputError(msg)
-    if predictions.digests["checkpoint"] != checkpoint:
-        msg = f"{run / PREDICTIONS}: is of another checkpoint "
-        msg += f"({predictions.digests['checkpoint'][:12]}) than {run / CHECKPOINT} "
-        msg += f"({checkpoint[:12]}); write it anew: python -m my_project.eval"
-        raise GateInputError(msg)
-    verdict = read_verdict(file)
-    expected = {
-        "checkpoint": checkpoint,
-        "data": predictions.digests["data"],
-        "predictions": sha256(run / PREDICTIONS),
-    }
-    if verdict.gate != "evaluation":
-        msg = f"{file}: is a verdict of the gate {verdict.gate}; name one of evaluation"
-        raise GateInputError(msg)
-    for name, digest in expected.items():
-        found = verdict.evidence.get(name)
-        if found != digest:
-            msg = f"{file}: is a verdict on another {name} ({(found or 'none')[:12]}) than "
-            msg += f"{run} has ({digest[:12]}); judge it: python -m my_project.eval"
-            raise GateInputError(msg)
 
 
 def _of_data(file: Path, data: str) -> Verdict:
@@ -118,14 +98,3 @@ def _of_data(file: Path, data: str) -> Verdict:
         msg += f"from ({data[:12]})"
         raise GateInputError(msg)
     return verdict
-
-
-def _check_json(file: Path) -> None:
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        msg = f"{file}: not readable as JSON ({error}); name an SBOM"
-        raise GateInputError(msg) from error
-    if not isinstance(document, dict) or document.get("bomFormat") != "CycloneDX":
-        msg = f"{file}: is no CycloneDX document; uv export --format cyclonedx1.5 writes one"
-        raise GateInputError(msg)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from gates.__main__ import main
@@ -55,6 +56,24 @@ def test_worse_candidate_fails_with_its_report_and_plot(folder: Path, judge: Jud
     assert out.startswith("evaluation: FAIL - accuracy 0.9300 -> 0.9000 (-0.0300) on 200")
     assert read_verdict(folder / "v" / "verdict.json").outcome is Outcome.FAIL
     assert (folder / "v" / "verdict.svg").read_text().startswith("<?xml")
+
+
+def without_content_digest(file: Path) -> None:
+    table = pq.read_table(file)
+    kept = {k: v for k, v in table.schema.metadata.items() if k != b"content_digest"}
+    pq.write_table(table.replace_schema_metadata(kept), file)
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_predictions_that_nothing_vouches_for_are_said_to_be_unproved(
+    folder: Path, judge: Judge, name: str
+) -> None:
+    without_content_digest(folder / f"{name}.parquet")
+    _, out, _ = judge(*_FILES)
+    assert f"unproved: nothing shows that {name}.parquet is as it was written" in out
+    if name == "candidate":
+        _, out, _ = judge(_FILES[0], "--no-baseline", "first")
+        assert "unproved: nothing shows that candidate.parquet is" in out
 
 
 # Every other command that writes, with each file that it reads as the place to write to.

@@ -104,9 +104,10 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_moved(
     Path("a file").write_text("")
     assert promoted("--to", "staging", "--report", "a file/verdict.json") == 2
     assert "a file/verdict.json: cannot be written" in capsys.readouterr().err
-    files = ["--verdict", str(one.verdict_file), "--report", str(one.verdict_file)]
-    assert promoted("--to", "staging", *files) == 2
-    assert "would be written over" in capsys.readouterr().err
+    for file in (str(one.verdict_file), "gates.yaml", "declared.json"):
+        files = ["--verdict", str(one.verdict_file), "--report", file]
+        assert promoted("--to", "staging", *files) == 2
+        assert f"{file}: would be written over" in capsys.readouterr().err
     assert registry.read().history.held == ()
 
 

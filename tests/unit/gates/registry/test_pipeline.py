@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 
@@ -26,7 +27,7 @@ from gates.verdict import Outcome, Verdict
 from tests import registered
 from tests.judged import scored
 from tests.registered import Run
-from tests.registries import After, MakeRun, left_unchecked, there, to_production
+from tests.registries import After, MakeRun, left_unchecked, there, to_production, write_sbom
 
 
 def missing(verdict: Verdict) -> list[str]:
@@ -68,10 +69,43 @@ def predictions_of_another(run: Run) -> None:
 
 
 def predictions_written_since(run: Run) -> None:
-    write_predictions(
-        scored([True] * 199 + [False], checkpoint_digest=run.checkpoint),
-        run.folder / "predictions.parquet",
-    )
+    write_predictions(run.scored([True] * 199 + [False]), run.folder / "predictions.parquet")
+
+
+def of_another_config(run: Run) -> None:
+    changed = run.scored([True] * 200, config_digest="a" * 64)
+    write_predictions(changed, run.folder / "predictions.parquet")
+
+
+def unsealed(run: Run) -> None:
+    file = run.folder / "predictions.parquet"
+    table = pq.read_table(file)
+    kept = {k: v for k, v in table.schema.metadata.items() if k != b"content_digest"}
+    pq.write_table(table.replace_schema_metadata(kept), file)
+
+
+def written(name: str, text: str) -> Callable[[Run], None]:
+    def write(run: Run) -> None:
+        (run.folder / name).write_text(text)
+
+    return write
+
+
+def in_provenance(*path: str | int, value: object) -> Callable[[Run], None]:
+    def change(run: Run) -> None:
+        file = run.folder / "provenance.json"
+        document = json.loads(file.read_text())
+        part = document
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = value
+        file.write_text(json.dumps(document))
+
+    return change
+
+
+DEFINITION = ("predicate", "buildDefinition")
+METADATA = ("predicate", "runDetails", "metadata")
 
 
 def in_verdict(key: str, value: str) -> Callable[[Run], None]:
@@ -112,6 +146,26 @@ def without_data(run: Run) -> None:
         (in_verdict("data", "a" * 64), "judged.json: is a verdict on another data"),
         (other_gate, "is a verdict of the gate schema"),
         (without_data, "provenance.json: names no data"),
+        (of_another_config, r"predictions\.parquet: is of another config \(aaaaaaaaaaaa\)"),
+        (unsealed, r"predictions\.parquet: has no content_digest"),
+        (written("config.yaml", "junk: ["), r"config\.yaml: line 1: not valid YAML"),
+        (written("config.yaml", "seed: 1"), r"config\.yaml: is another configuration than"),
+        (
+            in_provenance(*DEFINITION, "externalParameters", "config", value={"seed": 0, "lr": 1}),
+            r"config\.yaml: is another configuration than",
+        ),
+        (
+            in_provenance(*DEFINITION, "externalParameters", "config", value={"seed": 99}),
+            r"provenance\.json: .*determinism\.seed is 0, and the configuration has 99",
+        ),
+        (
+            in_provenance(*METADATA, "finishedOn", value="2999-01-01T00:00:00+00:00"),
+            r"provenance\.json: says that the run ends at 2999-01-01.*, which is yet to come",
+        ),
+        (
+            in_provenance(*METADATA, "invocationId", value="another"),
+            r"is the folder of another run than .*provenance\.json describes \(another\)",
+        ),
     ],
 )
 def test_a_run_that_does_not_fit_together_is_refused(
@@ -119,7 +173,7 @@ def test_a_run_that_does_not_fit_together_is_refused(
 ) -> None:
     one = run("one")
     damage(one)
-    with pytest.raises(GateInputError, match=message):
+    with pytest.raises(GateError, match=message):
         one.submission()
 
 
@@ -132,7 +186,7 @@ def test_predictions_on_other_data_than_the_run_learned_from_are_refused(
         if each["name"] == "data":
             each["digest"]["sha256"] = "e" * 64
     (one.folder / "provenance.json").write_text(json.dumps(document))
-    with pytest.raises(GateInputError, match=r"predictions\.parquet: is on other data \(dddddd"):
+    with pytest.raises(GateInputError, match=r"predictions\.parquet: is of another data \(dddddd"):
         one.submission()
 
 
@@ -157,15 +211,14 @@ def test_of_two_verdicts_of_one_data_gate_neither_is_chosen(run: MakeRun, tmp_pa
 
 
 def test_the_same_checkpoint_with_more_beside_it_is_another_version(
-    registry: Registry, run: MakeRun, tmp_path: Path
+    registry: Registry, source: SourceState, tmp_path: Path
 ) -> None:
     rules = registered.policy(tmp_path, staging={"sbom": True})
-    one = run("one")
+    one = Run(tmp_path / "one", b"one", source)
     one.judge(rules)
     registry.register(one.submission())
     assert missing(registry.promote(Promotion(stage="staging"), rules)) == ["SBOM"]
-    sbom = tmp_path / "made.json"
-    sbom.write_text('{"bomFormat": "CycloneDX"}')
+    sbom = write_sbom(tmp_path / "made.json")
     version, is_new = registry.register(one.submission(sbom=sbom))
     assert (version.number, is_new) == (2, True)
     assert registry.register(one.submission(sbom=sbom)) == (version, False)
@@ -182,7 +235,7 @@ def test_a_verdict_on_other_data_and_a_list_that_is_none_are_refused(
     other.write_text(json.dumps({**data, "gate": "schema"}))
     with pytest.raises(GateInputError, match="is a verdict on other data"):
         one.submission(data_verdicts=[other])
-    for text in ("{}", "not json", "[]"):
+    for text in ("{}", "not json", "[]", '{"components": [{}]}'):
         other.write_text(text)
         with pytest.raises(GateInputError, match=r"schema\.json"):
             one.submission(sbom=other)
@@ -292,7 +345,9 @@ def test_every_criterion_is_named_where_the_registered_verdict_is_gone(
     verdict = registry.promote(Promotion(stage="staging"), rules)
     assert missing(verdict) == [
         "files",
+        "evidence",
         "verdict",
+        "verdict recomputed",
         "verdict on this checkpoint",
         "verdict on its data",
         "verdict against production",
@@ -340,16 +395,15 @@ def test_each_criterion_of_the_policy_is_named_with_its_state(
 
 
 def test_what_meets_every_criterion_is_promoted(
-    registry: Registry, run: MakeRun, tmp_path: Path
+    registry: Registry, source: SourceState, tmp_path: Path
 ) -> None:
     rules = registered.policy(tmp_path, staging=DEMANDING)
-    one = run("one")
+    one = Run(tmp_path / "one", b"one", source)
     one.judge(rules)
     document = json.loads(one.verdict_file.read_text())
     schema = tmp_path / "schema.json"
     schema.write_text(json.dumps({**document, "gate": "schema"}))
-    sbom = tmp_path / "made.json"
-    sbom.write_text('{"bomFormat": "CycloneDX"}')
+    sbom = write_sbom(tmp_path / "made.json")
     registry.register(one.submission(data_verdicts=[schema], sbom=sbom))
     verdict = registry.promote(Promotion(stage="staging", approver="ben"), rules)
     assert verdict.outcome is Outcome.PASS, verdict.to_text()
@@ -403,7 +457,7 @@ def test_a_file_that_was_overwritten_is_caught_on_promotion(
 @pytest.mark.usefixtures("one_two")
 def test_a_file_that_was_deleted_is_caught_on_promotion(registry: Registry, policy: Policy) -> None:
     artifact(registry.version(2), "checkpoint.pt").unlink()
-    assert missing(registry.promote(Promotion(stage="production"), policy)) == ["files"]
+    assert missing(registry.promote(Promotion(stage="production"), policy))[0] == "files"
 
 
 @pytest.mark.usefixtures("one_two")
@@ -714,13 +768,12 @@ def test_where_production_was_deleted_the_next_one_is_compared_with_nothing(
 
 @pytest.mark.usefixtures("one_two")
 def test_the_way_back_does_not_lead_to_the_same_model(
-    registry: Registry, policy: Policy, tmp_path: Path
+    registry: Registry, policy: Policy, source: SourceState, tmp_path: Path
 ) -> None:
     registry.promote(Promotion(stage="production"), policy)
-    two = Run(tmp_path / "again", b"two")
+    two = Run(tmp_path / "again", b"two", source)
     two.judge(policy)
-    sbom = tmp_path / "made.json"
-    sbom.write_text('{"bomFormat": "CycloneDX"}')
+    sbom = write_sbom(tmp_path / "made.json")
     version, is_new = registry.register(two.submission(sbom=sbom))
     assert is_new
     for stage in STAGES:

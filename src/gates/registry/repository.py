@@ -1,0 +1,109 @@
+"""What the project's repository and its lock say of the source that a run names."""
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from gates import provenance
+from gates.errors import GateInputError
+from gates.locked import parse_lock
+
+_LOCK = "uv.lock"
+
+
+def problem_of_source(statement: dict[str, Any]) -> str | None:
+    """Return what speaks against the commit and the lock that a run names, if anything.
+
+    Args:
+        statement: its provenance.
+    """
+    found = provenance.facts(statement)
+    commit, lock = found.get("source", ""), found.get(_LOCK)
+    if not commit:
+        return "it names no commit; commit, then train"
+    if provenance.is_dirty(statement):
+        return f"commit {commit[:8]}, and the source was not what it says; commit, then train"
+    known = _git("cat-file", "-e", f"{commit}^{{commit}}")
+    if known.returncode:
+        reason = known.stderr.decode(errors="replace").strip() or "git does not know it"
+        return f"commit {commit[:8]} cannot be found here: {reason}; git fetch origin {commit}"
+    if _digest(_committed(commit)) != lock:
+        return f"{_LOCK} of commit {commit[:8]} is not the one that the run names"
+    return _problem_of_versions(statement, found)
+
+
+def problem_of_sbom(file: Path, statement: dict[str, Any]) -> str | None:
+    """Return in what a bill of materials is not that of the lock that a run names, if in anything.
+
+    Args:
+        file: the bill, as CycloneDX JSON.
+        statement: the run's provenance.
+    """
+    try:
+        listed = {
+            f"{each['name']}=={each['version']}": {digest["content"] for digest in each["hashes"]}
+            for each in json.loads(file.read_text(encoding="utf-8"))["components"]
+        }
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return (
+            f"not a CycloneDX document that lists components (no {error}); nox -s sbom writes one"
+        )
+    lock = _lock_of(provenance.facts(statement))
+    if lock is None:
+        return f"the {_LOCK} that the run names is neither here nor in its commit; check that out"
+    locked = {
+        each.key: {digest for _, digest in each.files}
+        for each in parse_lock(lock.decode(), where=_LOCK)
+    }
+    missing = sorted(locked.keys() - listed.keys())
+    foreign = sorted(listed.keys() - locked.keys())
+    other = sorted(key for key in listed.keys() & locked.keys() if listed[key] != locked[key])
+    for told, keys in (("lacks", missing), ("adds", foreign), ("has other files of", other)):
+        if keys:
+            more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""  # noqa: PLR2004
+            return f"it {told} {', '.join(keys[:3])}{more}, unlike {_LOCK}; nox -s sbom writes it"
+    return None
+
+
+def _problem_of_versions(statement: dict[str, Any], found: dict[str, str]) -> str | None:
+    """Return which version of a package the run cannot have had, as its lock has others."""
+    lock = _lock_of(found)
+    versions: dict[str, set[str]] = {}
+    for package in parse_lock(lock.decode(), where=_LOCK) if lock else ():
+        versions.setdefault(package.name, set()).add(package.version)
+    for name, version in provenance.runtime(statement).items():
+        # A wheel of torch's own index adds which CUDA it is for: 2.15.0+cu130.
+        if name in versions and version.partition("+")[0] not in versions[name]:
+            return f"it ran on {name} {version}, and {_LOCK} has {', '.join(versions[name])}"
+    return None
+
+
+def _lock_of(found: dict[str, str]) -> bytes | None:
+    """Return the lock that a run names, from this folder or from its commit."""
+    digest = found.get(_LOCK)
+    here = Path(_LOCK)
+    for content in (here.read_bytes() if here.is_file() else None, _committed(found.get("source"))):
+        if content is not None and _digest(content) == digest:
+            return content
+    return None
+
+
+def _committed(commit: str | None) -> bytes | None:
+    if not commit:
+        return None
+    shown = _git("show", f"{commit}:{_LOCK}")
+    return shown.stdout if shown.returncode == 0 else None
+
+
+def _digest(content: bytes | None) -> str | None:
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["git", *arguments], capture_output=True, check=False)  # noqa: S603, S607
+    except OSError as error:
+        msg = f"git cannot be run ({error.strerror}); a promotion asks it for the run's commit"
+        raise GateInputError(msg) from error
