@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from gates.registry.pipeline import Promotion, Registry
 from gates.verdict import Outcome
 from tests import registered
 from tests.integration.servers import (
+    ADMIN,
+    PASSWORD,
     READER,
     READERS,
     MlflowServer,
@@ -31,6 +34,7 @@ from tests.registries import there
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = "digits"
+WORDS, LOGIN = ("username", "password"), (ADMIN, PASSWORD)
 
 # One server for all of it: to start one takes half a minute. Each test begins with what the one
 # before has left, and says what it needs of that.
@@ -132,6 +136,27 @@ def test_a_run_is_registered_and_promoted_by_the_commands(
     assert done.returncode == 0
     assert "by admin" in done.stdout
     assert "correct horse" not in done.stdout + done.stderr
+
+
+def test_who_acts_and_when_is_what_the_server_knows(
+    server: MlflowServer, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # The credentials are in a file, and the variables name somebody else.
+    (tmp_path / ".mlflow").mkdir()
+    lines = [f"mlflow_tracking_{name} = {value}" for name, value in zip(WORDS, LOGIN, strict=True)]
+    (tmp_path / ".mlflow" / "credentials").write_text("\n".join(["[mlflow]", *lines]))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GITHUB_ACTOR", "mallory")
+    assert registry.by == ADMIN
+    caller = registry.store.caller()
+    assert caller is not None
+    assert abs(caller.time - datetime.now(UTC)) < timedelta(minutes=1)
+    held = registry.read().history.held
+    assert held
+    assert all(each.received and each.when == each.received for each in held)
+    assert server.address.startswith("http")
 
 
 def test_a_reader_may_look_and_not_promote(

@@ -280,7 +280,7 @@ def _patience(case: Case) -> Iterator[Finding]:
     is_there = case.stages["staging"].current == case.version.number
     hours = 0.0
     if since is not None and is_there:
-        hours = (case.now - since.entry.when).total_seconds() / 3600
+        hours = (case.now - since.when).total_seconds() / 3600
     yield criterion(
         "time in staging", holds=hours >= needed, reason=f"{hours:.1f} of {needed:g} hours"
     )

@@ -125,11 +125,13 @@ class Stored:
         number: which it is, from 1.
         text: the entry.
         digest: SHA-256 that was written beside it.
+        received: when the server took it, by the server's clock; None where there is no server.
     """
 
     number: int
     text: str
     digest: str
+    received: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,20 +152,28 @@ class Head:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """An entry that is part of the chain."""
-
+class _Read:
     number: int
     entry: Entry
+    received: datetime | None = None
+
+    @property
+    def when(self) -> datetime:
+        """When it was made: by the server's clock, if there is one, whatever the entry says."""
+        return self.received or self.entry.when
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(_Read):
+    """An entry that is part of the chain."""
+
     digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Void:
+class Void(_Read):
     """An entry that came second: it has changed nothing."""
 
-    number: int
-    entry: Entry
     lost_to: int
 
 
@@ -266,7 +276,10 @@ class _Reader:
             return
         if entry.previous != self._digest and entry.previous in self._follower:
             lost_to = self._follower[entry.previous]
-            self.void.append(Void(number=stored.number, entry=entry, lost_to=lost_to))
+            void = Void(
+                number=stored.number, entry=entry, received=stored.received, lost_to=lost_to
+            )
+            self.void.append(void)
             return
         if entry.previous != self._digest and not missing:
             self._find(
@@ -274,7 +287,10 @@ class _Reader:
             )
         self._follower[entry.previous] = stored.number
         self._digest = stored.digest
-        self.held.append(Held(number=stored.number, entry=entry, digest=stored.digest))
+        held = Held(
+            number=stored.number, entry=entry, digest=stored.digest, received=stored.received
+        )
+        self.held.append(held)
 
     def compare_with(self, head: Head) -> None:
         if head.number == 0:

@@ -16,9 +16,11 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
 from gates.errors import GateInputError, said_by
@@ -30,6 +32,7 @@ from gates.registry.store import (
     HEAD,
     LOG_SUFFIX,
     RUN,
+    Caller,
     Record,
     UnreachableError,
     Version,
@@ -44,6 +47,7 @@ _Result = TypeVar("_Result")
 
 _PAGE = 1000
 _ATTEMPTS = 6
+_CURRENT_USER = "/api/2.0/mlflow/users/current"
 
 # MLflow calls a host of its own, writes where an error has its one line, and tries an address that
 # does not answer for minutes, unless told not to.
@@ -72,6 +76,7 @@ class MlflowStore:
         self.address = re.sub(r"//.*@", "//", address)  # as it may be shown
         self._address = address
         self._artifacts: str | None = None
+        self._is_server = address.startswith(("http://", "https://"))
         _, is_sqlite, path = address.partition("sqlite:///")
         if is_sqlite:
             file = Path(unquote(path.partition("?")[0])).absolute()
@@ -87,6 +92,27 @@ class MlflowStore:
             self._artifacts = str(file.with_name("artifacts"))
         with waiting_for(f"opening the registry {self.address}"):
             self._client = _client(address, self.address)
+
+    def caller(self) -> Caller | None:
+        """Return whom the server has recognised; None for a file, which knows nobody."""
+        if not self._is_server:
+            return None
+        from mlflow.utils.credentials import get_default_host_creds  # noqa: PLC0415 - loaded by now
+        from mlflow.utils.rest_utils import http_request  # noqa: PLC0415
+
+        def ask() -> Any:
+            host = get_default_host_creds(self._address)  # type: ignore[no-untyped-call]
+            return http_request(host, _CURRENT_USER, "GET", raise_on_status=False)  # type: ignore[no-untyped-call]
+
+        answer = self._do(ask)
+        try:
+            time = parsedate_to_datetime(answer.headers["Date"])
+            # Without authentication there is no such page.
+            user = answer.json()["user"]["username"] if answer.ok else None
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"the registry {self.address}: does not say who you are ({said_by(error)})"
+            raise GateInputError(msg) from error
+        return Caller(user=user, time=time)
 
     def versions(self, model: str) -> list[Version]:
         """Return every version of `model`, oldest first."""
@@ -161,9 +187,15 @@ class MlflowStore:
                 number=int(each.version),
                 text=each.tags.get(ENTRY, ""),
                 digest=each.tags.get(DIGEST, ""),
+                received=self._received(each),
             )
             for each in self._search(model + LOG_SUFFIX)
         ]
+
+    def _received(self, entry: "ModelVersion") -> datetime | None:
+        if not self._is_server:
+            return None
+        return datetime.fromtimestamp(int(entry.creation_timestamp) / 1000, UTC)
 
     def append(self, version: Version, text: str, *, summary: str) -> None:
         """Add an entry to the log."""

@@ -1,12 +1,13 @@
 """Register, promote, roll back: each arrow of the pipeline, and what it takes."""
 
+import functools
 import getpass
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from gates.registry.files import Submission
 from gates.registry.history import STAGES, Action, Entry, Held, Stage
 from gates.registry.ledger import Ledger, Now, RefusedError
 from gates.registry.stages import Occupancy
-from gates.registry.store import Store, Version, fetch_checked
+from gates.registry.store import Caller, Store, Version, fetch_checked
 from gates.verdict import Finding, Outcome, Verdict, read_verdict
 
 Say = Callable[[str], None]
@@ -54,8 +55,8 @@ class Registry:
         store: the registry.
         model: the name of the model.
         say: is told what is done on the way.
-        by: who acts; None for the name that the system or the server knows.
-        now: the clock.
+        by: who acts; None for the name that the server knows or, without one, the system.
+        now: the clock; None for the server's or, without one, that of this machine.
     """
 
     def __init__(
@@ -65,15 +66,32 @@ class Registry:
         *,
         say: Say,
         by: str | None = None,
-        now: Callable[[], datetime] = history.now,
+        now: Callable[[], datetime] | None = None,
     ) -> None:
         self.store = store
         self.model = model
-        self.by = in_one_line(by or who_acts())
+        self._by = by
         self._say = say
         self._now = now
         self._ledger = Ledger(store, model)
         self._versions: dict[int, Version] = {}
+
+    @functools.cached_property
+    def by(self) -> str:
+        """Who acts: whoever else the environment names, a server knows whom it has let in."""
+        known = self._caller.user if self._caller else None
+        return in_one_line(self._by or known or who_acts())
+
+    @functools.cached_property
+    def _caller(self) -> Caller | None:
+        return self.store.caller()
+
+    @functools.cached_property
+    def _clock(self) -> Callable[[], datetime]:
+        if self._now is not None:
+            return self._now
+        ahead = self._caller.time - history.now() if self._caller else timedelta()
+        return lambda: history.now() + ahead
 
     def read(self) -> Now:
         """Return the log, checked, and who is where."""
@@ -113,7 +131,7 @@ class Registry:
             {
                 **submission.facts,
                 "registered_by": self.by,
-                "registered": self._now().isoformat(timespec="seconds"),
+                "registered": self._clock().isoformat(timespec="seconds"),
             },
         )
         first = self._version_of(submission)
@@ -325,7 +343,7 @@ class Registry:
             verdict=promotion.verdict,
             by=self.by,
             approver=promotion.approver,
-            now=self._now(),
+            now=self._clock(),
         )
 
     def _files(self, version: Version, now: Now, folder: Path) -> Finding:
@@ -473,7 +491,7 @@ class Registry:
             stage=stage,
             after=after,
             by=self.by,
-            when=self._now(),
+            when=self._clock(),
             previous=history.NOTHING_BEFORE,
             **{**facts, **more, **words},
         )

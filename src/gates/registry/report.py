@@ -53,7 +53,7 @@ def _occupant(place: Occupancy, versions: dict[int, Version]) -> str:
     version = versions.get(place.current)
     name = f"version {place.current}" if version is None else _named(version)
     unchecked = ", not checked yet" if place.unconfirmed else ""
-    return f"{name} since {_time(entry.when)} by {_actors(entry)}{unchecked}{_because(entry)}"
+    return f"{name} since {_time(place.since.when)} by {_actors(entry)}{unchecked}{_because(entry)}"
 
 
 def _contradictions(
@@ -103,7 +103,7 @@ def _line(each: Held | Void) -> str:
     entry = each.entry
     void = f" [void: entry {each.lost_to} came first]" if isinstance(each, Void) else ""
     return (
-        f"{each.number:>4}  {_time(entry.when)}  {entry.action:<11}  {entry.summary()}  "
+        f"{each.number:>4}  {_time(each.when)}  {entry.action:<11}  {entry.summary()}  "
         f"by {_actors(entry)}{_because(entry)}{void}"
     )
 

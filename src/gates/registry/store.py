@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -125,6 +126,19 @@ class Record:
     head: Head | None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who acts, and when, as a server knows it.
+
+    Args:
+        user: whom it has recognised; None where it lets anybody in.
+        time: by its clock.
+    """
+
+    user: str | None
+    time: datetime
+
+
 class UnreachableError(GateInputError):
     """A file may be there and could not be copied here: that says nothing of the version."""
 
@@ -133,6 +147,9 @@ class Store(Protocol):
     """A registry. Whatever it cannot do is a GateInputError with its address."""
 
     address: str
+
+    def caller(self) -> Caller | None:
+        """Return who acts, as the server knows it; None where no server says so."""
 
     def versions(self, model: str) -> list[Version]:
         """Return every version of `model`, oldest first; none if it has no such model."""

@@ -62,6 +62,9 @@ class WandbStore:
         """Whether what is registered is kept here, for `wandb sync` to upload."""
         return os.environ.get("WANDB_MODE", "").lower() in _OFFLINE
 
+    def caller(self) -> None:
+        """Return nothing: what W&B knows of the user was never tried here."""
+
     def versions(self, model: str) -> list[Version]:
         """Return every version of `model`, oldest first.
 

@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.parquet as pq
 import pytest
@@ -436,6 +436,37 @@ def test_a_model_must_age_in_staging(
     assert missing(registry.promote(Promotion(stage="production"), rules)) == ["time in staging"]
     now += timedelta(minutes=1)
     assert registry.promote(Promotion(stage="production"), rules).outcome is Outcome.PASS
+
+
+class Receiving:
+    """A registry that notes by its own clock when it took each entry, as a server does."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def entries(self, model: str) -> list[history.Stored]:
+        now = history.now()
+        return [dataclasses.replace(each, received=now) for each in self._store.entries(model)]
+
+
+def test_time_in_staging_is_by_the_clock_of_the_server(
+    store: Store, run: MakeRun, tmp_path: Path
+) -> None:
+    rules = registered.policy(tmp_path, production={"hours_in_staging": 24})
+    one = run("one")
+    one.judge(rules)
+    long_ago = history.now() - timedelta(days=2)
+    anna = Registry(store, "digits", say=print, by="anna", now=lambda: long_ago)
+    anna.register(one.submission())
+    anna.promote(Promotion(stage="staging"), rules)
+    on_server = Registry(cast("Store", Receiving(store)), "digits", say=print, by="anna")
+    verdict = on_server.promote(Promotion(stage="production"), rules)
+    assert missing(verdict) == ["time in staging"]
+    here = Registry(store, "digits", say=print, by="anna")
+    assert here.promote(Promotion(stage="production"), rules).outcome is Outcome.PASS
 
 
 def artifact(version: Version, name: str) -> Path:
