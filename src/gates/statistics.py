@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -47,28 +46,6 @@ class PairedCounts:
             msg = f"a count of examples is negative: {self}"
             raise GateInputError(msg)
 
-    @classmethod
-    def of(cls, candidate_right: BoolArray, baseline_right: BoolArray) -> Self:
-        """Return the counts of two models' answers to the same examples.
-
-        Args:
-            candidate_right: (n_examples,) True where the candidate is right.
-            baseline_right: (n_examples,) same examples, same order.
-
-        Raises:
-            GateInputError: the two differ in shape, are no vectors, or are not boolean.
-        """
-        _check_answers(candidate_right, baseline_right)
-        both = int(np.count_nonzero(candidate_right & baseline_right))
-        candidate = int(np.count_nonzero(candidate_right))
-        baseline = int(np.count_nonzero(baseline_right))
-        return cls(
-            both_right=both,
-            candidate_only=candidate - both,
-            baseline_only=baseline - both,
-            neither=len(candidate_right) - candidate - baseline + both,
-        )
-
     @property
     def n(self) -> int:
         """How many examples both models answered."""
@@ -93,14 +70,6 @@ class PairedCounts:
     def discordance(self) -> float:
         """The share of the examples on which exactly one of the two is right."""
         return (self.candidate_only + self.baseline_only) / _examples(self)
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(
-            both_right=self.both_right + other.both_right,
-            candidate_only=self.candidate_only + other.candidate_only,
-            baseline_only=self.baseline_only + other.baseline_only,
-            neither=self.neither + other.neither,
-        )
 
 
 @dataclass(frozen=True)
@@ -608,17 +577,6 @@ def _examples(counts: PairedCounts) -> int:
         msg = "there are no examples to compare on"
         raise GateInputError(msg)
     return counts.n
-
-
-def _check_answers(candidate_right: BoolArray, baseline_right: BoolArray) -> None:
-    if candidate_right.dtype != np.bool_ or baseline_right.dtype != np.bool_:
-        msg = f"answers are {candidate_right.dtype} and {baseline_right.dtype}; expected True or "
-        msg += "False, whether each is right"
-        raise GateInputError(msg)
-    if candidate_right.ndim != 1 or candidate_right.shape != baseline_right.shape:
-        msg = f"candidate answers have shape {candidate_right.shape}, baseline answers "
-        msg += f"{baseline_right.shape}; expected one of each per example"
-        raise GateInputError(msg)
 
 
 def _check_margin(margin: float) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import doctest
 import math
 import subprocess
@@ -68,20 +69,12 @@ UNCHANGED = counts_of(54, 0, 0, 0)
 # ---- the counts
 
 
-def test_counts_of_two_models_answers() -> None:
-    candidate = np.array([1, 1, 1, 0, 0, 1, 0, 1, 0, 0], dtype=np.bool_)
-    baseline = np.array([1, 1, 0, 1, 0, 1, 1, 1, 1, 0], dtype=np.bool_)
-    counts = PairedCounts.of(candidate, baseline)
-    assert counts == counts_of(4, 1, 3, 2)
+def test_shares_of_a_worked_example() -> None:
+    counts = counts_of(4, 1, 3, 2)
     assert (counts.n, counts.difference, counts.discordance) == (10, -0.2, 0.4)
 
 
-def test_counts_of_slices_add_up() -> None:
-    assert counts_of(1, 2, 3, 4) + counts_of(10, 20, 30, 40) == counts_of(11, 22, 33, 44)
-
-
-def test_counts_of_nothing_can_be_added_to_but_say_nothing() -> None:
-    assert NO_COUNTS + FAGERLAND == FAGERLAND
+def test_counts_of_nothing_say_nothing() -> None:
     with pytest.raises(GateInputError, match="no examples"):
         _ = NO_COUNTS.difference
 
@@ -630,15 +623,6 @@ def test_swapping_the_models_mirrors_the_interval(counts: PairedCounts, confiden
 
 
 @settings(derandomize=True, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1), st.randoms())
-def test_the_order_of_the_examples_changes_nothing(
-    answers: list[tuple[bool, bool]], random: Any
-) -> None:
-    shuffled = random.sample(answers, len(answers))
-    assert PairedCounts.of(*np.array(answers).T) == PairedCounts.of(*np.array(shuffled).T)
-
-
-@settings(derandomize=True, deadline=None)
 @given(any_counts, st.integers(1, 1_000), confidences)
 def test_more_examples_on_which_both_agree_never_widen_the_interval(
     counts: PairedCounts, more: int, confidence: float
@@ -646,7 +630,8 @@ def test_more_examples_on_which_both_agree_never_widen_the_interval(
     # Not so where the difference is huge: see the next test.
     assume(abs(counts.difference) <= 0.5)
     before = tango_interval(counts, confidence=confidence)
-    after = tango_interval(counts + counts_of(more, 0, 0, 0), confidence=confidence)
+    agreed = dataclasses.replace(counts, both_right=counts.both_right + more)
+    after = tango_interval(agreed, confidence=confidence)
     assert width(after) <= width(before) + 1e-9
 
 
@@ -721,10 +706,6 @@ def test_overwhelming_evidence_keeps_its_digits() -> None:
     assert 0 < noninferiority_p_value(out_of(10_000, 1_000, 0), margin=0.02) < 1e-100
 
 
-def answers(*values: int) -> BoolArray:
-    return np.array(values, dtype=np.bool_)
-
-
 SIZE = {"difference": 0.0, "discordance": 0.08, "margin": 0.02, "alpha": 0.05, "power": 0.8}
 DRAWS: dict[str, Any] = {"confidence": 0.95, "resamples": 9, "seed": 0}
 GROUP = np.ones((3, 1), dtype=np.bool_)
@@ -734,9 +715,6 @@ GROUP = np.ones((3, 1), dtype=np.bool_)
     ("call", "message"),
     [
         (lambda: counts_of(1, -1, 0, 0), "negative"),
-        (lambda: PairedCounts.of(answers(1), answers(1, 0)), r"shape \(1,\).* \(2,\)"),
-        (lambda: PairedCounts.of(GROUP, GROUP), "shape"),
-        (lambda: PairedCounts.of(np.array([1, 0]), answers(1, 0)), "int64 and bool"),
         (lambda: tango_z(NO_COUNTS, 0.0), "no examples"),
         (lambda: tango_z(FAGERLAND, 1.5), "difference is 1.5"),
         (lambda: tango_z(FAGERLAND, math.nan), "difference is nan"),
