@@ -322,8 +322,8 @@ def _differences_of_steps(source: Source, name: str, must: Job) -> Iterator[Find
     for step in steps_of(job):
         given = mapping_at(step, "with")
         if _action(step) == "actions/upload-artifact":
-            paths = str(given.get("path", "")).split()
-            if not {*paths} <= {*must.uploads} or "include-hidden-files" in given:
+            paths = {line.strip() for line in str(given.get("path", "")).splitlines()}
+            if not paths - {""} <= {*must.uploads} or "include-hidden-files" in given:
                 may = " and ".join(must.uploads) or "nothing"
                 text = f"job {name} may upload {may}, without hidden files"
                 yield source.finding(step, "with", text)

@@ -53,11 +53,13 @@ def write_policy(
     *,
     staging: Mapping[str, Any] | None = None,
     production: Mapping[str, Any] | None = None,
+    attested_by: str = "none",
 ) -> Path:
     """Write a policy with these criteria besides a verdict; JSON is YAML."""
     promotion = {
         "smoke": "tests.registered:smoke",
         "data": "declared.json",
+        "attested_by": attested_by,
         "staging": {**STAGE, **(staging or {})},
         "production": {**STAGE, **(production or {})},
     }
@@ -68,8 +70,8 @@ def write_policy(
     return file
 
 
-def policy(folder: Path, **stages: Mapping[str, Any]) -> Policy:
-    return load_policy(write_policy(folder, **stages))
+def policy(folder: Path, **criteria: Any) -> Policy:
+    return load_policy(write_policy(folder, **criteria))
 
 
 class Run:

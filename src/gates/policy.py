@@ -171,12 +171,15 @@ class PromotionPolicy(Section):
             version, lets it answer, and raises if the answers are not what they must be.
         data: the file in which the project declares its data, from the policy's own folder. A
             verdict counts on that data, or on what production was judged on.
+        attested_by: the workflow that must have signed the checkpoint and its provenance, as
+            OWNER/NAME/.github/workflows/FILE; or none.
         staging: what a version must show before it goes there.
         production: what it must show besides being in staging.
     """
 
     smoke: str = Field(pattern=PATTERN)
     data: str = Field(min_length=1)
+    attested_by: str = Field(pattern=r"^none$|^[\w.-]+/[\w.-]+/\.github/workflows/[\w.-]+$")
     staging: StageRule
     production: StageRule
 

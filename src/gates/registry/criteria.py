@@ -14,6 +14,7 @@ from gates.evaluation import accept_without_baseline, compare
 from gates.policy import Policy, StageRule
 from gates.predictions import open_predictions
 from gates.registry import evidence
+from gates.registry.attestation import problem_of_attestation
 from gates.registry.files import PREDICTIONS, PROVENANCE, SBOM, VERDICT, data_verdict
 from gates.registry.history import Stage
 from gates.registry.repository import problem_of_sbom, problem_of_source
@@ -254,6 +255,13 @@ def _origin(case: Case) -> Iterator[Finding]:
         commit = case.version.fact("commit")[:8]
         told = f"commit {commit} says all of it, with its lock"
         yield _of_origin(case, "clean source", lambda _, made: problem_of_source(made), told)
+    signer = case.policy.promotion.attested_by if case.policy.promotion else "none"
+    if signer != "none":
+
+        def problem(case: Case, _: dict[str, Any]) -> str | None:
+            return problem_of_attestation(case.files, signer)
+
+        yield _of_origin(case, "attestation", problem, f"signed by {signer}")
 
 
 def _of_origin(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 CHECKPOINT, CONFIG, PROVENANCE = "checkpoint.pt", "config.yaml", "provenance.json"
 PREDICTIONS, BASELINE = "predictions.parquet", "baseline_predictions.parquet"
-VERDICT, SBOM = "verdict.json", "sbom.cdx.json"
+VERDICT, SBOM, ATTESTATION = "verdict.json", "sbom.cdx.json", "attestation.json"
 VERDICT_START = "verdict"  # of the names of all verdicts, those on the data included
 
 

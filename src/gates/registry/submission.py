@@ -10,6 +10,7 @@ from gates.errors import GateInputError
 from gates.files import sha256
 from gates.registry import evidence
 from gates.registry.files import (
+    ATTESTATION,
     BASELINE,
     CHECKPOINT,
     CONFIG,
@@ -25,7 +26,7 @@ from gates.verdict import Verdict, read_verdict
 
 _REQUIRED = (CHECKPOINT, PREDICTIONS, PROVENANCE, CONFIG)
 _GATE = re.compile(r"[a-z][a-z0-9-]*")  # it becomes part of a file's name
-_WELCOME = ("metrics.jsonl", "model_card.md", "scores.json")
+_WELCOME = (ATTESTATION, "metrics.jsonl", "model_card.md", "scores.json")
 
 
 def read_submission(

@@ -443,7 +443,7 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
     assert "run:" not in job
     assert "actions/checkout" not in job
     assert "$/" not in job
-    assert "needs: [plan, model, package, session, registry]" in job
+    assert "needs: [plan, model, package, session, attest, registry]" in job
 
     # Started by hand on a tag, it must not publish.
     pushed = "github.event_name == 'push' && github.ref_type == 'tag'"
@@ -452,13 +452,16 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
         ("actions/attest", f"        if: {pushed}"),
         ("pypa/gh-action-pypi-publish", f"        if: {pushed}"),
     ]
-    assert "id-token: write" not in text.replace(job, ""), "no other job can publish"
+    signs = text.split("\n  attest:\n")[1].split("\n  registry:\n")[0]
+    assert "run:" not in signs
+    assert "environment:" not in signs, "PyPI takes nothing from outside of its environment"
+    assert "id-token: write" not in text.replace(job, "").replace(signs, "")
 
 
 def test_the_workflow_stages_only_what_passed_everything() -> None:
     text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
     job = text.split("\n  registry:\n")[1].split("\n  publish:\n")[0]
-    assert "needs: [plan, model, package, session]" in job
+    assert "needs: [plan, model, package, session, attest]" in job
     ran = re.findall(r"run: (.*)", job)
     assert ran == [
         "uvx nox -s register -- --run outputs/release",

@@ -904,9 +904,9 @@ LOST_SAFEGUARDS = [
     ),
     pytest.param(
         RELEASE,
-        "    needs: [plan, model, package, session, registry]\n",
+        "    needs: [plan, model, package, session, attest, registry]\n",
         "    needs: [plan, package]\n",
-        "job publish lacks its safeguard needs; write needs: ['model', 'package', 'plan', ",
+        "job publish lacks its safeguard needs; write needs: ['attest', 'model', ",
         id="an upload of what has not passed",
     ),
     pytest.param(
