@@ -88,8 +88,9 @@ class MlflowStore:
                 with waiting_for(f"making the registry {self.address}"):
                     _make_tables(file, self.address)
             _check_is_registry(file, self.address)
-            # MLflow's own choice would be a folder wherever the command happens to run.
-            self._artifacts = str(file.with_name("artifacts"))
+            # MLflow's own choice would be a folder wherever the command happens to run. As an
+            # address: of a path it would decode what looks like one, such as %20.
+            self._artifacts = file.with_name("artifacts").as_uri()
         with waiting_for(f"opening the registry {self.address}"):
             self._client = _client(address, self.address)
 
@@ -401,9 +402,11 @@ def _make_tables(file: Path, shown: str) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
-            made = Path(folder) / file.name
-            # MLflow's database library decodes the path.
-            _client(f"sqlite:///{quote(str(made))}", shown)
+            made = Path(folder, "made.db")
+            # Below the current folder: of its path MLflow would make one as it is written in an
+            # address, beside the one that it means.
+            with contextlib.chdir(file.parent):
+                _client(f"sqlite:///{made.relative_to(file.parent)}", shown)
             try:
                 file.hardlink_to(made)
             except FileExistsError:

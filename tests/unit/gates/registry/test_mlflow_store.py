@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from mlflow import artifacts
 
 from gates.errors import GateInputError
 from gates.registry.mlflow_store import MlflowStore
@@ -72,16 +73,41 @@ def test_a_file_of_something_else_is_one_line_and_stays_what_it_was(
     assert [each.name for each in file.parent.iterdir()] == [file.name]
 
 
-@pytest.mark.parametrize("name", ["a b", "a#b", "ä", "a'b"])
-def test_any_path_will_do(
+ODD_NAMES = ["a b", "a#b", "ä", "a'b", "a%20b", "ws_feature%2Fx", "50%", "a?b=c"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_folder_will_do_for_us_and_for_mlflow(
     name: str, weights: Path, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = copied(empty_database, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    version = MlflowStore(f"sqlite:///{name}/mlflow.db").add("m", {"checkpoint.pt": weights}, {})
-    assert (tmp_path / name / "artifacts").is_dir()
+    folder = tmp_path / "places" / name
+    folder.mkdir(parents=True)
+    # MLflow keeps what it opened at an address, wherever that was.
+    registry = folder / f"registry{ODD_NAMES.index(name)}"
+    copied(empty_database, registry)
+    monkeypatch.chdir(folder)
+    address = f"sqlite:///{registry.name}/mlflow.db"
+    version = MlflowStore(address).add("m", {"checkpoint.pt": weights}, {})
     copy = MlflowStore(address).download(version, "checkpoint.pt", tmp_path)
     assert copy.read_bytes() == b"weights"
+    uri = f"{version.source}/checkpoint.pt"
+    theirs = artifacts.download_artifacts(uri, dst_path=str(tmp_path), tracking_uri=address)
+    assert Path(theirs).read_bytes() == b"weights"
+    assert sorted(each.name for each in registry.iterdir()) == ["artifacts", "mlflow.db"]
+    assert [each.name for each in folder.parent.iterdir()] == [name], "and no other beside it"
+
+
+@pytest.mark.parametrize("name", ["a b", "a%20b"])
+def test_a_registry_is_made_where_the_command_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "places" / name
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("GATES_REGISTRY", raising=False)
+    assert open_store(make=True).versions("m") == []
+    assert [each.name for each in (folder / "registry").iterdir()] == ["mlflow.db"]
+    assert [each.name for each in folder.parent.iterdir()] == [name], "and no other beside it"
 
 
 def test_a_version_is_there_with_all_its_files_or_not_at_all(

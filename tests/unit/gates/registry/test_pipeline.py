@@ -595,7 +595,7 @@ def test_the_way_back_does_not_need_the_version_that_was_deleted(
     """In staging is 3; in production 2, before it 1."""
     one, two = registry.version(1), registry.version(2)
     registry.promote(Promotion(stage="production"), policy)
-    three = Run(Path(one.source).parent / "three", b"three")
+    three = Run(artifact(one, "").parent / "three", b"three")
     three.judge(policy)
     registry.register(three.submission())
     client.delete_model_version("digits", deleted)
