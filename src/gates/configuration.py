@@ -137,6 +137,11 @@ def validate(model: type[Model], tree: Any, *, where: str, overridden: Iterable[
         return model.model_validate(tree)
     except ValidationError as error:
         details = error.errors()
+        if isinstance(tree, dict) and tree and model.model_fields.keys().isdisjoint(tree):
+            found, wanted = (", ".join(map(str, keys)) for keys in (tree, model.model_fields))
+            msg = f"{where}: has the keys {_shown(found)[1:-1]}; expected {wanted}: is it another "
+            msg += "file?"
+            raise ConfigError(msg) from error
         # A misspelt key is missing as well: the misspelling is what to correct.
         first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])

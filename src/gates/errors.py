@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
+import difflib
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from gates.display import in_one_line
 
@@ -57,10 +59,38 @@ class TrainingError(GateError):
 class CommandParser(argparse.ArgumentParser):
     """A parser that tells a wrong option in one line, as every other bad input."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the options; an argument that is none ends the command.
+
+        Here, where a command's own options are known: the parser above it knows its name only.
+        """
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            hint = _nearest(unknown[0], self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return options, unknown
+
     def error(self, message: str) -> NoReturn:
         """End the command with one line on stderr."""
-        line = in_one_line(f"{self.prog}: {message}; see --help")
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        hint = _nearest(choice[1], re.findall(r"[\w-]+", choice[2])) if choice else ""
+        line = in_one_line(f"{self.prog}: {message}{hint}; see --help")
         self.exit(ExitCode.COULD_NOT_JUDGE, f"{line}\n")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    """Return a question that names what `word` may have been meant to be, if anything is near.
+
+    Of a file that no option names, the option whose name its path begins with.
+    """
+    names = {name.lstrip("-"): name for name in known}
+    begins_with = re.split("[=/.]", word.lstrip("-"))[0]
+    close = difflib.get_close_matches(begins_with, names, n=1, cutoff=0.75)
+    if not close:
+        return ""
+    meant = names[close[0]]
+    is_value = meant.startswith("-") and not word.startswith("-")
+    return f"; did you mean {meant}{f' {word}' if is_value else ''}?"
 
 
 def said_by(error: Exception, *, longest: int = 300) -> str:

@@ -29,6 +29,9 @@ def local_copy(uri: str, *, prefer: str = "checkpoint.pt") -> Iterator[Path]:
         msg = "the address of a model or its predictions is empty; name one"
         raise GateInputError(msg)
     if ":/" not in uri:
+        if Path(uri).is_dir():
+            msg = f"{uri}: is a folder; name a file in it, such as {Path(uri) / _OF_A_MODEL[1]}"
+            raise GateInputError(msg)
         if not Path(uri).is_file():
             msg = f"{uri}: no such file"
             raise GateInputError(msg)

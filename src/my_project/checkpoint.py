@@ -76,10 +76,16 @@ def load(file: Path) -> Checkpoint:
         msg = f"{file}: refused, as it holds more than tensors and plain values and reading it "
         msg += "could run code; use a checkpoint that my_project.train wrote"
         raise CheckpointError(msg) from error
+    except IsADirectoryError as error:
+        msg = f"{file}: is a folder; name the checkpoint in it, such as {file / 'checkpoint.pt'}"
+        raise CheckpointError(msg) from error
     except OSError as error:
         msg = f"{file}: cannot be read ({error.strerror or error})"
         raise CheckpointError(msg) from error
     except Exception as error:  # a damaged pickle can ask for anything
+        if not _begins_as_zip(file):
+            msg = f"{file}: is no checkpoint; name one, such as outputs/latest.pt"
+            raise CheckpointError(msg) from error
         msg = f"{file}: damaged, cut off or no checkpoint; take an earlier one or train again"
         raise CheckpointError(msg) from error
     return _parse(document, file)
@@ -118,6 +124,11 @@ def _check_sums(file: Path) -> None:
     if damaged:
         msg = f"{damaged} does not have its checksum"
         raise zipfile.BadZipFile(msg)
+
+
+def _begins_as_zip(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\x03\x04"
 
 
 def _check_types(document: dict[str, Any]) -> None:

@@ -454,7 +454,10 @@ class Registry:
             for number in reversed(place.versions[:-1]):
                 if number in self._versions and self._checkpoint_of(number) != current:
                     return number
-            msg = f"{self.model}: there is no version before {place.current or 'none'} to go "
+            if place.current is None:
+                msg = f"{self.model}: nothing is in production, so there is nothing to go back from"
+                raise RefusedError(msg)
+            msg = f"{self.model}: there is no version before {place.current} to go "
             msg += "back to; gates history names those that were in production"
             raise RefusedError(msg)
         if to not in place.known_good:

@@ -71,6 +71,7 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
         ("name: x\ninner: 3", "inner: must be a section with keys of its own, got 3"),
         ("name: x\ninner: {size: 1, sizes: 2}", "inner.sizes: unknown key; did you mean size?"),
         ("name: x\ninner: {size: 1}\nzzz: 2", "zzz: unknown key; known are inner, name"),
+        ("seed: 1\ndata: 2", "has the keys seed, data; expected inner, name: is it another file?"),
         ("name: 3\ninner: {}", "inner.size: missing; every key must be given (and 1 more)"),
         ("name: 3\ninner: {size: 1}", "name: input should be a valid string, got 3"),
     ],

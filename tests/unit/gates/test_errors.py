@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 
@@ -6,6 +7,7 @@ import pytest
 
 from gates.errors import (
     CheckpointError,
+    CommandParser,
     ConfigError,
     ExitCode,
     GateError,
@@ -13,6 +15,40 @@ from gates.errors import (
     TrainingError,
     run_command,
 )
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["evaluat"], "'evaluat' (choose from evaluate, promote); did you mean evaluate?; see"),
+        (["zzz"], "'zzz' (choose from evaluate, promote); see --help"),
+        (
+            ["promote", "--polic=x"],
+            "promote: unrecognized arguments: --polic=x; did you mean",
+        ),
+        (["promote", "--polic", "x"], "arguments: --polic x; did you mean --policy?; see --help"),
+        (["promote", "policy.yaml"], "did you mean --policy policy.yaml?; see --help"),
+        (["promote", "zzz"], "promote: unrecognized arguments: zzz; see --help"),
+        (["promote", "--to", "stagin"], "did you mean staging?; see --help"),
+        (["promote", ""], "promote: unrecognized arguments: ; see --help"),
+    ],
+)
+def test_a_misspelt_argument_is_told_with_the_nearest_one(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = CommandParser(prog="python -m gates", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
+    commands.add_parser("evaluate", allow_abbrev=False)
+    promote = commands.add_parser("promote", allow_abbrev=False)
+    promote.add_argument("--policy")
+    promote.add_argument("--to", choices=["staging", "production"])
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_args(words)
+    assert stopped.value.code == 2
+    # Python 3.11 and 3.12 put quotes around each choice.
+    choices = re.sub(r"(?<=[( ])'([\w-]+)'(?=[,)])", r"\1", capsys.readouterr().err)
+    assert hint in choices
+    assert choices.count("\n") == 1
 
 
 @pytest.mark.parametrize("code", list(ExitCode))

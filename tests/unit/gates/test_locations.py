@@ -57,7 +57,7 @@ def test_file_address_is_read(tmp_path: Path) -> None:
         ("", "the address of a model or its predictions is empty; name one"),
         ("  ", "the address of a model or its predictions is empty; name one"),
         ("absent.parquet", "absent.parquet: no such file"),
-        (".", ".: no such file"),
+        (".", ".: is a folder; name a file in it, such as predictions.parquet"),
         ("memory://absent.parquet", "memory://absent.parquet: cannot be read ("),
         ("memory://", "memory://: cannot be read ("),
         ("memory://..", "memory://..: cannot be read ("),

@@ -83,7 +83,7 @@ def test_missing_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    assert "Is a directory" in error_of(tmp_path)
+    assert "is a folder; name the checkpoint in it" in error_of(tmp_path)
 
 
 def test_checkpoint_that_is_cut_off_is_refused(file: Path) -> None:

@@ -262,7 +262,7 @@ def test_further_errors_are_counted(config_file: Path) -> None:
         pytest.param(b"", "found nothing", id="empty"),
         pytest.param(b"- seed", "found a list", id="list"),
         pytest.param(b"seed", "found a str", id="word"),
-        pytest.param(b"1: 2", "missing", id="key_is_a_number"),
+        pytest.param(b"1: 2", "has the keys 1; expected seed, tracking", id="key_is_a_number"),
     ],
 )  # fmt: skip
 def test_file_that_is_no_configuration_is_refused(

@@ -353,6 +353,20 @@ def test_code_in_a_baseline_is_refused_in_one_line(
     assert not marker.exists()
 
 
+def test_a_file_that_is_no_checkpoint_is_told_as_that(
+    checkpoint: Path, perfect: Path, refused: Refused
+) -> None:
+    error = refused(main, "--checkpoint", perfect, "--no-baseline", "why")
+    assert error == f"{perfect}: is no checkpoint; name one, such as outputs/latest.pt"
+    folder = checkpoint.parent
+    error = refused(main, "--checkpoint", folder, "--no-baseline", "why")
+    assert error == f"{folder}: is a folder; name the checkpoint in it, such as {checkpoint}"
+    empty = folder / "empty.pt"
+    empty.write_bytes(b"")
+    error = refused(main, "--checkpoint", empty, "--no-baseline", "why")
+    assert error.startswith(f"{empty}: is no checkpoint")
+
+
 def test_other_torch_file_is_told_in_one_line(tmp_path: Path, refused: Refused) -> None:
     file = tmp_path / "other.pt"
     torch.save({"weights": torch.zeros(2)}, file)

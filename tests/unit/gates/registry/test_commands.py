@@ -128,7 +128,7 @@ def test_a_refusal_is_exit_code_1_and_bad_input_2(run: MakeRun, capsys: Told) ->
     assert promoted("--to", "production") == 1
     assert capsys.readouterr().err == "digits: nothing is in staging; promote --to staging first\n"
     assert main(["rollback", "--name", "digits", "--policy", "gates.yaml"]) == 1
-    assert "no version before none to go back to" in capsys.readouterr().err
+    assert "nothing is in production, so there is nothing to" in capsys.readouterr().err
     for name in ("", "a b", "x.history", "../x", "x'y"):
         assert main(["status", "--name", name]) == 2
         assert capsys.readouterr().err.startswith(f"--name {name}: use up to 100 letters")
