@@ -23,7 +23,7 @@ from gates.files import atomic_write, write_text
 from gates.provenance import Attempt, SourceState
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
-from my_project import data, determinism, evaluation, progress, snapshots, tracking, training
+from my_project import data, determinism, evaluation, lock, progress, snapshots, tracking, training
 from my_project.checkpoint import Checkpoint
 from my_project.config import RunConfig
 from my_project.data import Examples
@@ -124,8 +124,11 @@ def train(request: Request) -> Path:
             started=started,
             flags=flags,
         )
-        # In a function of its own: no model is left when the processes part (see joined).
-        _complete(run)
+        with contextlib.ExitStack() as stack:
+            held = lock.locked(folder, may_exist=request.resume, say=display.line)
+            processes.first_does(lambda: stack.enter_context(held))
+            # In a function of its own: no model is left when the processes part (see joined).
+            _complete(run)
         display.line(f"checkpoint: {checkpoint}")
     return checkpoint
 
@@ -158,7 +161,7 @@ def _run_id(request: Request) -> str:
     written = folder / "config.yaml"
     if written.exists():
         _check_same(configs.load(written), request.config, written)
-    elif folder.exists() and set(folder.iterdir()) - set(_stand_ins(folder)):
+    elif folder.exists() and set(folder.iterdir()) - {folder / lock.NAME, *_stand_ins(folder)}:
         msg = f"{folder}: has no config.yaml, with which every run begins; choose another --run-id"
         raise GateInputError(msg)
     return run_id
