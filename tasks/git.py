@@ -5,6 +5,11 @@ import subprocess
 from collections.abc import MutableMapping
 from pathlib import Path
 
+from tasks import uv
+
+# Of a folder that is in none; a damaged one is told otherwise.
+_NO_REPOSITORY = "not a git repository (or any"
+
 # What says where a repository, its index or its objects are: `git rev-parse --local-env-vars`,
 # and the two that may come from anywhere. git sets them for hooks, `git rebase --exec` and aliases.
 _LOCATIONS = (
@@ -39,16 +44,39 @@ def forget_locations(variables: MutableMapping[str, str] = os.environ) -> None:
 
 
 def output(*arguments: str, cwd: Path) -> str | None:
-    """Return what git prints; None if it fails, as where there is no git or no repository."""
+    """Return what git prints; None where it says no, or there is no git or no repository.
+
+    Whatever else keeps it from answering, such as a repository that is somebody else's, ends
+    everything with git's own words: it must not be taken for a no.
+    """
     try:
-        done = subprocess.run(
-            ["git", *arguments],  # noqa: S607 - the one on PATH, as for anybody
-            cwd=cwd,
-            capture_output=True,
-            text=True,
-            errors="surrogateescape",
-            check=False,
-        )
+        done = _run(*arguments, cwd=cwd)
     except OSError:
         return None
-    return done.stdout if done.returncode == 0 else None
+    if done.returncode == 0:
+        return done.stdout
+    reason = problem(cwd)
+    if reason is not None and _NO_REPOSITORY not in reason:
+        uv.stop(f"git: {reason}")
+    return None
+
+
+def problem(cwd: Path) -> str | None:
+    """Return why git cannot answer in `cwd`, in its own words; None if it can."""
+    try:
+        done = _run("rev-parse", "--git-dir", cwd=cwd)
+    except OSError as error:
+        return f"git cannot be run ({error.strerror})"
+    return None if done.returncode == 0 else " ".join(done.stderr.split())
+
+
+def _run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["git", *arguments],  # noqa: S607 - the one on PATH, as for anybody
+        cwd=cwd,
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=False,
+    )

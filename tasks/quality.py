@@ -1,10 +1,8 @@
 """Checks that read the source: style, spelling, import contracts, the lock, types."""
 
-import subprocess
-
 import nox
 
-from tasks import environment, uv
+from tasks import environment, git, uv
 from tasks.catalogue import session
 from tasks.project import PROJECT, ROOT
 
@@ -18,12 +16,12 @@ def lint(session: nox.Session) -> None:
     Runs the hooks of .pre-commit-config.yaml over every tracked file, so a commit that passes
     its hooks passes here. Ruff mends what it safely can. After --: the id of one hook.
     """
-    listing = ["git", "ls-files", "--others", "--exclude-standard"]
-    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        uv.stop("lint: checks the files that git tracks, and this is no git repository: git init")
-    if listed.stdout:
-        session.warn(f"Not checked, as git does not track them: {' '.join(listed.stdout.split())}")
+    reason = git.problem(ROOT)
+    if reason:
+        uv.stop(f"lint: checks the files that git tracks, and git cannot tell them: {reason}")
+    listed = git.output("ls-files", "--others", "--exclude-standard", cwd=ROOT)
+    if listed:
+        session.warn(f"Not checked, as git does not track them: {' '.join(listed.split())}")
     tools = environment.prepare(environment.of_tools(environment.default_python()))
     arguments = ["run", "--all-files", "--show-diff-on-failure", *session.posargs]
     # SKIP is how one commit goes past a hook; a check that runs nothing must not be green.

@@ -276,6 +276,11 @@ def _must_be_on(session: nox.Session, branch: str | None) -> None:
     if branch is None:
         return
     remote = f"refs/remotes/origin/{branch}"
+    if git.output("rev-parse", "--verify", "--quiet", remote, cwd=ROOT) is None:
+        session.error(
+            f"origin/{branch} is not in this clone, so nothing shows that HEAD is on it; git fetch "
+            f"origin {branch}"
+        )
     if git.output("merge-base", "--is-ancestor", "HEAD", remote, cwd=ROOT) is None:
         session.error(
             f"HEAD is not on origin/{branch}, so nobody has reviewed it; release a commit that is"
@@ -295,7 +300,8 @@ def _need_history(session: nox.Session) -> None:
 def _commit() -> str:
     found = git.output("rev-parse", "--verify", "--quiet", "HEAD", cwd=ROOT)
     if found is None:
-        uv.stop("a release is made from a commit, and there is no git repository with one here")
+        reason = git.problem(ROOT) or "there is none yet"
+        uv.stop(f"a release is made from a commit, and git cannot tell one here: {reason}")
     return found.strip()
 
 

@@ -74,6 +74,21 @@ def source_state(folder: Path) -> SourceState:
     )
 
 
+def why_no_commit(folder: Path) -> str | None:
+    """Return why git names no commit for the source in `folder`, in its own words.
+
+    None if it names one.
+    """
+    try:
+        # Of a repository without a commit it says just that; rev-parse calls HEAD ambiguous.
+        asked = _ask(folder, "log", "--max-count=1", "--format=%H")
+    except OSError as error:
+        return f"git cannot be run ({error.strerror})"
+    if asked.returncode == 0:
+        return None
+    return " ".join(asked.stderr.decode(errors="replace").split())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
     """A part of a run: from where it was started or resumed to where it was interrupted or ended.
@@ -342,15 +357,20 @@ def _contents(file: Path) -> str:
 def _git(folder: Path, *arguments: str) -> str | None:
     """Return what git prints in `folder`, or None where it or a repository is missing."""
     try:
-        asked = subprocess.run(  # noqa: S603 - arguments of our own
-            ["git", *arguments],  # noqa: S607 - the one on PATH, as for anybody
-            cwd=folder,
-            capture_output=True,
-            check=False,
-        )
+        asked = _ask(folder, *arguments)
     except OSError:
         return None
     return asked.stdout.decode(errors="surrogateescape") if asked.returncode == 0 else None
+
+
+def _ask(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(  # noqa: S603 - arguments of our own
+        ["git", *arguments],  # noqa: S607 - the one on PATH, as for anybody
+        cwd=folder,
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        check=False,
+    )
 
 
 def _processor() -> str:

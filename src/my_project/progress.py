@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gates.display import harmless, show
+from gates.display import harmless, in_one_line, show
 
 
 class Display:
@@ -23,6 +23,10 @@ class Display:
             show(text)
         else:
             self._bar.console.print(harmless(text), markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        """Print a line of its own on stderr."""
+        print(in_one_line(f"warning: {text}"), file=sys.stderr)
 
     def step(self, step: int, steps: int, loss: float) -> None:
         """Move the bar to `step` of `steps`."""
@@ -49,3 +53,6 @@ def shown(*, silent: bool = False) -> Iterator[Display]:
 class _Silent(Display):
     def line(self, text: str) -> None:
         """Say nothing: the first process speaks for all."""
+
+    def warn(self, text: str) -> None:
+        """Say nothing either."""

@@ -98,8 +98,10 @@ def train(request: Request) -> Path:
     """
     _check(request)
     source = provenance.source_state(Path(__file__).parent)
+    missing = provenance.why_no_commit(Path(__file__).parent) if source.commit is None else None
     if request.needs_clean_tree and not source.is_clean:
-        msg = "the source is not what a commit says (git status shows it); commit it, then train"
+        reason = missing or "git status shows it"
+        msg = f"the source is not what a commit says ({reason}); commit it, then train"
         raise GateInputError(msg)
     started = datetime.now(UTC)
     flags = determinism.configure(request.config)
@@ -107,6 +109,8 @@ def train(request: Request) -> Path:
         joined(request.config.train) as processes,
         progress.shown(silent=not processes.is_first) as display,
     ):
+        if missing:
+            display.warn(f"the provenance of this run will name no commit: {missing}")
         folder = request.outputs / processes.first_does(lambda: _run_id(request))
         checkpoint = folder / "checkpoint.pt"
         if (folder / "provenance.json").exists():

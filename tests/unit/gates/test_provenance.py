@@ -354,6 +354,22 @@ def test_clean_repository_is_its_commit(project: Path) -> None:
     assert state.is_clean
 
 
+def test_why_there_is_no_commit_is_told_in_gits_words(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert provenance.why_no_commit(project) is None
+    new, nowhere = tmp_path / "new", tmp_path / "nowhere"
+    for folder in (new, nowhere):
+        folder.mkdir()
+    repository.git("init", "--quiet", cwd=new)
+    assert "does not have any commits yet" in str(provenance.why_no_commit(new))
+    assert "not a git repository" in str(provenance.why_no_commit(nowhere))
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert "detected dubious ownership" in str(provenance.why_no_commit(project))
+    monkeypatch.setenv("PATH", str(nowhere))
+    assert provenance.why_no_commit(project) == "git cannot be run (No such file or directory)"
+
+
 def test_ignored_files_are_no_source(project: Path) -> None:
     (project / "run.log").write_text("noise")
     assert provenance.source_state(project).is_clean

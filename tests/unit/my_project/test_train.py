@@ -40,6 +40,22 @@ def test_command_leaves_a_checkpoint(
     assert printed.err == ""
 
 
+def test_training_without_a_commit_warns_and_says_why(
+    config_file: Path,
+    outputs: Path,
+    refused: Refused,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    options = ["--config", str(config_file), "--outputs", str(outputs)]
+    assert main([*options, "--set", "train.epochs=1"]) == 0
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: the provenance of this run will name no commit: fatal: det")
+    assert warning.count("\n") == 1
+    assert "detected dubious ownership" in refused(main, *options, "--require-clean-tree")
+
+
 @pytest.mark.parametrize("variable", ["RANK", "WORLD_SIZE", "TORCHELASTIC_MAX_RESTARTS"])
 @pytest.mark.parametrize("value", ["x", "", "-1", "²"])
 def test_a_variable_that_is_no_number_is_one_line(
