@@ -3,6 +3,7 @@
 Nox's tags, the plan that CI reads and the table in the README all follow from it.
 """
 
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ ALWAYS_INPUTS = ("noxfile.py", "tasks", "pyproject.toml", "uv.lock")
 
 # Here, as every session is declared through this module.
 git.forget_locations()
+# Started in the background of a script, Nox and all that it starts would ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class DuplicateSessionError(Exception):

@@ -1,8 +1,12 @@
 import os
+import signal
 
 import pytest
 
 from tasks import git
+
+# As a background job, pytest would ignore it, and so would what its tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before a test makes a repository: under `git rebase --exec` it would be the user's own.
 git.forget_locations()

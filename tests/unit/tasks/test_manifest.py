@@ -65,7 +65,9 @@ def test_a_run_that_is_interrupted_leaves_a_manifest_and_a_killed_one_none(
         "import signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN);"
         "open(sys.argv[1], 'w').write('here'); time.sleep(60)"
     )
-    command = [sys.executable, "-m", "nox", "-s", "python-of", "--", code, str(reached)]
+    # As a script starts it in the background.
+    command = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", sys.executable, "-m", "nox"]
+    command += ["-s", "python-of", "--", code, str(reached)]
     for number, code_of_nox in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         with subprocess.Popen(
             command,

@@ -426,7 +426,7 @@ def test_a_commit_that_is_not_on_the_default_branch_is_not_released(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEFAULT_BRANCH", "main")
-    with pytest.raises(FailedError, match="origin/main is not in this clone, .*git fetch origin"):
+    with pytest.raises(FailedError, match=r"origin/main is not in this clone, .*git fetch origin"):
         run("publish")
     git("update-ref", "refs/remotes/origin/main", "HEAD", cwd=root)
     with pytest.raises(SystemExit):  # the next thing that it needs: there is no dist/
