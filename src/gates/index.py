@@ -16,6 +16,7 @@ from email.message import Message
 from typing import IO
 
 from gates.errors import GateInputError
+from gates.locations import opened
 from gates.locked import LockedPackage
 from gates.services import UnreachableError, ask, for_each
 
@@ -131,10 +132,8 @@ def _metadata(package: LockedPackage, files: Sequence[Offered]) -> str:
 
 def _of_wheel(url: str) -> str:
     """Read only the end of a wheel, if its server gives parts of a file: torch's is half a GB."""
-    import fsspec  # noqa: PLC0415 - for the record of licences only
-
     try:
-        with fsspec.open(url, block_size=_AT_A_TIME, cache_type="bytes") as remote:
+        with opened(url, block_size=_AT_A_TIME, cache_type="bytes") as remote:
             return _in_wheel(remote)
     except (ValueError, io.UnsupportedOperation):  # as fsspec says that it gives whole files only
         return _in_wheel(io.BytesIO(ask(url)))

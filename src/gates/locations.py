@@ -1,10 +1,14 @@
 """Files by their address: a path, whatever fsspec opens, or a model of MLflow's registry."""
 
 import contextlib
+import os
 import shutil
+import socket
+import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from gates.errors import GateError, GateInputError, said_by
 
@@ -58,14 +62,27 @@ def download(uri: str, file: Path) -> None:
     Raises:
         GateInputError: it cannot be read.
     """
-    import fsspec  # noqa: PLC0415 - takes a moment to import, and a local file needs none of it
-
     try:
-        with fsspec.open(uri) as source, file.open("wb") as target:
+        with opened(uri) as source, file.open("wb") as target:
             shutil.copyfileobj(source, target)
     except Exception as error:  # each file system of fsspec has errors of its own
         msg = f"{shown(uri)}: cannot be read ({_told(error).replace(uri, shown(uri))})"
         raise GateInputError(msg) from error
+
+
+def opened(uri: str, **options: Any) -> Any:
+    """Return what fsspec opens at `uri`, over the web by way of the machine's proxies.
+
+    Args:
+        uri: a path or an address.
+        options: of fsspec's file system.
+    """
+    import fsspec  # noqa: PLC0415 - takes a moment to import, and a local file needs none of it
+
+    # aiohttp asks for HTTP_PROXY, HTTPS_PROXY and NO_PROXY only if it is told to.
+    is_web = uri.startswith(("http://", "https://"))
+    proxied = {"client_kwargs": {"trust_env": True}} if is_web else {}
+    return fsspec.open(uri, **proxied, **options)
 
 
 def _fetch(uri: str, folder: Path, _: str) -> Path:
@@ -88,5 +105,13 @@ def _fetch_model(uri: str, folder: Path, prefer: str) -> Path:
 
 
 def _told(error: Exception) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        # fsspec makes "no such file" of a server that cannot be reached.
+        if isinstance(cause, ConnectionError | socket.gaierror | ssl.SSLError):
+            is_system = cause.errno is not None and cause.errno > 0
+            why = os.strerror(cause.errno) if is_system and cause.errno else said_by(cause)
+            return f"connection failed: {why}"
+        cause = cause.__cause__ or cause.__context__
     kind = "no such file: " if isinstance(error, FileNotFoundError) else ""
     return kind + said_by(error, longest=200)

@@ -4,8 +4,10 @@ An answer that is missing is an error, never "nothing found".
 """
 
 import concurrent.futures
+import functools
 import json
 import urllib.parse
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -31,9 +33,11 @@ _RETRIES = urllib3.Retry(
     status_forcelist=(429, 500, 502, 503, 504),
     allowed_methods=None,  # asking twice changes nothing, by POST neither
 )
-_CONNECTIONS = urllib3.PoolManager(
-    maxsize=_AT_ONCE, timeout=urllib3.Timeout(_SECONDS), retries=_RETRIES
-)
+_SETTINGS: dict[str, Any] = {
+    "maxsize": _AT_ONCE,
+    "timeout": urllib3.Timeout(_SECONDS),
+    "retries": _RETRIES,
+}
 
 
 def ask(url: str, *, body: object = None, headers: Mapping[str, str] | None = None) -> bytes:
@@ -49,15 +53,33 @@ def ask(url: str, *, body: object = None, headers: Mapping[str, str] | None = No
         raise GateInputError(msg)
     method = "GET" if body is None else "POST"
     try:
-        answer = _CONNECTIONS.request(method, url, json=body, headers=headers)
+        answer = _connections(_proxy_of(parts)).request(method, url, json=body, headers=headers)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         reason = getattr(error, "reason", None) or error
-        msg = f"{parts.hostname}: did not answer ({reason})"
+        through = " through the proxy" if _proxy_of(parts) else ""
+        msg = f"{parts.hostname}: did not answer{through} ({reason})"
         raise UnreachableError(msg) from error
     if answer.status != HTTPStatus.OK:
         msg = f"{parts.hostname}: answered {answer.status} to {parts.path}"
         raise UnreachableError(msg)
     return answer.data
+
+
+def _proxy_of(parts: urllib.parse.SplitResult) -> str | None:
+    """Return the proxy by which this machine reaches an address: HTTP_PROXY and its like say it."""
+    if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    proxies = urllib.request.getproxies()
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+@functools.cache
+def _connections(proxy: str | None) -> urllib3.PoolManager:
+    if proxy is None:
+        return urllib3.PoolManager(**_SETTINGS)
+    url = urllib3.util.parse_url(proxy if "://" in proxy else f"http://{proxy}")
+    headers = urllib3.make_headers(proxy_basic_auth=url.auth) if url.auth else None
+    return urllib3.ProxyManager(url.url, proxy_headers=headers, **_SETTINGS)
 
 
 def ask_json(url: str, *, body: object = None) -> Any:
