@@ -1,8 +1,9 @@
 """Predictions of a model on held-out examples: the file by which a project is judged.
 
 A Parquet file with a row for each example: `id`, `label`, `prediction`, `probabilities` (may be
-absent), and one column for each kind of subgroup. Its metadata names the digests of the data, the
-checkpoint and the configuration, and of the content itself, so that no damage goes unnoticed.
+absent), and one column for each kind of subgroup, which is text, whole numbers or booleans. Other
+columns are ignored. Its metadata names the digests of the data, the checkpoint and the
+configuration, and of the content itself, so that no damage goes unnoticed.
 """
 
 import contextlib
@@ -19,11 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gates.columns import is_list, is_text
 from gates.errors import GateInputError
 from gates.files import atomic_write
 
 _REQUIRED = ("id", "label", "prediction")
 _PROBABILITIES = "probabilities"
+_BESIDES = (*_REQUIRED, _PROBABILITIES)  # the columns besides subgroups
 _LIST = pa.list_(pa.float64())
 _ROWS = 131_072  # in one batch, of some 20 MB with ten classes
 # Probabilities come from a softmax in single precision or better.
@@ -128,7 +131,9 @@ class PredictionsFile:
         content = _Content()
         rows = classes = 0
         with _readable(self.name), _opened(self.path) as parquet:
-            for raw in parquet.iter_batches(batch_size=_ROWS):
+            read = [name for name in _BESIDES if name != _PROBABILITIES or self.has_probabilities]
+            read += self.subgroups
+            for raw in parquet.iter_batches(batch_size=_ROWS, columns=read):
                 batch = _normalised(raw, self.name)
                 if self.has_probabilities:
                     classes = _check_probabilities(batch, self.name, classes)
@@ -173,7 +178,7 @@ def open_predictions(file: Path, *, name: str | None = None) -> PredictionsFile:
         name=name,
         n=n,
         has_probabilities=_PROBABILITIES in schema.names,
-        subgroups=tuple(c for c in schema.names if c not in {*_REQUIRED, _PROBABILITIES}),
+        subgroups=tuple(c.name for c in schema if c.name not in _BESIDES and _is_name(c.type)),
         digests=digests,
         is_sealed="content_digest" in metadata,
     )
@@ -195,38 +200,27 @@ def _check_columns(schema: pa.Schema, metadata: Mapping[str, str], name: str) ->
         msg = f"{name}: has more than one column {repeated[0]}"
         raise GateInputError(msg)
     for column in schema:
-        is_right, expected = _KINDS.get(column.name, _SUBGROUP)
-        if not is_right(column.type):
+        is_right, expected = _KINDS.get(column.name, (None, ""))
+        if is_right is not None and not is_right(column.type):
             msg = f"{name}: {column.name} must be {expected}; found {column.type}"
             raise GateInputError(msg)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(is_kind(kind) for is_kind in is_text)
-
-
 def _is_name(kind: pa.DataType) -> bool:
     """Whether the values of a subgroup may be of this type: whatever names something."""
-    if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
-    return _is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
 def _is_list_of_numbers(kind: pa.DataType) -> bool:
-    is_list = (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
-    return bool(is_list and pa.types.is_floating(kind.value_type))
+    return bool(is_list(kind) and pa.types.is_floating(kind.value_type))
 
 
 _KINDS: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
-    "id": (_is_text, "text"),
+    "id": (is_text, "text"),
     "label": (pa.types.is_integer, "whole numbers"),
     "prediction": (pa.types.is_integer, "whole numbers"),
     _PROBABILITIES: (_is_list_of_numbers, "lists of numbers"),
 }
-_SUBGROUP = (_is_name, "text, whole numbers or booleans, as a subgroup is")
 
 # What the columns are written as; subgroups as text.
 _TYPES = {"label": pa.int64(), "prediction": pa.int64(), _PROBABILITIES: _LIST}

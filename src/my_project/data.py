@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from gates import locations
+from gates import columns, locations
 from gates.declared import DeclaredData
 from gates.errors import ExitCode, GateInputError, run_command, said_by
 from gates.files import atomic_write, sha256, write_text
@@ -297,23 +297,27 @@ def _read(file: Path, schema: pa.Schema, *, name: str) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         msg = f"{name}: not readable as Parquet ({said_by(error).replace(str(file), name)})"
         raise GateInputError(msg) from error
-    wanted = {field.name: field.type for field in schema}
-    found = {field.name: field.type for field in table.schema}
-    for column, kind in wanted.items():
-        if found.get(column) != kind or _has_missing(table[column]):
-            msg = f"{name}: column {column} must be {kind}, none missing; "
-            msg += f"found {found.get(column, 'no such column')}"
-            raise GateInputError(msg)
-    table = table.select(list(wanted)).cast(schema)
+    arrays = [_column(table, field, name) for field in schema]
+    table = pa.table(arrays, schema=schema)
     _check_values(table, name)
     return table
 
 
-def _has_missing(column: pa.ChunkedArray) -> bool:
-    """Whether a value is missing in `column`, or in one of the lists that it holds."""
-    is_list = pa.types.is_fixed_size_list(column.type)
-    values = column.combine_chunks().flatten() if is_list else column
-    return bool(column.null_count or values.null_count)
+def _column(table: pa.Table, field: pa.Field, name: str) -> pa.Array:
+    """Return a column in its type, whatever program has written it."""
+    found = table.schema.get_all_field_indices(field.name)
+    if len(found) != 1:
+        what = "several" if found else "no such column"
+        msg = f"{name}: column {field.name} must be {field.type}, none missing; found {what}"
+        raise GateInputError(msg)
+    try:
+        return columns.fitted(table.column(found[0]), field.type)
+    except columns.MisfitError as error:
+        where = "" if error.row is None else f" in row {error.row + 1}"
+        msg = (
+            f"{name}: column {field.name} must be {field.type}, none missing; found {error}{where}"
+        )
+        raise GateInputError(msg) from error
 
 
 def _check_values(table: pa.Table, name: str) -> None:

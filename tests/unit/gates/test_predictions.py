@@ -150,6 +150,9 @@ def test_no_examples_are_written_but_not_read(file: Path) -> None:
     [
         pytest.param({"id": pa.array(["a", "b"], pa.large_string())}, ["a", "b"], id="large_id"),
         pytest.param({"id": pa.array(["a", "b"], pa.string_view())}, ["a", "b"], id="view"),
+        pytest.param(
+            {"id": pa.array(["a", "b"]).dictionary_encode()}, ["a", "b"], id="dictionary_of_ids"
+        ),
         pytest.param({"label": pa.array([0, 1], pa.uint64())}, [0, 1], id="uint64"),
         pytest.param({"label": pa.array([0, 1], pa.int8())}, [0, 1], id="int8"),
         pytest.param({"kind": pa.array([7, 8], pa.int8())}, ["7", "8"], id="integers"),
@@ -190,6 +193,13 @@ def test_other_types_of_the_same_meaning_are_read(
     assert rows(file)[name] == expected
 
 
+def test_columns_of_no_use_are_ignored(file: Path) -> None:
+    more = {"weight": [0.5, float("nan")], "when": [None, None], "nested": [{"a": 1}, {"a": 2}]}
+    write(file, columns=COLUMNS | more)
+    assert rows(file) == COLUMNS
+    assert set(open_predictions(file).subgroups).isdisjoint(more)
+
+
 @pytest.mark.parametrize(
     ("changes", "explanation"),
     [
@@ -209,7 +219,6 @@ def test_other_types_of_the_same_meaning_are_read(
         pytest.param({"id": ["a", None]}, "id has missing values", id="id_missing"),
         pytest.param({"id": [1, 2]}, "id must be text; found int64", id="id_is_number"),
         pytest.param({"kind": ["x", None]}, "kind has missing values", id="subgroup_missing"),
-        pytest.param({"kind": [0.5, 1.5]}, "kind must be text, whole numbers", id="fractions_kind"),
         pytest.param(
             {"probabilities": [[0.5, 0.5], [1.0]]},
             "has probabilities that are not 2, as others are, in 1 example: b",

@@ -3,6 +3,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -388,9 +389,21 @@ BAD_SOURCES = [
         id="id_is_a_number",
     ),
     pytest.param(
-        with_column("label", pa.array([1, 2, 3, 4])),
-        "column label must be int8, none missing; found int64",
-        id="label_of_64_bits",
+        with_column("label", pa.array([1, 2, 300, 4])),
+        "column label must be int8, none missing; found 300 in row 3",
+        id="label_of_300",
+    ),
+    pytest.param(
+        with_column("pixels", pa.array([[0] * 64, [0] * 63, [0] * 64, [0] * 64])),
+        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        "found a list of 63 in row 2",
+        id="a_list_of_63",
+    ),
+    pytest.param(
+        with_column("pixels", pa.array([[0] * 64, [0] * 64, [0] * 63 + [-1], [0] * 64])),
+        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        "found a list with -1 in row 3",
+        id="a_pixel_below_zero",
     ),
     pytest.param(
         with_column("label", pa.array([1.0, float("nan"), 3.0, 4.0])),
@@ -405,24 +418,24 @@ BAD_SOURCES = [
     ),
     pytest.param(
         with_column("id", pa.array(["a", None, "c", "d"])),
-        "column id must be string, none missing; found string",
+        "column id must be string, none missing; found a missing value in row 2",
         id="id_missing_once",
     ),
     pytest.param(
         with_column("label", pa.array([1, None, 3, 4], pa.int8())),
-        "column label must be int8, none missing; found int8",
+        "column label must be int8, none missing; found a missing value in row 2",
         id="label_missing_once",
     ),
     pytest.param(
         with_column("pixels", pa.array([None, *noise(3).tolist()], PIXEL_TYPE)),
         "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
-        "found fixed_size_list<element: uint8>[64]",
+        "found a missing value in row 1",
         id="image_missing_once",
     ),
     pytest.param(
         with_column("pixels", pa.array([[None] * 64, *noise(3).tolist()], PIXEL_TYPE)),
         "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
-        "found fixed_size_list<element: uint8>[64]",
+        "found a list with a missing value in row 1",
         id="pixel_missing",
     ),
     pytest.param(
@@ -462,6 +475,46 @@ def test_own_parquet_that_is_not_as_it_should_be_is_refused(
     missing = f"{own}: not readable as Parquet (Expected all lists to be of size=64 but"
     assert error.replace("<element:", "<item:") == expected or error.startswith(missing)
     assert not cache.exists()
+
+
+# The types of a column as programs write it: pandas 2 and 3, polars, DuckDB, Spark.
+ALIKE = {
+    "id": [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
+    "label": [pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint64()],
+    "pixels": [
+        pa.list_(pa.uint8()),
+        pa.large_list(pa.int64()),
+        pa.list_(pa.int32()),
+        pa.list_(pa.int64(), 64),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [(column, kind) for column, kinds in ALIKE.items() for kind in kinds],
+    ids=str,
+)
+@pytest.mark.parametrize("has_arrow_schema", [True, False], ids=["arrow", "parquet_only"])
+def test_own_parquet_may_have_the_types_of_any_program(
+    tmp_path: Path, column: str, kind: pa.DataType, *, has_arrow_schema: bool
+) -> None:
+    table = table_of(noise(40))
+    expected = data.prepare(source_of(str(written(table, tmp_path / "a")), tmp_path / "cache"))
+    values = pa.array(table[column].to_pylist(), kind)
+    # In another order, with an index and a column of no use, as pandas leaves them.
+    others = {name: table[name] for name in reversed(table.column_names) if name != column}
+    more = {"__index_level_0__": pa.array(range(40)), "weight": pa.array([0.5] * 40)}
+    foreign = pa.table({column: values, **more, **others})
+    own = written(foreign, tmp_path / "b", store_schema=has_arrow_schema)
+    prepared = data.prepare(source_of(str(own), tmp_path / "cache"))
+    assert pq.read_table(prepared).equals(pq.read_table(expected))
+
+
+def written(table: pa.Table, folder: Path, **options: Any) -> Path:
+    folder.mkdir()
+    pq.write_table(table, folder / "own.parquet", **options)
+    return folder / "own.parquet"
 
 
 def test_id_that_is_no_text_is_refused(tmp_path: Path) -> None:
