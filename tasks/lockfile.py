@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks import git, uv
+from tasks import uv
 from tasks.project import ROOT, torch_index
 
 PLACEHOLDER = "https://index.invalid"
@@ -53,13 +53,28 @@ def staleness(root: Path = ROOT) -> str | None:
     """Return why the lock in `root` does not fit pyproject.toml, or None if it does.
 
     Told that the placeholder is the index, uv takes the portable lock for its own and
-    answers from the lock alone: no network, no change to any file.
+    answers from the lock alone: no network, no change to any file. It does not look at the names
+    that the project's extras have in markers, though with other names no extra selects anything.
     """
+    foreign = _foreign_extras(root)
+    if foreign:
+        return f"its markers name the extra {foreign[0]}, which the project does not have"
     index = f"--default-index={PLACEHOLDER}/simple"
-    with tempfile.TemporaryDirectory() as empty:
-        # The user's uv.toml may ask for other versions than the project does.
-        nobody = {"XDG_CONFIG_HOME": empty, "XDG_CONFIG_DIRS": empty}
-        return uv.problem("lock", "--check", "--offline", index, cwd=root, more=nobody)
+    problem = uv.problem("lock", "--check", "--offline", index, cwd=root)
+    # It never asks an index, so that what it misses is missing in the lock.
+    return "it lacks a package" if problem and "connect this machine" in problem else problem
+
+
+def _foreign_extras(root: Path) -> list[str]:
+    """Return what the lock's markers call an extra and is none of the project's."""
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    name = re.sub(r"[-_.]+", "-", project["name"]).lower()
+    # uv puts the length before the name, so that no two projects' extras have the same name.
+    ours = {
+        f"extra-{len(name)}-{name}-{extra}" for extra in project.get("optional-dependencies", {})
+    }
+    lock = (root / "uv.lock").read_text(encoding="utf-8")
+    return sorted(set(re.findall(r"extra [!=]= '(extra-\d+-[^']+)'", lock)) - ours)
 
 
 def renew(root: Path, arguments: Sequence[str]) -> str:
@@ -131,7 +146,7 @@ def main(root: Path = ROOT) -> int:
     except (OSError, tomllib.TOMLDecodeError) as error:
         print(f"uv.lock: cannot be read ({error}); take it back: git checkout uv.lock")
         return 1
-    if foreign and not _is_dependabots(root):
+    if foreign and not _is_by_dependabot():
         print(
             f"uv.lock: names {foreign[0]} and {len(foreign) - 1} more, so it installs from nowhere "
             "else; write the portable form: nox -s lock"
@@ -139,21 +154,22 @@ def main(root: Path = ROOT) -> int:
         return 1
     reason = _staleness_of_portable_form(root) if foreign else staleness(root)
     if reason is not None:
-        print(f"uv.lock: not what pyproject.toml asks for; renew it: nox -s lock (uv: {reason})")
+        print(f"uv.lock: not what pyproject.toml asks for ({reason}); renew it: nox -s lock")
         return 1
     if foreign:
         print("uv.lock: in the form that Dependabot writes; before it is merged: nox -s lock")
     return 0
 
 
-def _is_dependabots(root: Path) -> bool:
-    """Whether this is a branch of Dependabot, which cannot write the portable form.
+def _is_by_dependabot() -> bool:
+    """Whether Dependabot pushed what GitHub checks here: it cannot write the portable form.
 
     Its pull request tells whether the new versions work; only then is the lock worth rewriting.
+    Anybody can give a branch one of its names, and push to its branches.
     """
-    # A pull request is checked out as a commit without a branch.
-    branch = os.environ.get("GITHUB_HEAD_REF") or git.output("branch", "--show-current", cwd=root)
-    return (branch or "").startswith("dependabot/uv/")
+    return os.environ.get("GITHUB_ACTOR") == "dependabot[bot]" and bool(
+        os.environ.get("GITHUB_HEAD_REF")
+    )
 
 
 def _staleness_of_portable_form(root: Path) -> str | None:

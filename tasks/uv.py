@@ -53,9 +53,9 @@ def output(*arguments: str, cwd: Path, lock: int | None = None) -> str:
     return done.stdout
 
 
-def problem(*arguments: str, cwd: Path, more: Mapping[str, str] | None = None) -> str | None:
-    """Run uv, with `more` variables; return its error in one line, or None."""
-    done = _call(arguments, cwd, more=more)
+def problem(*arguments: str, cwd: Path) -> str | None:
+    """Run uv; return its error in one line, or None."""
+    done = _call(arguments, cwd)
     return explain(done.stderr) if done.returncode else None
 
 
@@ -111,10 +111,16 @@ def explain(stderr: str) -> str:
             f"{text}; uv's cache does not hold it either: connect this machine, "
             "or name an index that it reaches in UV_DEFAULT_INDEX"
         )
-    if "Required uv version" in text:
-        return f"pyproject.toml: {text}; run: pip install --upgrade uv"
-    if "Failed to parse `uv.lock`" in text or "Unable to find lockfile" in text:
-        return f"{error}; take it back: git checkout uv.lock"
+    taken_back = f"{error}; take it back: git checkout uv.lock"
+    known = {
+        "Required uv version": f"pyproject.toml: {text}; run: pip install --upgrade uv",
+        "needs to be updated": "it is not what pyproject.toml asks for; run: nox -s lock",
+        "Failed to parse `uv.lock`": taken_back,
+        "Unable to find lockfile": taken_back,
+    }
+    for sign, line in known.items():
+        if sign in text:
+            return line
     if "build backend" in text:
         return f"{text}; its last words: {stderr.strip().splitlines()[-1].strip()}"
     return text
@@ -173,19 +179,19 @@ def _numbers(version: str) -> list[int]:
 def _variables() -> dict[str, str]:
     foreign = ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "PYTHONHOME")
     kept = {name: value for name, value in os.environ.items() if name not in foreign}
-    return without_user_choices(kept)
+    # A folder that is not there: the user's uv.toml may ask for other versions, or for no wheels.
+    return {**without_user_choices(kept), "XDG_CONFIG_HOME": str(ROOT / ".nox" / "nobody")}
 
 
 def _call(
     arguments: Iterable[str],
     cwd: Path,
     lock: int | None = None,
-    more: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [executable(), *arguments],
         cwd=cwd,
-        env={**_variables(), **(more or {})},
+        env=_variables(),
         capture_output=True,
         text=True,
         check=False,

@@ -78,13 +78,50 @@ def test_a_lock_that_names_a_host_is_refused(
     )
 
 
-def test_the_users_own_configuration_of_uv_does_not_make_the_lock_stale(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user has a configuration of uv that asks for other versions, and for no wheels."""
     (tmp_path / "uv").mkdir()
-    (tmp_path / "uv" / "uv.toml").write_text('exclude-newer = "2024-01-01T00:00:00Z"\n')
+    lines = ['exclude-newer = "2024-01-01T00:00:00Z"', "[pip]", 'no-binary = ["tiny"]']
+    (tmp_path / "uv" / "uv.toml").write_text("\n".join(lines))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+
+
+@pytest.mark.usefixtures("users")
+def test_the_users_own_configuration_of_uv_does_not_make_the_lock_stale() -> None:
     assert lockfile.main(ROOT) == 0
+
+
+@pytest.mark.usefixtures("users")
+def test_the_users_own_configuration_of_uv_is_not_written_into_the_lock(
+    project: Path, index: Index
+) -> None:
+    index.publish("tiny", "2.0")
+    assert lockfile.renew(project, ["--upgrade"]) == "Updated tiny v1.0 -> v2.0"
+    assert "exclude-newer" not in (project / "uv.lock").read_text()
+
+
+def renamed(folder: Path) -> None:
+    """Rename the project as a search and replace over all files does."""
+    for name in ("pyproject.toml", "uv.lock"):
+        text = (ROOT / name).read_text()
+        assert "my-project" in text
+        (folder / name).write_text(text.replace("my-project", "fraud-detector"))
+
+
+def test_a_lock_whose_markers_select_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed(tmp_path)
+    # uv itself is content: of two torch versions it would then export both.
+    index = f"--default-index={lockfile.PLACEHOLDER}/simple"
+    assert uv.problem("lock", "--check", "--offline", index, cwd=tmp_path) is None
+    assert lockfile.main(tmp_path) == 1
+    assert capsys.readouterr().out == (
+        "uv.lock: not what pyproject.toml asks for (its markers name the extra "
+        "extra-10-fraud-detector-torch-2-11, which the project does not have); renew it: "
+        "nox -s lock\n"
+    )
 
 
 def test_a_requirement_that_was_added_makes_the_lock_stale(
@@ -98,7 +135,9 @@ def test_a_requirement_that_was_added_makes_the_lock_stale(
     before = (tmp_path / "uv.lock").read_bytes()
 
     assert lockfile.main(tmp_path) == 1
-    assert capsys.readouterr().out.startswith("uv.lock: not what pyproject.toml asks for; renew")
+    assert capsys.readouterr().out == (
+        "uv.lock: not what pyproject.toml asks for (it lacks a package); renew it: nox -s lock\n"
+    )
     assert (tmp_path / "uv.lock").read_bytes() == before
 
 
@@ -134,7 +173,8 @@ def test_renew_upgrades_when_asked(project: Path, index: Index) -> None:
 @pytest.fixture
 def of_dependabot(project: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The project with the lock of a newer version as uv writes it, with its index's name."""
-    monkeypatch.delenv("GITHUB_HEAD_REF", raising=False)
+    for name in ("GITHUB_ACTOR", "GITHUB_HEAD_REF"):
+        monkeypatch.delenv(name, raising=False)
     git("init", "--quiet", "--initial-branch=main", cwd=project)
     index.publish("tiny", "2.0")
     assert uv.problem("lock", "--upgrade", cwd=project) is None
@@ -142,21 +182,32 @@ def of_dependabot(project: Path, index: Index, monkeypatch: pytest.MonkeyPatch) 
     return project
 
 
-@pytest.mark.parametrize("by_variable", [True, False], ids=["pull_request", "branch"])
-def test_the_full_form_is_accepted_on_a_branch_of_dependabot(
-    of_dependabot: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    *,
-    by_variable: bool,
+BRANCH = "dependabot/uv/python-1a2b3c"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"GITHUB_HEAD_REF": BRANCH, "GITHUB_ACTOR": "mallory"},
+        {"GITHUB_ACTOR": "dependabot[bot]"},  # the merge queue
+    ],
+    ids=["laptop", "of_somebody_else", "queue"],
+)
+def test_the_full_form_is_not_accepted_for_the_name_of_a_branch(
+    of_dependabot: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
+    git("checkout", "--quiet", "-b", BRANCH, cwd=of_dependabot)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert lockfile.main(of_dependabot) == 1
-    capsys.readouterr()
-    branch = "dependabot/uv/python-1a2b3c"
-    if by_variable:
-        monkeypatch.setenv("GITHUB_HEAD_REF", branch)
-    else:
-        git("checkout", "--quiet", "-b", branch, cwd=of_dependabot)
+
+
+def test_the_full_form_is_accepted_of_dependabot(
+    of_dependabot: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_HEAD_REF", BRANCH)
+    monkeypatch.setenv("GITHUB_ACTOR", "dependabot[bot]")
     assert lockfile.main(of_dependabot) == 0
     told = "uv.lock: in the form that Dependabot writes; before it is merged: nox -s lock\n"
     assert capsys.readouterr().out == told
@@ -165,11 +216,12 @@ def test_the_full_form_is_accepted_on_a_branch_of_dependabot(
 def test_a_stale_lock_of_dependabot_is_refused(
     of_dependabot: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("GITHUB_HEAD_REF", "dependabot/uv/python-1a2b3c")
+    monkeypatch.setenv("GITHUB_HEAD_REF", BRANCH)
+    monkeypatch.setenv("GITHUB_ACTOR", "dependabot[bot]")
     pyproject = of_dependabot / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace('"tiny"', '"tiny<2"'))
     assert lockfile.main(of_dependabot) == 1
-    assert capsys.readouterr().out.startswith("uv.lock: not what pyproject.toml asks for; renew")
+    assert capsys.readouterr().out.startswith("uv.lock: not what pyproject.toml asks for (")
 
 
 def test_renew_makes_the_full_form_portable_and_keeps_its_versions(

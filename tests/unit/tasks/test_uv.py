@@ -67,6 +67,12 @@ TOO_OLD = "error: Required uv version `>=0.13.0` does not match the running vers
             id="uv_too_old",
         ),
         pytest.param("error: plain\n", "plain", id="no_cause"),
+        pytest.param(
+            "error: The lockfile at `uv.lock` needs to be updated, but `--locked` was provided. To "
+            "update the lockfile, run `uv lock`.\n",
+            "it is not what pyproject.toml asks for; run: nox -s lock",
+            id="stale",
+        ),
         pytest.param("", "uv failed", id="silence"),
     ],
 )
