@@ -223,8 +223,9 @@ def run(
     *arguments: str,
     success_codes: Iterable[int] = (0,),
     outer: Mapping[str, str] = os.environ,
+    silent: bool = False,
     **variables: str,
-) -> None:
+) -> str:
     """Run a program of the environment in `folder`, isolated from the user's Python settings.
 
     Args:
@@ -234,20 +235,26 @@ def run(
         arguments: the program's.
         success_codes: the exit codes that are no failure.
         outer: variables that it inherits, unless they are settings of Python; not in the manifest.
+        silent: whether what it prints is returned, and shown only if it fails.
         variables: more variables, which the manifest shows.
+
+    Returns:
+        What it prints, if it is `silent`.
     """
     command = [str(folder / "bin" / program), *arguments]
     manifest.note_command(command, variables)
     isolation = isolated(folder, outer)
     if "PYTHONPATH" in variables and "PYTHONPATH" in isolation:  # where the run is watched
         isolation["PYTHONPATH"] += os.pathsep + variables.pop("PYTHONPATH")
-    session.run(
+    printed = session.run(
         *command,
         env={**isolation, **variables},
         include_outer_env=False,
         external=True,
         success_codes=success_codes,
+        silent=silent,
     )
+    return printed if isinstance(printed, str) else ""
 
 
 def output(

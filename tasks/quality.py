@@ -1,5 +1,8 @@
 """Checks that read the source: style, spelling, import contracts, the lock, types."""
 
+import re
+import sys
+
 import nox
 
 from tasks import environment, git, uv
@@ -7,6 +10,14 @@ from tasks.catalogue import session
 from tasks.project import PROJECT, ROOT
 
 SOURCE = ("noxfile.py", "benchmarks", "src", "tasks", "tests")
+
+_HOOKS = ".pre-commit-config.yaml"
+# What nobody hides on purpose: a pattern that was meant for a folder of data may hide a package.
+_SOURCE_FILES = tuple(
+    f":(glob){folder}/**/*.{suffix}"
+    for folder in (".github", "benchmarks", "configs", "docs", "src", "tasks", "tests")
+    for suffix in ("json", "md", "py", "toml", "yaml", "yml")
+)
 
 
 @session(tiers=["pr"], timeout_minutes=5, inputs=["."], parallel=True)
@@ -19,16 +30,33 @@ def lint(session: nox.Session) -> None:
     reason = git.problem(ROOT)
     if reason:
         uv.stop(f"lint: checks the files that git tracks, and git cannot tell them: {reason}")
-    listed = git.output("ls-files", "--others", "--exclude-standard", cwd=ROOT)
-    if listed:
-        session.warn(f"Not checked, as git does not track them: {' '.join(listed.split())}")
+    tracked = _listed("--cached")
+    if not tracked:
+        uv.stop("lint: git tracks no file here, so there is nothing to check; git add --all")
+    new, hidden = _listed("--others"), _listed("--others", "--ignored", "--", *_SOURCE_FILES)
+    if new:
+        session.warn(f"Not checked, as git does not track them: {' '.join(new)}")
+    if hidden:
+        session.warn(f"Not checked, as .gitignore hides them: {' '.join(hidden)}")
     tools = environment.prepare(environment.of_tools(environment.default_python()))
     arguments = ["run", "--all-files", *session.posargs]
     # What hooks have mended, and not what was changed before: a lock has thousands of lines.
     if git.output("diff", "--quiet", cwd=ROOT) is not None:
         arguments.append("--show-diff-on-failure")
+    if sys.stdout.isatty():
+        arguments.append("--color=always")
     # SKIP is how one commit goes past a hook; a check that runs nothing must not be green.
-    environment.run(session, tools, "pre-commit", *arguments, SKIP="")
+    printed = environment.run(session, tools, "pre-commit", *arguments, silent=True, SKIP="")
+    print(printed, end="")
+    idle = re.findall(r"^(.+?)\.+\(no files to check\)", printed, re.MULTILINE)
+    if idle:
+        session.error(f"checked no file: {', '.join(idle)}; see their files: in {_HOOKS}")
+    session.log(f"{len(tracked):,} files are tracked")
+
+
+def _listed(*which: str) -> list[str]:
+    found = git.output("ls-files", "-z", "--exclude-standard", *which, cwd=ROOT) or ""
+    return [name for name in found.split("\0") if name]
 
 
 @session(tiers=["pr"], timeout_minutes=10, inputs=SOURCE, parallel=True, in_image=True)

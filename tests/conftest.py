@@ -17,6 +17,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# A test of one of these kinds has run, which a skipped one has not.
+_SHOWN = {"passed", "xfailed", "xpassed"}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a run in which every test was skipped end as one without tests: it has shown nothing."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if is_worker or reporter is None or session.config.option.collectonly:
+        return
+    if session.exitstatus == pytest.ExitCode.OK and not _SHOWN & reporter.stats.keys():
+        session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     # Here and not beside its test: pytest takes options only from a conftest.py of each path
     # that it is given, and of the folders above.

@@ -1,0 +1,97 @@
+"""The session `lint` in repositories of its own, with the real git and the real pre-commit."""
+
+import subprocess
+from pathlib import Path
+from typing import NoReturn, cast
+
+import nox
+import pytest
+
+from tasks import quality
+from tests.repository import commit, git
+
+HOOK = """\
+  - repo: local
+    hooks:
+      - {{id: {name}, name: {name}, entry: "true", language: unsupported, files: '{files}'}}
+"""
+
+
+class FailedError(Exception):
+    pass
+
+
+class Session:
+    """As much of Nox's session as `lint` uses, in the folder `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.posargs: list[str] = []
+        self.said: list[str] = []
+
+    def log(self, message: str) -> None:
+        self.said.append(message)
+
+    warn = log
+
+    def error(self, reason: str) -> NoReturn:
+        raise FailedError(reason)
+
+    def run(self, *command: str, env: dict[str, str], **_: object) -> str:
+        done = subprocess.run(
+            command, cwd=self.root, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    """In a repository with one file, and a hook that takes it."""
+    monkeypatch.setattr(quality, "ROOT", tmp_path)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("")
+    hooks(tmp_path, a=r"\.py$")
+    git("init", "--quiet", cwd=tmp_path)
+    return Session(tmp_path)
+
+
+def hooks(root: Path, **files: str) -> None:
+    texts = [HOOK.format(name=name, files=pattern) for name, pattern in files.items()]
+    (root / ".pre-commit-config.yaml").write_text("repos:\n" + "".join(texts))
+
+
+def lint(session: Session) -> list[str]:
+    quality.lint(cast("nox.Session", session))
+    return session.said
+
+
+def test_what_is_tracked_is_counted(session: Session) -> None:
+    commit(cwd=session.root)
+    assert lint(session) == ["2 files are tracked"]
+
+
+def test_nothing_tracked_is_no_pass(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        lint(session)
+    assert ended.value.code == 2
+    assert "git tracks no file here, so there is nothing to check" in capsys.readouterr().err
+
+
+def test_a_hook_that_checked_no_file_is_no_pass(session: Session) -> None:
+    hooks(session.root, a=r"\.py$", b=r"\.rs$")
+    commit(cwd=session.root)
+    with pytest.raises(FailedError, match=r"checked no file: b; see their files: in \.pre-commit"):
+        lint(session)
+
+
+def test_what_is_not_checked_is_named(session: Session) -> None:
+    (session.root / ".gitignore").write_text("data/\n*.pyc\n")
+    commit(cwd=session.root)
+    for name in ("src/new.py", "src/data/loading.py", "data/big.py", "src/a.pyc"):
+        (session.root / name).parent.mkdir(exist_ok=True)
+        (session.root / name).write_text("")
+    assert lint(session)[:2] == [
+        "Not checked, as git does not track them: src/new.py",
+        "Not checked, as .gitignore hides them: src/data/loading.py",
+    ]
