@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from tasks import inputs, interpreters, manifest, uv
 from tasks.project import PROJECT, ROOT, Cell, torch_index
@@ -223,9 +223,9 @@ def run(
     *arguments: str,
     success_codes: Iterable[int] = (0,),
     outer: Mapping[str, str] = os.environ,
-    silent: bool = False,
+    stdout: IO[str] | None = None,
     **variables: str,
-) -> str:
+) -> None:
     """Run a program of the environment in `folder`, isolated from the user's Python settings.
 
     Args:
@@ -235,26 +235,22 @@ def run(
         arguments: the program's.
         success_codes: the exit codes that are no failure.
         outer: variables that it inherits, unless they are settings of Python; not in the manifest.
-        silent: whether what it prints is returned, and shown only if it fails.
+        stdout: where what it prints goes, errors too; None for where the session's does.
         variables: more variables, which the manifest shows.
-
-    Returns:
-        What it prints, if it is `silent`.
     """
     command = [str(folder / "bin" / program), *arguments]
     manifest.note_command(command, variables)
     isolation = isolated(folder, outer)
     if "PYTHONPATH" in variables and "PYTHONPATH" in isolation:  # where the run is watched
         isolation["PYTHONPATH"] += os.pathsep + variables.pop("PYTHONPATH")
-    printed = session.run(
+    session.run(
         *command,
         env={**isolation, **variables},
         include_outer_env=False,
         external=True,
         success_codes=success_codes,
-        silent=silent,
+        stdout=stdout,
     )
-    return printed if isinstance(printed, str) else ""
 
 
 def output(

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tempfile
 
 import nox
 
@@ -46,8 +47,13 @@ def lint(session: nox.Session) -> None:
     if sys.stdout.isatty():
         arguments.append("--color=always")
     # SKIP is how one commit goes past a hook; a check that runs nothing must not be green.
-    printed = environment.run(session, tools, "pre-commit", *arguments, silent=True, SKIP="")
-    print(printed, end="")
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
+        try:
+            environment.run(session, tools, "pre-commit", *arguments, stdout=kept, SKIP="")
+        finally:
+            kept.seek(0)
+            printed = kept.read()
+            print(printed, end="", flush=True)
     idle = re.findall(r"^(.+?)\.+\(no files to check\)", printed, re.MULTILINE)
     if idle:
         session.error(f"checked no file: {', '.join(idle)}; see their files: in {_HOOKS}")

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-ADMIN, PASSWORD = "admin", "correct horse battery staple"
+ADMIN, PASSWORD = "admin", "correct horse battery staple"  # pragma: allowlist secret
 READER, READERS = "reader", "reads only, and is refused"
 # A server of MLflow's imports for half a minute where two cores have other work.
 PATIENCE = 180
@@ -115,7 +115,7 @@ class MlflowServer:
         variables = {
             **os.environ,
             "MLFLOW_AUTH_CONFIG_PATH": str(self._settings),
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of a server that is gone soon",
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "gone soon",  # pragma: allowlist secret
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         with (self._folder / "server.log").open("ab") as log:

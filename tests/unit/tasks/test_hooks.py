@@ -14,10 +14,21 @@ HOOKS = (
     "import-contracts",
     "lock",
     "tracked-files",
+    "secrets",
+    "merge-conflicts",
+    "case-conflicts",
+    "scripts",
     "pins",
 )
 IMPORT = "from my_project import config"
 MISSPELLED = "reci" + "eve"  # in two parts, or this file would not pass
+# Each as a provider gives it; in parts as well. None is anybody's.
+SECRETS = {
+    "docs/key.pem": "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n",
+    "docs/aws.py": 'KEY = "AKIA' + 'QYLPMN5HHHFPZAM2"\n',
+    "docs/url.md": "https://anna:" + "Zk3vQ9rT2xW8@example.com/\n",
+    "docs/token.md": "https://x:ghp_" + "0a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R@github.com/\n",
+}
 
 
 def test_a_clean_tree_passes_and_each_defect_fails_in_the_hook_and_the_session_alike(
@@ -59,6 +70,11 @@ def check_each_defect(checkout: Path) -> None:
             '__all__ = ["errors"]\n',
             "docs/spelling.md": f"{MISSPELLED}\n",
             "weights.pt": "not even a model",
+            **SECRETS,
+            "docs/conflict.md": f"{'<' * 7} HEAD\none\n{'=' * 7}\ntwo\n{'>' * 7} other\n",
+            "docs/case.md": "",
+            "docs/Case.md": "",
+            "docs/script.sh": "#!/bin/sh\n",
             "configs/hub.yaml": "model:\n  repo_id: org/model\n  revision: main\n",
             "pyproject.toml": pyproject.replace('"mypy>=2.3"', '"mypy>=2.3", "flask"'),
         },
@@ -76,6 +92,7 @@ def check_each_defect(checkout: Path) -> None:
     assert failed_in_hook == failed_hooks(linted.stdout)
     assert failed_in_hook == set(HOOKS)
     assert "gates.wrong_way -> my_project" in linted.stdout
+    assert all(f"Location:    {name}:1" in linted.stdout for name in SECRETS)
     assert "tasks.wrong_way -> gates" in linted.stdout
 
 
@@ -83,7 +100,7 @@ def plant(checkout: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         (checkout / name).parent.mkdir(exist_ok=True)
         (checkout / name).write_text(text)
-    repository.git("add", "--all", "--force", cwd=checkout)
+    repository.git("add", "--all", cwd=checkout)
 
 
 def install_hooks(checkout: Path) -> None:

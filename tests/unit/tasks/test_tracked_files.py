@@ -1,8 +1,13 @@
+import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tasks import tracked_files
+from tests import repository
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,97 @@ def test_source_is_welcome(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr().out == ""
 
 
-def test_a_link_is_judged_by_itself_not_by_what_it_points_to(tmp_path: Path) -> None:
-    link = tmp_path / "link.md"
-    link.symlink_to(tmp_path / "gone.md")
-    assert tracked_files.main([str(link)]) == 0
+def link(name: str, target: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).symlink_to(target)
+        return folder / name
+
+    return make
+
+
+def holding(name: str, content: bytes, mode: int = 0o644) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(mode)
+        return folder / name
+
+    return make
+
+
+def saved_by_torch(folder: Path) -> Path:
+    torch.save({"weights": torch.zeros(2)}, folder / "weights.txt")
+    return folder / "weights.txt"
+
+
+def notebook(outputs: list[object]) -> bytes:
+    return json.dumps({"cells": [{"outputs": outputs}, {"cell_type": "markdown"}]}).encode()
+
+
+SAFETENSORS = (8).to_bytes(8, "little") + b'{"a":{}}'
+REFUSED = [
+    (saved_by_torch, "begins as a zip archive"),
+    (holding("model", pickle.dumps({"a": 1})), "begins as a pickle"),
+    (holding("weights", SAFETENSORS), "begins as safetensors"),
+    (holding("data.csv", b"PAR1...."), "begins as Parquet"),
+    (holding("x.txt", b"\x89HDF\r\n\x1a\n"), "begins as HDF5"),
+    (link("a.md", "gone.md"), "leads to gone.md, which is not there"),
+    (link("a.md", "/etc/hostname"), "leads out of the repository, to /etc/hostname"),
+    (link("a.md", "../outside.md"), "leads out of the repository, to ../outside.md"),
+    (holding(".env", b"A=1\n"), "settings of one machine"),
+    (holding(".env.production", b"A=1\n"), "settings of one machine"),
+    (holding("a.md", "one\ntwo \u202e three\n".encode()), "line 2 has a mark that reverses text"),
+    (holding("a.py", "x = 1  # \u2066\n".encode()), "line 1 has a mark"),
+    (holding("a.md", b"text\n", 0o755), "is executable and no script"),
+    (holding("a.ipynb", notebook([{"text": "secret"}])), "a notebook with outputs"),
+    (holding("b.ipynb", b"{"), "a notebook with outputs"),
+    (holding("Dockerfile", b"FROM x\nENV API_KEY=abc\n"), "API_KEY would be in a layer"),
+    (holding("Dockerfile.gpu", b"ARG HF_TOKEN = abc\n"), "HF_TOKEN would be in a layer"),
+]
+
+
+@pytest.mark.parametrize(("make", "told"), REFUSED, ids=lambda value: value)
+def test_what_does_harm_is_refused(
+    make: Callable[[Path], Path],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tracked_files.main([make(Path()).name]) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert told in line
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        link("a.md", "there.md"),
+        holding(".env.example", b"A=\n"),
+        holding("a.ipynb", notebook([])),
+        holding("run", b"#!/bin/sh\n", 0o755),
+        holding("Dockerfile", b"ARG TOKEN\nENV KEYBOARD=de\nENV API_KEY=$TOKEN\n"),
+        holding("a.json", b'{"a": 1}'),
+        holding("a.md", "äöü → 漢字\n".encode()),
+    ],
+)
+def test_what_only_looks_alike_is_welcome(
+    make: Callable[[Path], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there.md").write_text("")
+    assert tracked_files.main([make(Path()).name]) == 0, capsys.readouterr().out
+
+
+def test_a_clone_has_the_same_bytes_whatever_the_user_asks_of_git(tmp_path: Path) -> None:
+    origin = repository.copy(tmp_path / "origin")
+    clone = tmp_path / "clone"
+    done = repository.git(
+        "clone", "--quiet", "--config", "core.autocrlf=true", str(origin), str(clone), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("uv.lock", "pyproject.toml", "src/gates/verdict.schema.json"):
+        assert (clone / name).read_bytes() == (origin / name).read_bytes()
