@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks import catalogue, git, inputs, uv
@@ -11,14 +11,25 @@ from tasks.options import Options
 from tasks.project import ROOT
 
 LABELS = ("gpu", "full-matrix")
+_OFF = (
+    "plan: {tier} is off, as this is a fork; to turn it on, set the repository variable "
+    "RUN_ON_FORK to true (Settings, Secrets and variables, Actions, Variables)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The jobs to run, and in `notes` what was left out and why, a line for each reason."""
+    """What a tier runs.
+
+    Args:
+        jobs: the jobs to run.
+        notes: what was left out and why, a line for each reason.
+        off: why nothing runs at all, if that is so.
+    """
 
     jobs: list[PlannedJob]
-    notes: list[str]
+    notes: list[str] = field(default_factory=list)
+    off: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +64,8 @@ def plan(arguments: Sequence[str], root: Path = ROOT) -> Plan:
     if len(asked.tier) != 1 or asked.tier[0] not in TIERS:
         uv.stop(f"plan: name one tier, as in: nox -s plan -- pr (of {', '.join(TIERS)})")
     (tier,) = asked.tier
+    if os.environ.get("RUNS_HERE") == "false":
+        return Plan(jobs=[], off=_OFF.format(tier=tier))
     _check_without(asked.without, tier)
     if tier == "pr":
         # A pull request has labels for other readers too.

@@ -51,6 +51,12 @@ def plan(session: nox.Session) -> None:
     print(json.dumps({"include": jobs}))
     for line in (*chosen.notes, *found.notes, *estimate.of(chosen.jobs)):
         print(line, file=sys.stderr)
+    if chosen.off:
+        print(chosen.off, file=sys.stderr)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if chosen.off and summary:
+        with Path(summary).open("a", encoding="utf-8") as file:
+            file.write(f"{chosen.off}\n")
     github_output = os.environ.get("GITHUB_OUTPUT")
     if github_output:
         with Path(github_output).open("a", encoding="utf-8") as file:

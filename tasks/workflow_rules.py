@@ -52,7 +52,7 @@ _OF_ITS_OWN = frozenset(("container", "if", "strategy"))
 ONE_OF_THE_MATRIX = '"$SESSION"'
 
 _CALL = re.compile(
-    rf"uvx nox (?:-s (?P<session>[\w-]+|{re.escape(ONE_OF_THE_MATRIX)})|-t (?P<tier>[\w-]+))"
+    rf"nox (?:-s (?P<session>[\w-]+|{re.escape(ONE_OF_THE_MATRIX)})|-t (?P<tier>[\w-]+))"
     r"(?P<arguments> --(?: (?:[\w./=:@+-]+|\"\$[A-Z_]+\"))+)?"
 )
 _VARIABLE = re.compile(r'"\$([A-Z_]+)"')
@@ -70,8 +70,8 @@ _BROUGHT_IN_BY = {
 _ARGUMENTS_OF_PLAN = re.compile(r" -- (?P<tier>[\w-]+)(?: --since \"\$BASE\"| --without [\w-]+)*")
 _VERSION_COMMENT = re.compile(r"\s#\s*v\d+(\.\d+)*\b")
 _SECRET = re.compile(r"\bsecrets\b(?!\s*\.\s*GITHUB_TOKEN\b)")
-# What keeps a job from running on forks.
-GUARD = "github.event.repository.fork == false"
+# What keeps a job from running on a fork that has not asked for it.
+GUARD = "(github.event.repository.fork == false || vars.RUN_ON_FORK == 'true')"
 # With one of these a job can run though the one that it needs was skipped.
 _RUNS_AFTER_A_SKIP = re.compile(r"\|\||\b(always|cancelled|failure)\s*\(", re.IGNORECASE)
 # A commit has no check without the first three; a label can ask for more, and an edit can change
@@ -84,8 +84,15 @@ _ENDS_OLD_RUNS = (
     "${{ github.event.action == 'synchronize' || github.event.changes.base.ref.from != '' }}"
 )
 # What the jobs of every workflow run, besides the plan, whose line has a rule of its own.
-_RUNS = {SESSION: f"uvx nox -s {ONE_OF_THE_MATRIX}", REQUIRED: f"uvx nox -s {REQUIRED}"}
+_RUNS = {SESSION: f"nox -s {ONE_OF_THE_MATRIX}", REQUIRED: f"nox -s {REQUIRED}"}
 _RUNS[CONTAINED] = _RUNS[SESSION]
+# The action of our own that comes before every session, and what it does besides installing uv.
+_SETUP_FILE = ".github/actions/setup/action.yml"
+_NOX_FROM_LOCK = """\
+uv venv --quiet "$RUNNER_TEMP/nox"
+uv export --quiet --frozen --only-group nox --output-file "$RUNNER_TEMP/nox.txt"
+uv pip sync --quiet --require-hashes --no-build --python "$RUNNER_TEMP/nox" "$RUNNER_TEMP/nox.txt"
+ln --symbolic --force "$RUNNER_TEMP/nox/bin/nox" "$(dirname "$(command -v uv)")/nox\""""
 # Where a session leaves what other jobs and people read.
 _LEFT = "artifacts/"
 # No job that names its time-out itself needs longer.
@@ -102,7 +109,7 @@ Rule = Callable[[Source], Iterator[Finding]]
 def calls_sessions_only(source: Source) -> Iterator[Finding]:
     """A step runs one session of the catalogue, unconditionally, and no script."""
     for step in source.steps:
-        if "run" in step:
+        if "run" in step and source.file != _SETUP_FILE:  # that runs no session
             problem = _problem_of_run(step, source.catalogue)
             if problem:
                 yield source.finding(step, "run", problem)
@@ -117,7 +124,7 @@ def _problem_of_run(step: CommentedMap, catalogue: Catalogue) -> str | None:
     if call is None:
         first, _, rest = command.partition("\n")
         shown = f"{first!r} and more lines" if rest else f"{first!r}"
-        return f"runs {shown}, which is not one session; make it one and call uvx nox -s NAME"
+        return f"runs {shown}, which is not one session; make it one and call nox -s NAME"
     for variable in _VARIABLE.findall(command):
         if variable not in mapping_at(step, "env"):
             return f"{variable} is not set in this step; add env: {variable}:"
@@ -130,7 +137,7 @@ def _problem_of_run(step: CommentedMap, catalogue: Catalogue) -> str | None:
 def _unknown_name(call: re.Match[str], catalogue: Catalogue) -> str | None:
     session, tier = call["session"], call["tier"]
     if session is not None and session not in catalogue.sessions:
-        return f"no session is named {session}; uvx nox --list shows them"
+        return f"no session is named {session}; nox --list shows them"
     if tier is not None and tier not in catalogue.tiers:
         return f"no tier is named {tier!r}; write one of {', '.join(sorted(catalogue.tiers))}"
     return None
@@ -337,6 +344,20 @@ def _action(step: CommentedMap) -> str:
     return str(step.get("uses", "")).partition("@")[0]
 
 
+def installs_nox_from_the_lock(source: Source) -> Iterator[Finding]:
+    """Nox and all that it depends on run beside secrets, so that their hashes are the lock's."""
+    if source.file != _SETUP_FILE:
+        return
+    text = f"may run just this, so that Nox is the lock's: {_NOX_FROM_LOCK!r}"
+    runs = [step for step in source.steps if "run" in step]
+    for step in runs:
+        command = str(step["run"]).strip()
+        if command != _NOX_FROM_LOCK and not _CALL.fullmatch(command):
+            yield source.finding(step, "run", text)
+    if not runs:
+        yield source.finding(source.content, "runs", text)
+
+
 def keeps_actions_small(source: Source) -> Iterator[Finding]:
     """An action runs no session: it comes before one, and could change what that one checks."""
     for step in () if source.is_workflow else source.steps:
@@ -409,12 +430,16 @@ def _is_guarded(source: Source, name: str, asking: frozenset[str] = frozenset())
     job = source.jobs.get(name)
     if job is None or name in asking:
         return False
+    # Its plan is then of nothing, and says why.
+    asks = ({"RUNS_HERE"} <= mapping_at(step, "env").keys() for step in steps_of(job))
+    if name == PLAN and any(asks):
+        return True
     condition = str(job.get("if", ""))
     terms = [term.strip() for term in condition.split("&&")]
     # Between others it can be in brackets, behind a `!`.
-    if "||" not in condition and GUARD in {terms[0], terms[-1]}:
+    if "||" not in condition.replace(GUARD, "") and GUARD in {terms[0], terms[-1]}:
         return True
-    if _RUNS_AFTER_A_SKIP.search(condition):
+    if _RUNS_AFTER_A_SKIP.search(condition.replace(GUARD, "")):
         return False
     return any(_is_guarded(source, each, asking | {name}) for each in names_in(job.get("needs")))
 
@@ -488,7 +513,7 @@ def plans_all_of_its_tier(source: Source) -> Iterator[Finding]:
     step = next((each for each in steps_of(job) if each.get("id") == PLAN), CommentedMap())
     call = _CALL.fullmatch(str(step.get("run", "")).strip())
     if call is None or call["session"] != PLAN:
-        text = f"job {PLAN}: its step with id: {PLAN} is not uvx nox -s {PLAN}; see pr.yml"
+        text = f"job {PLAN}: its step with id: {PLAN} is not nox -s {PLAN}; see pr.yml"
         yield source.job_finding(PLAN, "steps", text)
     elif problem := _problem_of_plan(call["arguments"] or "", source):
         yield source.finding(step, "run", problem)
@@ -571,9 +596,9 @@ def ends_in_green(source: Source) -> Iterator[Finding]:
 
 
 def _is_asked(source: Source, job: CommentedMap) -> Iterator[Finding]:
-    asks = [step for step in steps_of(job) if step.get("run") == f"uvx nox -s {REQUIRED}"]
+    asks = [step for step in steps_of(job) if step.get("run") == f"nox -s {REQUIRED}"]
     if not any("NEEDS" in mapping_at(step, "env") for step in asks):
-        text = f"run: uvx nox -s {REQUIRED} with env: NEEDS: ${{{{ toJSON(needs) }}}} is missing"
+        text = f"run: nox -s {REQUIRED} with env: NEEDS: ${{{{ toJSON(needs) }}}} is missing"
         yield source.finding(asks[0] if asks else job, "run" if asks else "steps", text)
     is_required = "pull_request" in source.triggers
     if is_required and job.get("name", REQUIRED) != REQUIRED:
@@ -594,7 +619,7 @@ def sees_what_was_left(source: Source) -> Iterator[Finding]:
     downloads = [step for step in steps if str(step.get("uses", "")).startswith(uses)]
     folders = {mapping_at(step, "with").get("path") for step in downloads} - {None}
     for step in steps:
-        is_asked = step.get("run") == f"uvx nox -s {REQUIRED}"
+        is_asked = step.get("run") == f"nox -s {REQUIRED}"
         if is_asked and mapping_at(step, "env").get("RESULTS") not in folders:
             text = (
                 "does not see what the sessions left; before it, download the artifacts to "
@@ -610,6 +635,7 @@ RULES: tuple[Rule, ...] = (
     uses_what_is_allowed,
     holds_few_rights,
     has_what_it_must,
+    installs_nox_from_the_lock,
     keeps_actions_small,
     releases_tags_only,
     brings_in_what_started_it,

@@ -17,7 +17,10 @@ from tasks import uv
 from tasks.project import ROOT
 from tests import repository
 
-JOBS: dict[str, Any] = YAML(typ="safe").load(ROOT / ".github" / "workflows" / "pr.yml")["jobs"]
+GITHUB = ROOT / ".github"
+JOBS: dict[str, Any] = YAML(typ="safe").load(GITHUB / "workflows" / "pr.yml")["jobs"]
+ACTION: Any = YAML(typ="safe").load(GITHUB / "actions" / "setup" / "action.yml")
+(SETUP,) = (step["run"] for step in ACTION["runs"]["steps"] if "run" in step)
 SESSION = "workflows"  # the quickest of the tier that has an environment
 BASE = "github.event.pull_request.base.sha || github.event.merge_group.base_sha"
 IMAGE = "vars.PLAN_IMAGE"
@@ -27,16 +30,23 @@ LABELS = "join(github.event.pull_request.labels.*.name, ',')"
 
 @dataclass(frozen=True)
 class Machine:
-    """A checkout somewhere, and the variables under which its owner runs what is in it."""
+    """A checkout somewhere, and the variables under which its owner runs what is in it.
+
+    Args:
+        root: the checkout.
+        variables: the environment.
+        by: what its owner types before `nox`.
+    """
 
     root: Path
     variables: Mapping[str, str]
+    by: str = ""
 
     def runs(self, job: str, **expressions: str) -> subprocess.CompletedProcess[str]:
         """Run the one line of a job, its expressions replaced, as GitHub's own shell does."""
         (step,) = (step for step in JOBS[job]["steps"] if "run" in step)
         set_by_step = {name: filled(text, expressions) for name, text in step["env"].items()}
-        ran = self.shell(step["run"], **set_by_step)
+        ran = self.shell(self.by + step["run"], **set_by_step)
         assert ran.returncode == 0, ran.stdout + ran.stderr
         return ran
 
@@ -71,7 +81,8 @@ def laptop(tmp_path: Path) -> Machine:
     # A test runs in a session, whose settings are not those of the person who called it.
     inside = ("UV", "VIRTUAL_ENV", "CI")
     variables = uv.without_user_choices(repository.outside_of_sessions())
-    return Machine(root, {name: variables[name] for name in variables.keys() - inside})
+    kept = {name: variables[name] for name in variables.keys() - inside}
+    return Machine(root, kept, by="uvx ")
 
 
 @pytest.fixture
@@ -86,7 +97,15 @@ def runner(laptop: Machine, tmp_path: Path) -> Machine:
     caches = {name: os.environ.get(name, str(Path.home() / kept[name])) for name in kept}
     own = {"CI": "true", "GITHUB_ACTIONS": "true", "HOME": str(home), "GITHUB_OUTPUT": "output"}
     variables = {name: value for name, value in laptop.variables.items() if name != "TERM"}
-    return Machine(root, {**variables, **caches, **own})
+    programs = tmp_path / "programs"  # where setup-uv has put uv
+    programs.mkdir()
+    (programs / "uv").symlink_to(repository.real_uv())
+    path = {"PATH": f"{programs}{os.pathsep}{variables['PATH']}", "RUNNER_TEMP": str(tmp_path)}
+    machine = Machine(root, {**variables, **caches, **own, **path})
+    done = machine.shell(SETUP)
+    assert done.returncode == 0, done.stderr
+    assert (programs / "nox").is_symlink()
+    return machine
 
 
 def test_the_lines_of_a_pull_request_run_alike_and_a_planted_difference_is_named(

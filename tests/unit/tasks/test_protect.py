@@ -32,7 +32,7 @@ jobs:
     runs-on: ubuntu-latest
     steps:
       - name: not a job
-        run: uvx nox -s plan -- pr
+        run: nox -s plan -- pr
   session:
     name: ${{ matrix.session }}
   last:
@@ -590,7 +590,7 @@ def test_rulesets_workflows_and_catalogue_of_this_repository_agree() -> None:
     assert rulesets.checks_of_pull_requests(parsed)[-1] == "green"
     keys = re.findall(r"^  ([\w-]+):$", workflow.split("\njobs:\n")[1], re.MULTILINE)
     assert f"    needs: [{', '.join(keys[:-1])}]\n" in workflow.split(f"\n  {keys[-1]}:\n")[1]
-    called = re.findall(r"uvx nox -s ([\w-]+)(?: -- (\w+))?", workflow)
+    called = re.findall(r"nox -s ([\w-]+)(?: -- (\w+))?", workflow)
     assert ("plan", "pr") in called
     assert ("green", "") in called
     assert {name for name, _ in called} <= CATALOGUE.keys()

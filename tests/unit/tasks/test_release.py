@@ -464,8 +464,8 @@ def test_the_workflow_stages_only_what_passed_everything() -> None:
     assert "needs: [plan, model, package, session, attest]" in job
     ran = re.findall(r"run: (.*)", job)
     assert ran == [
-        "uvx nox -s register -- --run outputs/release",
-        "uvx nox -s promote -- --to staging",
+        "nox -s register -- --run outputs/release",
+        "nox -s promote -- --to staging",
     ]
     assert f"--run-id {Path(ran[0].split()[-1]).name} " in text.split("\n  registry:\n")[0]
 

@@ -52,6 +52,20 @@ def test_plan_leaves_out_what_a_workflow_runs_itself() -> None:
     ]
 
 
+def test_a_plan_on_a_fork_that_has_not_asked_for_it_is_of_nothing_and_says_so(
+    tmp_path: Path,
+) -> None:
+    summary = tmp_path / "summary.md"
+    ran = nox("-s", "plan", "--", "nightly", RUNS_HERE="false", GITHUB_STEP_SUMMARY=str(summary))
+    assert json.loads(ran.stdout) == {"include": []}
+    told = "plan: nightly is off, as this is a fork; to turn it on, set the repository variable "
+    assert f"{told}RUN_ON_FORK to true" in ran.stderr
+    assert summary.read_text().startswith(told)
+    on = nox("-s", "plan", "--", "nightly", RUNS_HERE="true", GITHUB_STEP_SUMMARY=str(summary))
+    assert json.loads(on.stdout)["include"]
+    assert "is off" not in on.stderr
+
+
 def test_plan_without_what_is_not_in_it_is_one_line_and_exit_2() -> None:
     ran = nox("-s", "plan", "--", "pr", "--without", "train")
     assert ran.returncode == 2

@@ -25,14 +25,19 @@ WORKFLOWS = sorted(file.name for file in (ROOT / ".github" / "workflows").iterdi
 CHECKOUT = "actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"
 PR, NIGHTLY, RELEASE = "workflows/pr.yml", "workflows/nightly.yml", "workflows/release.yml"
 ACTION = "actions/setup/action.yml"
+# The step of the action, from its dash to the next one's.
+NOX_FROM_LOCK = re.findall(
+    r"    - name: Nox from the lock\n(?: {6,}.*\n)+",
+    (ROOT / ".github" / ACTION).read_text(encoding="utf-8"),
+)[0]
 PLANNED_IMAGE = workflow_rules.PLANNED_IMAGE
 GUARD = workflow_rules.GUARD
 ENDS_OLD_RUNS = (
     "${{ github.event.action == 'synchronize' || github.event.changes.base.ref.from != '' }}"
 )
 MATRIX = "matrix: ${{ steps.plan.outputs.matrix }}"
-REGISTER = "uvx nox -s register -- --run outputs/release"
-PLAN = 'uvx nox -s plan -- pr --since "$BASE"'
+REGISTER = "nox -s register -- --run outputs/release"
+PLAN = 'nox -s plan -- pr --since "$BASE"'
 
 
 @pytest.fixture
@@ -78,37 +83,37 @@ DEFECTS = [
         REGISTER,
         "pytest",
         0,
-        "runs 'pytest', which is not one session; make it one and call uvx nox -s NAME",
+        "runs 'pytest', which is not one session; make it one and call nox -s NAME",
         id="a stray run",
     ),
     pytest.param(
         RELEASE,
         REGISTER,
-        "uvx nox -s register; curl example.invalid",
+        "nox -s register; curl example.invalid",
         0,
-        "runs 'uvx nox -s register; curl example.invalid', which is not one session;",
+        "runs 'nox -s register; curl example.invalid', which is not one session;",
         id="a run after a session",
     ),
     pytest.param(
         RELEASE,
         REGISTER,
-        "|\n          uvx nox -s register\n          pytest",
+        "|\n          nox -s register\n          pytest",
         0,
-        "runs 'uvx nox -s register' and more lines, which is not one session;",
+        "runs 'nox -s register' and more lines, which is not one session;",
         id="two lines",
     ),
     pytest.param(
         RELEASE,
         REGISTER,
-        "uvx nox -s registry",
+        "nox -s registry",
         0,
-        "no session is named registry; uvx nox --list shows them",
+        "no session is named registry; nox --list shows them",
         id="a session that does not exist",
     ),
     pytest.param(
         RELEASE,
         REGISTER,
-        "uvx nox -t weekly",
+        "nox -t weekly",
         0,
         "no tier is named 'weekly';",
         id="an unknown tag",
@@ -124,7 +129,7 @@ DEFECTS = [
     pytest.param(
         PR,
         PLAN,
-        "uvx nox -s plan",
+        "nox -s plan",
         0,
         "does not plan the tier of this file;",
         id="a plan of nothing",
@@ -158,15 +163,15 @@ DEFECTS = [
         "- id: plan",
         "- id: other",
         -6,
-        "job plan: its step with id: plan is not uvx nox -s plan; see pr.yml",
+        "job plan: its step with id: plan is not nox -s plan; see pr.yml",
         id="a plan that is handed over by no step",
     ),
     pytest.param(
         PR,
         f"run: {PLAN}",
-        "run: uvx nox -s lint",
+        "run: nox -s lint",
         -7,
-        "job plan: its step with id: plan is not uvx nox -s plan;",
+        "job plan: its step with id: plan is not nox -s plan;",
         id="another session as the plan",
     ),
     pytest.param(
@@ -195,8 +200,8 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
-        '- run: uvx nox -s "$SESSION"',
-        '- if: github.actor != 0\n        run: uvx nox -s "$SESSION"',
+        '- run: nox -s "$SESSION"',
+        '- if: github.actor != 0\n        run: nox -s "$SESSION"',
         0,
         "a session with a condition is green when it is skipped; let the plan decide",
         id="a session with a condition",
@@ -219,16 +224,16 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
-        "run: uvx nox -s green",
-        "run: uvx nox -s green\n        working-directory: tests",
+        "run: nox -s green",
+        "run: nox -s green\n        working-directory: tests",
         1,
         "sessions run where the noxfile is; leave working-directory: out",
         id="another folder with another noxfile",
     ),
     pytest.param(
         PR,
-        'run: uvx nox -s "$SESSION"',
-        'run: uvx nox -s "$SESSION" -- --help',
+        'run: nox -s "$SESSION"',
+        'run: nox -s "$SESSION" -- --help',
         0,
         "a planned session runs whole; leave out -- --help",
         id="arguments for every session",
@@ -319,7 +324,7 @@ DEFECTS = [
         "  steps:\n",
         "  steps:\n    - run: pip install uv\n      shell: bash\n",
         1,
-        "runs 'pip install uv', which is not one session;",
+        "may run just this, so that Nox is the lock's: 'uv venv",
         id="a stray run in our action",
     ),
     pytest.param(
@@ -477,7 +482,7 @@ DEFECTS = [
     ),
     pytest.param(
         NIGHTLY,
-        "    if: always() && github.event.repository.fork == false",
+        f"    if: always() && {GUARD}",
         "    if: always()",
         0,
         "job green runs every night on each fork;",
@@ -615,15 +620,15 @@ DEFECTS = [
     pytest.param(
         PR,
         "    if: always()\n    runs",
-        "    if: always() && github.event.repository.fork == false\n    runs",
+        f"    if: always() && {GUARD}\n    runs",
         0,
         "green is skipped when a job fails, or sooner;",
         id="a last job that a fork's pull request does not have",
     ),
     pytest.param(
         RELEASE,
-        "    if: always() && github.event.repository.fork == false",
-        "    if: always() && github.event.repository.fork == false && github.ref_type == 'tag'",
+        f"    if: always() && {GUARD}",
+        f"    if: always() && {GUARD} && github.ref_type == 'tag'",
         0,
         "green is skipped when a job fails, or sooner; write if: always() or if: always() && ",
         id="a last job with one more condition",
@@ -697,8 +702,8 @@ def test_a_planted_defect_is_one_finding_with_its_line(  # noqa: PLR0913, PLR091
 
 
 def test_cron_on_forks_is_found_in_each_job_that_then_runs(root: Path, plant: Plant) -> None:
-    plant(NIGHTLY, "    if: github.event.repository.fork == false\n    runs-on", "    runs-on")
-    advice = "runs every night on each fork; add if: github.event.repository.fork == false"
+    plant(NIGHTLY, f"          RUNS_HERE: {KNOWN.variables['RUNS_HERE']}\n", "")
+    advice = f"runs every night on each fork; add if: {GUARD}"
     found = [finding.split(": ", 1)[1] for finding in found_in(root)]
     assert found == [f"job {name} {advice}" for name in ("plan", "session", "contained")]
 
@@ -717,8 +722,8 @@ def test_what_only_looks_like_a_guard_is_none(root: Path, condition: str) -> Non
     file.write_text(file.read_text().replace(f"    if: {GUARD}", f"    if: {condition}"))
     advice = f"runs every night on each fork; add if: {GUARD}"
     found = [finding.split(": ", 1)[1] for finding in found_in(root)]
-    assert found.pop(1).startswith("job image lacks its safeguard if;")
-    assert found == [f"job {name} {advice}" for name in ("plan", "image", "session", "contained")]
+    assert found.pop(0).startswith("job image lacks its safeguard if;")
+    assert found == [f"job image {advice}"]
 
 
 @pytest.mark.parametrize(
@@ -780,9 +785,9 @@ def test_a_job_in_the_image_that_has_other_rights_is_found(root: Path) -> None:
 
 
 def test_a_last_job_that_does_not_ask_is_found(root: Path, plant: Plant) -> None:
-    plant(PR, "run: uvx nox -s green", "run: uvx nox -s lint")
+    plant(PR, "run: nox -s green", "run: nox -s lint")
     (found,) = found_in(root)
-    assert "run: uvx nox -s green with env: NEEDS: ${{ toJSON(needs) }} is missing" in found
+    assert "run: nox -s green with env: NEEDS: ${{ toJSON(needs) }} is missing" in found
 
 
 def test_a_workflow_without_the_last_job_is_found(root: Path) -> None:
@@ -861,7 +866,7 @@ def test_a_secret_may_be_read_where_it_is_declared(root: Path, plant: Plant) -> 
 
 
 PUSHED_TAG = "github.event_name == 'push' && github.ref_type == 'tag'"
-STAGING = "uvx nox -s promote -- --to staging"
+STAGING = "nox -s promote -- --to staging"
 READ = "      contents: read # to check out\n"
 
 # (file, what is replaced, by what, what each finding says)
@@ -933,35 +938,49 @@ LOST_SAFEGUARDS = [
     pytest.param(
         RELEASE,
         STAGING,
-        "uvx nox -s promote -- --to production",
-        "job registry does not run what it must, in order: uvx nox -s register -- --run ",
+        "nox -s promote -- --to production",
+        "job registry does not run what it must, in order: nox -s register -- --run ",
         id="a model in production that nobody approved",
     ),
     pytest.param(
         RELEASE,
-        "      - run: uvx nox -s build\n",
-        "      - run: uvx nox -s lock -- --upgrade\n      - run: uvx nox -s build\n",
-        "job package does not run what it must, in order: uvx nox -s build; uvx nox -s publish",
+        "      - run: nox -s build\n",
+        "      - run: nox -s lock -- --upgrade\n      - run: nox -s build\n",
+        "job package does not run what it must, in order: nox -s build; nox -s publish",
         id="a lock that is renewed before the build",
     ),
     pytest.param(
         NIGHTLY,
-        '      - run: uvx nox -s "$SESSION"\n',
-        '      - run: uvx nox -s lock\n      - run: uvx nox -s "$SESSION"\n',
-        'job session does not run what it must, in order: uvx nox -s "$SESSION"',
+        '      - run: nox -s "$SESSION"\n',
+        '      - run: nox -s lock\n      - run: nox -s "$SESSION"\n',
+        'job session does not run what it must, in order: nox -s "$SESSION"',
         id="a lock that is renewed before a session",
     ),
     pytest.param(
         PR,
         "      - id: plan\n",
-        "      - run: uvx nox -s lock\n      - id: plan\n",
-        "job plan does not run what it must, in order: uvx nox -s lock",
+        "      - run: nox -s lock\n      - id: plan\n",
+        "job plan does not run what it must, in order: nox -s lock",
         id="a lock that is renewed before the plan",
     ),
     pytest.param(
         ACTION,
+        NOX_FROM_LOCK,
+        "",
+        "may run just this, so that Nox is the lock's: 'uv venv",
+        id="no Nox",
+    ),
+    pytest.param(
+        ACTION,
+        "--require-hashes --no-build ",
+        "",
+        "may run just this, so that Nox is the lock's: 'uv venv",
+        id="Nox without hashes",
+    ),
+    pytest.param(
+        ACTION,
         "  steps:\n",
-        "  steps:\n    - run: uvx nox -s lock -- --upgrade\n      shell: bash\n",
+        "  steps:\n    - run: nox -s lock -- --upgrade\n      shell: bash\n",
         "an action runs no session; call it in a job",
         id="a lock that is renewed by our action",
     ),
@@ -1134,15 +1153,15 @@ FOUND_BY_TOOLS = [
     ),
     (
         PR,
-        "run: uvx nox -s green",
+        "run: nox -s green",
         "run: echo ${{ github.event.pull_request.title }}",
         "zizmor",
         "template-injection",
     ),
     (
         PR,
-        "run: uvx nox -s green",
-        "run: uvx nox -s green\n        shell: nice {0}",
+        "run: nox -s green",
+        "run: nox -s green\n        shell: nice {0}",
         "zizmor",
         "misfeature",
     ),
@@ -1154,7 +1173,7 @@ FOUND_BY_TOOLS = [
         "actionlint",
         "expression",
     ),
-    (PR, "- run: uvx nox -s green", "- <<: {run: pytest}", "actionlint", "syntax-check"),
+    (PR, "- run: nox -s green", "- <<: {run: pytest}", "actionlint", "syntax-check"),
     (ACTION, "astral-sh/setup-uv@", "astral-sh/setup-uv@v10 #", "zizmor", "unpinned-uses"),
 ]
 
@@ -1194,7 +1213,7 @@ def test_a_tool_finds_what_has_no_rule(tool: str, options: Sequence[str], root: 
 def test_the_sessions_that_workflows_call_are_in_the_catalogue() -> None:
     assert WORKFLOWS == ["data.yml", "nightly.yml", "pr.yml", "release.yml"]
     called = {
-        name: set(re.findall(r"run: uvx nox -s ([\w-]+)", text_of(f"workflows/{name}")))
+        name: set(re.findall(r"run: nox -s ([\w-]+)", text_of(f"workflows/{name}")))
         for name in WORKFLOWS
     }
     for names in called.values():
@@ -1206,7 +1225,7 @@ def test_the_sessions_that_workflows_call_are_in_the_catalogue() -> None:
 def test_the_lines_of_a_workflow_run_here(workflow: str, tmp_path: Path) -> None:
     """Its plan, as the runner would run it, and then its last job on the plan's outcome."""
     text = text_of(f"workflows/{workflow}")
-    (plan,) = re.findall(r"run: uvx nox (-s plan .*)", text)
+    (plan,) = re.findall(r"run: nox (-s plan .*)", text)
     output = tmp_path / "output"
     # Without a commit to compare with, as where a workflow is started by hand.
     plan = plan.replace('"$BASE"', "''")
