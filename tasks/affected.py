@@ -1,20 +1,23 @@
 """Which jobs of a tier a change needs: those whose declared inputs it touches."""
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks import catalogue, git, inputs, uv
 from tasks.catalogue import CATALOGUE, TIERS, Declaration, PlannedJob, Tier
 from tasks.options import Options
-from tasks.project import ROOT
+from tasks.project import PROJECT, ROOT
 
 LABELS = ("gpu", "full-matrix")
 _OFF = (
     "plan: {tier} is off, as this is a fork; to turn it on, set the repository variable "
     "RUN_ON_FORK to true (Settings, Secrets and variables, Actions, Variables)"
 )
+# GitHub's own machines, which end with the job; a name that is not known is taken for one of ours.
+_HOSTED = re.compile(r"(ubuntu|windows|macos)-(latest|[\d.]+)(-arm|-large|-xlarge|-intel)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,8 @@ def plan(arguments: Sequence[str], root: Path = ROOT) -> Plan:
         labels = {each.strip() for each in os.environ.get("PLAN_LABELS", "").split(",")}
         change = None if asked.since is None else changed_since(asked.since, root)
         chosen = _of_pull_request(change, {*asked.label, *labels})
+        if os.environ.get("PLAN_FROM_FORK", "false") != "false":
+            _check_machines(chosen.jobs, asked.without)
     else:
         narrowed = asked.since is not None or asked.label
         note = f"plan: {tier} runs everything: --since and --label are for pr"
@@ -85,6 +90,18 @@ def _check_without(names: Iterable[str], tier: Tier) -> None:
     for name in names:
         if name not in jobs:
             uv.stop(f"plan: --without {name}: the tier {tier} has no such job")
+
+
+def _check_machines(jobs: Iterable[PlannedJob], without: Container[str]) -> None:
+    """Refuse what a stranger would run on a machine of our own, which outlives the job."""
+    for job in jobs:
+        labels = PROJECT.runners[job.runner]
+        if job.session not in without and not all(map(_HOSTED.fullmatch, labels)):
+            uv.stop(
+                f"plan: {job.session} runs on {', '.join(labels)}, and the pull request comes from "
+                "a fork, whose code must not run on a self-hosted machine; take its label away, or "
+                "push the branch to this repository once you have read it"
+            )
 
 
 def changed_since(since: str, root: Path) -> Change:

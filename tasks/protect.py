@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import nox
 
-from tasks import environment, uv
+from tasks import code_owners, environment, uv
 from tasks.catalogue import session
 from tasks.display import show
 from tasks.options import Options
@@ -64,6 +64,9 @@ def protect(session: nox.Session) -> None:
         parser.error(f"--repo {options.repo!r}: expected OWNER/NAME")
     tools = environment.prepare(environment.of_tools(environment.default_python()))
     environment.run(session, tools, "python", "-m", "tasks.rulesets")
+    # No failure: the template has no team. A required review of nobody's is no protection, though.
+    for line in code_owners.unowned(ROOT):
+        print(line)
     try:
         repository = options.repo or _this_repository()
         differing = compare(repository)

@@ -64,7 +64,13 @@ class _Conditions(_Part):
 
 
 class _Plain(_Part):
-    type: Literal["deletion", "non_fast_forward", "required_linear_history", "required_signatures"]
+    type: Literal[
+        "creation",
+        "deletion",
+        "non_fast_forward",
+        "required_linear_history",
+        "required_signatures",
+    ]
 
 
 class _PullRequestParameters(_Part):

@@ -515,6 +515,10 @@ def plans_all_of_its_tier(source: Source) -> Iterator[Finding]:
     if call is None or call["session"] != PLAN:
         text = f"job {PLAN}: its step with id: {PLAN} is not nox -s {PLAN}; see pr.yml"
         yield source.job_finding(PLAN, "steps", text)
+    elif "pull_request" in source.triggers and "PLAN_FROM_FORK" not in mapping_at(step, "env"):
+        text = "does not know a fork's pull request, which must not run on a self-hosted machine; "
+        text += "add env: PLAN_FROM_FORK, as declared in pyproject.toml"
+        yield source.finding(step, "run", text)
     elif problem := _problem_of_plan(call["arguments"] or "", source):
         yield source.finding(step, "run", problem)
     planned = {output: f"${{{{ steps.{PLAN}.outputs.{output} }}}}" for output in _outputs(source)}

@@ -2,6 +2,7 @@
 
 import runpy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ MIDDLE_CELLS = [f"matrix({cell})" for cell in PROJECT.cells[1:-1]]
 def branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A branch of `main`, on which main has gone on since."""
     monkeypatch.delenv("PLAN_LABELS", raising=False)
+    monkeypatch.delenv("PLAN_FROM_FORK", raising=False)
     root = tmp_path / "branch"
     git("init", "--quiet", "--initial-branch=main", str(root), cwd=tmp_path)
     write(root, "docs/page.md", "src/gates/errors.py", "tests/smoke/test_it.py", "uv.lock")
@@ -155,6 +157,47 @@ def test_labels_of_the_pull_request_come_by_a_variable(
 ) -> None:
     monkeypatch.setenv("PLAN_LABELS", "good first issue, gpu")
     assert set(planned(branch)) == {*PR, *GPU}
+
+
+def test_a_pull_request_from_a_fork_gets_no_machine_of_our_own(
+    branch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PLAN_FROM_FORK", "true")
+    assert planned(branch) == PR
+    with pytest.raises(SystemExit) as ended:
+        planned(branch, "--label", "gpu")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "gpu-test runs on self-hosted, linux, gpu, and the pull request comes from a fork" in line
+    )
+    monkeypatch.setenv("PLAN_FROM_FORK", "false")
+    assert set(planned(branch, "--label", "gpu")) == {*PR, *GPU}
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_hosted"),
+    [
+        (["ubuntu-24.04"], True),
+        (["macos-15-arm"], True),
+        (["self-hosted"], False),
+        (["big"], False),
+    ],
+)
+def test_only_githubs_own_machines_are_known(
+    labels: list[str],
+    is_hosted: bool,  # noqa: FBT001 - a column of the table
+    branch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PLAN_FROM_FORK", "true")
+    runners = {**PROJECT.runners, "cpu": labels}
+    monkeypatch.setattr(affected, "PROJECT", replace(PROJECT, runners=runners))
+    if is_hosted:
+        assert planned(branch) == PR
+        return
+    with pytest.raises(SystemExit):
+        planned(branch)
 
 
 def test_a_new_lock_is_tried_on_every_cell(branch: Path) -> None:

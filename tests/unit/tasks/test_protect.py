@@ -13,7 +13,15 @@ from typing import Any, NoReturn, cast
 import nox
 import pytest
 
-from tasks import catalogue, environment, protect, rulesets, workflow_rules, workflow_source
+from tasks import (
+    catalogue,
+    code_owners,
+    environment,
+    protect,
+    rulesets,
+    workflow_rules,
+    workflow_source,
+)
 from tasks.catalogue import CATALOGUE
 from tasks.project import ROOT
 from tests import stand_in_github
@@ -48,6 +56,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with this one's rulesets and a workflow that provides their check."""
     root = tmp_path / "repository"
     shutil.copytree(ROOT / rulesets.FOLDER, root / rulesets.FOLDER)
+    shutil.copy(ROOT / code_owners.FILE, root / code_owners.FILE)
     (root / rulesets.WORKFLOWS).mkdir()
     (root / rulesets.WORKFLOWS / "pr.yml").write_text(WORKFLOW)
     monkeypatch.setattr(protect, "ROOT", root)
@@ -143,6 +152,17 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
     for ruleset in (main, tags):
         assert ruleset["enforcement"] == "active"
         assert ruleset["bypass_actors"] == []
+    # Whoever pushed last cannot approve, and what judges a change has owners.
+    assert rules["pull_request"]["require_last_push_approval"] is True
+    assert rules["pull_request"]["require_code_owner_review"] is True
+    assert rules["merge_queue"]["grouping_strategy"] == "ALLGREEN"
+    # GitHub lets only those make a tag that may bypass the rule: 5 is the role of an administrator.
+    new = body(ROOT, "new-tags")
+    assert new["rules"] == [{"type": "creation"}]
+    assert new["conditions"] == tags["conditions"]
+    assert [(each["actor_id"], each["actor_type"]) for each in new["bypass_actors"]] == [
+        (5, "RepositoryRole")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -198,10 +218,10 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
             id="number",
         ),
         pytest.param(
-            '"require_code_owner_review": false',
-            '"require_code_owner_review": 0',
+            '"require_code_owner_review": true',
+            '"require_code_owner_review": 1',
             18,
-            "should be a valid boolean, got 0",
+            "should be a valid boolean, got 1",
             id="switch",
         ),
         pytest.param(
@@ -308,7 +328,7 @@ def test_some_ruleset_of_branches_must_require_green(root: Path) -> None:
 
 
 def test_what_a_file_leaves_to_githubs_default_is_a_finding(root: Path) -> None:
-    edit(root, '"require_last_push_approval": false,', "")
+    edit(root, '"require_last_push_approval": true,', "")
     assert findings(root) == [
         f"{MAIN}:15: rules.3.parameters.require_last_push_approval: field required"
     ]
@@ -409,7 +429,9 @@ def test_without_apply_nothing_is_written_and_a_difference_fails(
         run()
     assert github.writes == []
     assert capsys.readouterr().out.splitlines() == [
+        *code_owners.unowned(ROOT),
         f"{MAIN}: is not on GitHub",
+        ".github/rulesets/new-tags.json: is not on GitHub",
         ".github/rulesets/tags.json: is not on GitHub",
     ]
 
@@ -417,20 +439,21 @@ def test_without_apply_nothing_is_written_and_a_difference_fails(
 @pytest.mark.usefixtures("root")
 def test_a_second_apply_changes_nothing(github: GitHub) -> None:
     assert run("--apply") == ["team/project is protected as the files say"]
-    assert github.writes == ["POST /repos/team/project/rulesets"] * 2
+    assert github.writes == ["POST /repos/team/project/rulesets"] * 3
     before = json.dumps(github.rulesets)
 
     assert run("--apply") == ["team/project is protected as the files say"]
     assert run() == ["team/project is protected as the files say"]
 
-    assert len(github.writes) == 2
+    assert len(github.writes) == 3
     assert json.dumps(github.rulesets) == before
 
 
 def test_a_ruleset_that_is_there_is_put_not_made_again(
     root: Path, github: GitHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    github.add(body(root, "tags"))
+    for name in ("tags", "new-tags"):
+        github.add(body(root, name))
     number = github.add(body(root))
     live = github.rulesets[number]
     actor = '{"actor_id": 5, "actor_type": "RepositoryRole", "bypass_mode": "always"}'
@@ -445,7 +468,8 @@ def test_a_ruleset_that_is_there_is_put_not_made_again(
     assert run("--apply") == ["team/project is protected as the files say"]
 
     assert github.writes == [f"PUT /repos/team/project/rulesets/{number}"]
-    assert capsys.readouterr().out.splitlines() == [
+    told = capsys.readouterr().out.splitlines()
+    assert [line for line in told if not line.startswith(str(code_owners.FILE))] == [
         f"{MAIN}: bypass_actors: live [{actor}], file []",
         f"{MAIN}: creation: live true, file has none",
         f"{MAIN}: deletion: live has none, file true",

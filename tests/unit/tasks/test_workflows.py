@@ -667,6 +667,14 @@ DEFECTS = [
     ),
     pytest.param(
         PR,
+        f"          PLAN_FROM_FORK: {KNOWN.variables['PLAN_FROM_FORK']}\n",
+        "",
+        -3,
+        "does not know a fork's pull request, which must not run on a self-hosted machine;",
+        id="a plan for a fork as for anybody",
+    ),
+    pytest.param(
+        PR,
         "          BASE: ${{ github.event.pull_request.base.sha || "
         "github.event.merge_group.base_sha }}\n",
         "",
