@@ -65,8 +65,9 @@ PLANNED = {
 # repository or commit.
 _BROUGHT_IN_BY = {
     "actions/checkout": frozenset(("fetch-depth", "persist-credentials")),
-    "actions/download-artifact": frozenset(("name", "path")),
+    "actions/download-artifact": frozenset(("artifact-ids", "name", "path")),
 }
+_OF_ANOTHER_JOB = re.compile(r"\$\{\{ needs\.[\w-]+\.outputs\.[\w-]+ \}\}")
 _ARGUMENTS_OF_PLAN = re.compile(r" -- (?P<tier>[\w-]+)(?: --since \"\$BASE\"| --without [\w-]+)*")
 _VERSION_COMMENT = re.compile(r"\s#\s*v\d+(\.\d+)*\b")
 _SECRET = re.compile(r"\bsecrets\b(?!\s*\.\s*GITHUB_TOKEN\b)")
@@ -381,6 +382,10 @@ def brings_in_what_started_it(source: Source) -> Iterator[Finding]:
         for key in mapping_at(step, "with").keys() - known if known else ():
             text = f"{key}: brings in something else than what is judged; leave it out"
             yield source.finding(step["with"], key, text)
+        given = str(mapping_at(step, "with").get("artifact-ids", ""))
+        if given and not _OF_ANOTHER_JOB.fullmatch(given):
+            text = "not what another job has left; write ${{ needs.JOB.outputs.NAME }}"
+            yield source.finding(step["with"], "artifact-ids", text)
 
 
 def cancels_what_is_outdated(source: Source) -> Iterator[Finding]:

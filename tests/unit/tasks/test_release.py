@@ -445,6 +445,10 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
     assert "$/" not in job
     assert "needs: [plan, model, package, session, attest, registry]" in job
 
+    # By its number: another job could leave an artifact of that name.
+    assert "artifact-ids: ${{ needs.package.outputs.dist }}" in job
+    assert "name:" not in job.split("steps:")[1]
+
     # Started by hand on a tag, it must not publish.
     pushed = "github.event_name == 'push' && github.ref_type == 'tag'"
     uploads = re.findall(r"uses: (actions/attest|pypa/gh-action-pypi-publish)@\w+.*\n(.+)\n", job)

@@ -972,6 +972,13 @@ LOST_SAFEGUARDS = [
         id="a lock that is renewed before the plan",
     ),
     pytest.param(
+        RELEASE,
+        "artifact-ids: ${{ needs.package.outputs.dist }}",
+        "artifact-ids: 12345",
+        "not what another job has left; write ${{ needs.JOB.outputs.NAME }}",
+        id="files of another run",
+    ),
+    pytest.param(
         ACTION,
         NOX_FROM_LOCK,
         "",
