@@ -359,6 +359,20 @@ def test_build_checks_the_package_and_leaves_it_with_its_digests(
     assert session.logged[2:] == sums
 
 
+def test_build_keeps_nothing_that_changed_while_it_was_checked(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_and_change(_: object, wheel: Path, __: Path) -> None:
+        with wheel.open("ab") as file:
+            file.write(b"more")
+
+    monkeypatch.setattr(release, "_train_with", train_and_change)
+    with pytest.raises(FailedError, match="has changed while it was checked; nothing is kept"):
+        run("build")
+    assert not (root / "dist").exists()
+    assert not (root / "artifacts" / "SHA256SUMS").exists()
+
+
 HOOK = """\
 import pathlib
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
