@@ -35,7 +35,7 @@ USER 1001
 # Only what the environment is made from: other changes leave its layer, by far the largest, alone.
 # The empty files stand for the project, which is installed as a link to its source.
 COPY --chown=1001:1001 pyproject.toml uv.lock LICENSE ./
-COPY --chown=1001:1001 tasks/__init__.py tasks/display.py tasks/environment.py tasks/git.py tasks/inputs.py tasks/interpreters.py tasks/manifest.py tasks/project.py tasks/uv.py tasks/
+COPY --chown=1001:1001 tasks/__init__.py tasks/display.py tasks/environment.py tasks/git.py tasks/inputs.py tasks/installed.py tasks/interpreters.py tasks/manifest.py tasks/project.py tasks/uv.py tasks/
 COPY --chown=1001:1001 tasks/observer/__init__.py tasks/observer/sitecustomize.py tasks/observer/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
     mkdir -p src/gates src/my_project && \

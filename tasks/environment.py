@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from tasks import inputs, interpreters, manifest, uv
+from tasks import inputs, installed, interpreters, manifest, uv
 from tasks.project import PROJECT, ROOT, Cell, torch_index
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ def prepare(environment: Environment, root: Path = ROOT) -> Path:
     """Make `environment` hold exactly what the lock says, and return its folder.
 
     Nothing is done when nothing changed. Packages come from uv's cache before they
-    come from the network. An environment that a kill left unfinished is made anew.
+    come from the network. An environment that a kill left unfinished is made anew, and a package of
+    which a file is missing is installed again.
 
     Raises:
         SystemExit: with exit code 2 and one line on stderr, when it can't be made.
@@ -199,12 +200,15 @@ def _make_whole(folder: Path, environment: Environment, requirements: str, root:
     with _exclusive(root / ".nox" / f"{folder.name}.lock") as lock:
         stamp = _read_stamp(folder)
         interpreter = _interpreter_in_use(folder, environment, stamp)
-        if stamp and interpreter and stamp.contents == _contents(folder, requirements, root):
+        broken = installed.incomplete(folder) if stamp else []
+        is_current = stamp and stamp.contents == _contents(folder, requirements, root)
+        if interpreter and is_current and not broken:
             return
         if interpreter is None:
             interpreter = _find_or_install(environment.python)
             _make_empty(folder, interpreter, root, lock)
-        _fill(folder, requirements, root, lock)
+            broken = []
+        _fill(folder, requirements, root, lock, broken)
         if environment.with_project:
             _install_project(folder, root, lock)
         _round_times(folder)
@@ -334,7 +338,8 @@ def _interpreter_in_use(folder: Path, environment: Environment, stamp: Stamp | N
     interpreter = Path(stamp.interpreter)
     if not interpreter.exists() or stamp.base != _base(folder, environment, interpreter):
         return None
-    return interpreter
+    python = folder / "bin" / "python"
+    return interpreter if python.exists() and python.samefile(interpreter) else None
 
 
 def _base(folder: Path, environment: Environment, interpreter: Path) -> str:
@@ -359,15 +364,19 @@ def _digest(*parts: object) -> str:
 
 
 def _make_empty(folder: Path, interpreter: Path, root: Path, lock: int) -> None:
-    if folder.exists():
+    if folder.is_dir():
         shutil.rmtree(folder)
+    folder.unlink(missing_ok=True)  # whatever somebody has put there
     uv.output("venv", "--quiet", f"--python={interpreter}", str(folder), cwd=root, lock=lock)
 
 
-def _fill(folder: Path, requirements: str, root: Path, lock: int) -> None:
+def _fill(folder: Path, requirements: str, root: Path, lock: int, broken: list[str]) -> None:
+    """Install what is missing, the packages in `broken` again, and take out what is foreign."""
     (folder / _STAMP).unlink(missing_ok=True)
     packages = sum("==" in line for line in requirements.splitlines())
     _say(f"{folder.relative_to(root)}: installing {packages} packages from uv.lock")
+    if broken:
+        _say(f"{folder.relative_to(root)}: files are missing of {', '.join(broken)}")
     file = folder / "requirements.txt"
     file.write_text(requirements, encoding="utf-8")
     python = f"--python={folder / 'bin' / 'python'}"
@@ -375,7 +384,8 @@ def _fill(folder: Path, requirements: str, root: Path, lock: int) -> None:
     # with build tools that nobody has locked. Byte-compiled now, or every process pays for it
     # where PYTHONDONTWRITEBYTECODE is set.
     sync = ("pip", "sync", "--require-hashes", "--no-build", "--compile-bytecode", python)
-    uv.install(*sync, *_where_torch_is(root), str(file), cwd=root, lock=lock)
+    again = [f"--reinstall-package={name}" for name in broken]
+    uv.install(*sync, *again, *_where_torch_is(root), str(file), cwd=root, lock=lock)
 
 
 def _install_project(folder: Path, root: Path, lock: int) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import nox
 
-from tasks import affected, container, environment, estimate, lockfile
+from tasks import affected, container, environment, estimate, installed, lockfile, uv
 from tasks import parity as comparison
 from tasks.catalogue import PlannedJob, session
 from tasks.display import show
+from tasks.options import Options
 from tasks.project import PROJECT, ROOT
 
 
@@ -28,10 +29,35 @@ def lock(session: nox.Session) -> None:
 
 @session(timeout_minutes=15, inputs=[])
 def dev(session: nox.Session) -> None:
-    """Make the editor's .venv from the lock, with every tool, and install the git hooks."""
+    """Make the editor's .venv from the lock, with every tool, and install the git hooks.
+
+    With -- --verify it makes nothing, and compares every file in .venv and .nox with the digest
+    that its package has of it.
+    """
+    parser = Options("dev")
+    parser.add_argument("--verify", action="store_true")
+    if parser.parse_args(session.posargs).verify:
+        _verify(session)
+        return
     folder = environment.prepare(environment.of_editor(environment.default_cell()))
     environment.run(session, folder, "pre-commit", "install")
     session.log(f"In this shell: source {folder.relative_to(ROOT)}/bin/activate")
+
+
+def _verify(session: nox.Session) -> None:
+    """End the session if a file of an environment is not what was installed."""
+    folders = [ROOT / ".venv", *sorted((ROOT / ".nox").glob("*"))]
+    made = [folder for folder in folders if (folder / "pyvenv.cfg").is_file()]
+    if not made:
+        uv.stop("dev: there is no environment here to verify; any session makes one")
+    lines = [line for folder in made for line in installed.changed(folder)]
+    show(*lines)
+    if lines:
+        session.error(
+            f"{len(lines)} files are not what was installed. uv's cache may hold them too, as it "
+            "links files: uv cache clean PACKAGE, then delete the environment"
+        )
+    session.log(f"As installed: {', '.join(folder.name for folder in made)}")
 
 
 @session(timeout_minutes=5, inputs=[])

@@ -5,11 +5,12 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tasks import environment, interpreters, lockfile, uv
+from tasks import environment, installed, interpreters, lockfile, uv
 from tasks.environment import Environment
 from tasks.project import PROJECT, ROOT, Cell
 from tests.local_index import Index
@@ -81,6 +82,60 @@ def test_a_package_that_was_removed_by_hand_comes_back(project: Path) -> None:
     shutil.rmtree(site_packages / "tiny-1.0.dist-info")
     (site_packages / "tiny.py").unlink()
     assert tiny_version(environment.prepare(TINY, project)) == "1.0"
+
+
+def without_a_module(folder: Path) -> None:
+    next(folder.glob("lib/*/site-packages/tiny.py")).unlink()
+
+
+def without_a_program(folder: Path) -> None:
+    (folder / "bin" / "tiny").unlink()
+
+
+def without_its_python(folder: Path) -> None:
+    (folder / "bin" / "python").unlink()
+
+
+def with_a_python_that_leads_nowhere(folder: Path) -> None:
+    (folder / "bin" / "python").unlink()
+    (folder / "bin" / "python").symlink_to("/nowhere/python")
+
+
+def with_a_file_in_its_place(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        without_a_module,
+        without_a_program,
+        without_its_python,
+        with_a_python_that_leads_nowhere,
+        with_a_file_in_its_place,
+    ],
+)
+def test_what_is_missing_in_an_environment_is_made_good(
+    project: Path, damage: Callable[[Path], None]
+) -> None:
+    folder = environment.prepare(TINY, project)
+    damage(folder)
+    assert tiny_version(environment.prepare(TINY, project)) == "1.0"
+    assert (folder / "bin" / "tiny").is_file()
+    assert installed.changed(folder) == []
+
+
+def test_a_file_that_was_changed_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not a link into uv's cache, in which the change would reach every other environment.
+    monkeypatch.setenv("UV_LINK_MODE", "copy")
+    folder = environment.prepare(TINY, project)
+    assert installed.changed(folder) == []
+    (module,) = folder.glob("lib/*/site-packages/tiny.py")
+    module.write_text(module.read_text() + "evil = True\n")
+    assert installed.changed(folder) == [f"{module}: of tiny: is not what was installed"]
+    module.unlink()
+    assert installed.changed(folder) == [f"{module}: of tiny: is missing"]
 
 
 def test_a_package_that_was_added_by_hand_goes(project: Path, index: Index) -> None:
