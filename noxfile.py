@@ -22,6 +22,7 @@ nox.options.default_venv_backend = "none"
 nox.options.tags = ["pr"]
 
 from tasks import (  # noqa: E402 - the path is set above
+    catalogue,
     gpu,
     image,
     model,
@@ -34,6 +35,8 @@ from tasks import (  # noqa: E402 - the path is set above
     tests,
     workflows,
 )
+
+catalogue.check_asked(sys.argv[1:])
 
 __all__ = [
     "gpu",

@@ -3,6 +3,8 @@
 Nox's tags, the plan that CI reads and the table in the README all follow from it.
 """
 
+import difflib
+import itertools
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -194,6 +196,22 @@ def _parametrize(
     )
     decorated: Callable[..., None] = decorate(function)
     return decorated
+
+
+def check_asked(arguments: Sequence[str]) -> None:
+    """End with the nearest name where `arguments`, of Nox itself, ask for an unknown session."""
+    own = list(itertools.takewhile(lambda word: word != "--", arguments))
+    for at, word in enumerate(own):
+        if word in {"-s", "-e", "--session", "--sessions"}:
+            for name in itertools.takewhile(lambda each: not each.startswith("-"), own[at + 1 :]):
+                _check_name(name)
+
+
+def _check_name(name: str) -> None:
+    known = [declared.name for declared in CATALOGUE.values()]
+    close = difflib.get_close_matches(name, known, n=1)
+    if name.partition("(")[0] not in known and close:
+        uv.stop(f"nox: there is no session {name}; did you mean {close[0]}?")
 
 
 def plan(tier: Tier) -> list[PlannedJob]:

@@ -31,7 +31,8 @@ class Display:
     def step(self, step: int, steps: int, loss: float) -> None:
         """Move the bar to `step` of `steps`."""
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=step, total=steps, loss=f"{loss:.4f}")
+            told = f"{loss:.4f}"
+            self._bar.update(self._task, completed=step, total=steps, loss=told, visible=True)
 
 
 @contextlib.contextmanager
@@ -47,7 +48,8 @@ def shown(*, silent: bool = False) -> Iterator[Display]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(), transient=True) as bar:
-        yield Display(bar, bar.add_task("training", loss="-"))
+        # Of how many steps is known with the first one.
+        yield Display(bar, bar.add_task("training", loss="-", visible=False))
 
 
 class _Silent(Display):

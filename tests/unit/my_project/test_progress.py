@@ -37,6 +37,7 @@ def test_terminal_shows_a_bar_and_leaves_the_lines(monkeypatch: pytest.MonkeyPat
         monkeypatch.undo()
     seen = all_of(ours)
     assert "epoch 1/2: [loss] 2.3026\r\n" in seen
+    assert "step 0/" not in seen, "nothing before the total is known"
     assert "step 8/8 loss 0.2500" in re.sub(r"\x1b\[[0-9;]*m", "", seen)
     # The bar takes itself away at the end: the cursor goes back to its line, which is erased.
     assert seen.rindex("\x1b[2K") > seen.rindex("loss")

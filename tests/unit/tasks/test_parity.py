@@ -288,7 +288,9 @@ def test_the_estimate_is_the_longest_job_and_whole_minutes_of_each(tmp_path: Pat
         PlannedJob(session=name, runner="cpu", timeout_minutes=9)
         for name in ("lint", "unit", "matrix(a-b)", "types", "failing")
     ]
-    assert estimate.of(jobs, tmp_path) == []
+    assert estimate.of([], tmp_path) == []
+    nothing = f"plan: unknown how long: none of {len(jobs)} jobs has passed whole here"
+    assert estimate.of(jobs, tmp_path) == [nothing]
     for name, seconds in (("lint", 0.2), ("unit", 61.0), ("matrix(a-b)", 60.0)):
         manifest.write(a_run(name, seconds=seconds), tmp_path)
     of_a_part = ["nox -s types -- src"]
@@ -297,4 +299,4 @@ def test_the_estimate_is_the_longest_job_and_whole_minutes_of_each(tmp_path: Pat
     (line,) = estimate.of(jobs, tmp_path)
     assert line.startswith("plan: about 61 s on hosted runners")
     assert "the longest is unit" in line
-    assert "4 minutes are billed for 3 jobs; 2 jobs have not passed whole here" in line
+    assert "4 minutes are billed for 3 jobs; unknown for 2 of 5, not passed whole here" in line

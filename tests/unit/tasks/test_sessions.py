@@ -66,6 +66,26 @@ def test_a_plan_on_a_fork_that_has_not_asked_for_it_is_of_nothing_and_says_so(
     assert "is off" not in on.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-s", "lnt"], "nox: there is no session lnt; did you mean lint?"),
+        (["-s", "lint", "smok"], "nox: there is no session smok; did you mean smoke?"),
+        (["--session", "promote_", "--", "-s", "x"], "did you mean promote?"),
+    ],
+)
+def test_a_misspelt_session_is_told_with_the_nearest_one(words: list[str], told: str) -> None:
+    ran = nox(*words)
+    assert ran.returncode == 2
+    assert told in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["matrix(py3.12-torch2.15)", "matrix", "zzz"])
+def test_what_is_near_to_nothing_or_a_cell_is_left_to_nox(name: str) -> None:
+    catalogue.check_asked(["-s", name, "--", "-s", "lnt"])
+
+
 def test_plan_without_what_is_not_in_it_is_one_line_and_exit_2() -> None:
     ran = nox("-s", "plan", "--", "pr", "--without", "train")
     assert ran.returncode == 2
