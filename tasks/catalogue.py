@@ -4,6 +4,7 @@ Nox's tags, the plan that CI reads and the table in the README all follow from i
 """
 
 import difflib
+import functools
 import itertools
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -137,11 +138,18 @@ def session(  # noqa: PLR0913 - the columns of a table, each given by its name
             in_image=in_image,
             cells=cells or {},
         )
-        function = recording.recorded(function, sorted({*all_tiers}), CATALOGUE[name].inputs)
+        needed = CATALOGUE[name].inputs
+
+        @functools.wraps(function)
+        def run(*arguments: Any, **cell: str) -> None:
+            _needs(needed, name)
+            function(*arguments, **cell)
+
+        recorded = recording.recorded(run, sorted({*all_tiers}), needed)
         if cells:
-            function = _parametrize(function, cells)
+            recorded = _parametrize(recorded, cells)
         # `python` would be Nox's own word for the interpreter that it looks for itself.
-        return nox.session(name=name, tags=list(tiers), allow_parallel=parallel)(function)
+        return nox.session(name=name, tags=list(tiers), allow_parallel=parallel)(recorded)
 
     return declare
 
@@ -166,10 +174,23 @@ def _wrong_inputs(inputs: str | tuple[str, ...], *, are_needed: bool) -> str | N
     if are_needed and not inputs:
         return "has tiers and no inputs; declare the files and folders that can change its result"
     missing = [each for each in inputs if not each or not (ROOT / each).exists()]
-    if missing and _is_whole():
+    if _is_whole() and any(not each or not _is_tracked(each) for each in missing):
         expected = "write files and folders relative to its root"
         return f"input {missing[0]!r} is not in the repository; {expected}"
     return None
+
+
+def _is_tracked(name: str) -> bool:
+    """Whether git has `name`, which a sparse checkout may leave out."""
+    return git.output("ls-files", "--error-unmatch", "--", name, cwd=ROOT) is not None
+
+
+def _needs(inputs: Iterable[str], name: str) -> None:
+    """End the session `name` where one of its inputs is left out of this checkout."""
+    missing = [each for each in inputs if not (ROOT / each).exists()]
+    if missing and _is_whole():
+        advice = f"git sparse-checkout add {missing[0]}, or git checkout {missing[0]}"
+        uv.stop(f"{name}: {missing[0]} is not in this checkout; {advice}")
 
 
 def _is_whole() -> bool:

@@ -240,13 +240,18 @@ def _problems(commit: Commit, before: str, after: str, root: Path) -> list[str]:
 
 def main(arguments: Sequence[str], root: Path = ROOT) -> int:
     """Check the message in a file; print a line and return 1 for what is wrong with it."""
-    written = Path(arguments[0]).read_text(encoding="utf-8")
+    try:
+        written = Path(arguments[0]).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        print("commit message: is not UTF-8; write it in UTF-8, as git takes every message for")
+        return 1
     cleaned = subprocess.run(
         ["git", "stripspace", "--strip-comments"],  # noqa: S607 - the one on PATH
         input=_SCISSORS.split(written)[0],
         cwd=root,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         check=True,
     ).stdout
     found = problems_of_new(cleaned, root) if cleaned.strip() else []  # git refuses an empty one

@@ -1,5 +1,7 @@
 """Shows text that may come from anybody: commit messages, titles, names in files of a fork."""
 
+import sys
+
 # GitHub's runner takes `::` at the start of a line and `##[` anywhere in it for a command.
 # https://github.com/actions/runner/blob/main/src/Runner.Common/ActionCommand.cs
 _MARK, _OLD_MARK = "::", "##["
@@ -17,6 +19,7 @@ def harmless(text: str) -> str:
 
 
 def show(*lines: str) -> None:
-    """Print each of `lines`, made harmless."""
+    """Print each of `lines`, made harmless; what the terminal has no letters for is spelled out."""
+    encoding = sys.stdout.encoding or "utf-8"
     for line in lines:
-        print(harmless(line))
+        print(harmless(line).encode(encoding, "backslashreplace").decode(encoding))

@@ -272,12 +272,14 @@ def output(
     command = [str(folder / "bin" / program), *arguments]
     manifest.note_command(command, {})
     done = subprocess.run(
-        command,
+        # As UTF-8 whatever the locale: a commit message is an argument.
+        [word.encode("utf-8", "surrogateescape") for word in command],
         cwd=cwd,
         env=isolated(folder),
         input=text,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         check=False,
     )
     if done.returncode:

@@ -76,7 +76,7 @@ def _run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
         cwd=cwd,
         env={**os.environ, "LC_ALL": "C"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         errors="surrogateescape",
         check=False,
     )

@@ -176,7 +176,8 @@ def _ask(python: Path, modules: Iterable[str]) -> Found:
         [str(python), "-c", PROBE, *modules],
         env={**environment.isolated(python.parent.parent), "PYTHONPATH": _SOURCE},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         check=False,
     )
     if asked.returncode:

@@ -141,7 +141,12 @@ def _push_as(session: nox.Session, engine: str, name: str, login: registry.Login
     # Not by the session: the token goes by standard input, where no log and no process list is.
     command = [engine, "login", "--username", login.user, "--password-stdin", host]
     logged_in = subprocess.run(
-        command, input=login.token, capture_output=True, text=True, check=False
+        command,
+        input=login.token,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
     )
     if logged_in.returncode:
         said = logged_in.stderr.strip().splitlines() or ["no word"]

@@ -58,7 +58,8 @@ def _real_interpreter(candidate: Path, version: str) -> Path | None:
         answer = subprocess.run(
             [candidate, "-I", "-c", _WHO_ARE_YOU],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
             timeout=30,
             check=True,
         )

@@ -71,7 +71,8 @@ def _git(*arguments: str, umask: int) -> None:
     done = subprocess.run(
         ["git", *arguments],  # noqa: S607 - the one on PATH, as for anybody
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         check=False,
         umask=umask,
     )
@@ -106,7 +107,8 @@ def build(
         cwd=source,
         env={**environment.isolated(tools), **variables},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         check=False,
         umask=circumstances.umask,
     )

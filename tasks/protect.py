@@ -205,7 +205,8 @@ def _gh(arguments: Sequence[str], body: str | None = None) -> str:
         env={**os.environ, "GH_PROMPT_DISABLED": "1"},
         input=body,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         check=False,
     )
     if done.returncode == _NOT_LOGGED_IN:

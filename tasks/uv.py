@@ -82,7 +82,8 @@ def install(*arguments: str, cwd: Path, lock: int) -> None:
         cwd=cwd,
         env=_variables(),
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         pass_fds=(lock,),
     ) as process:
         for line in process.stderr or ():
@@ -155,7 +156,13 @@ def _found() -> tuple[str, str]:
     found = os.environ.get("UV") or shutil.which("uv")
     if found is None:
         stop("uv is not on PATH; run: pip install uv")
-    asked = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+    asked = subprocess.run(
+        [found, "--version"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=False,
+    )
     said = re.search(r"\d+(\.\d+)+", asked.stdout)
     if said is None:
         stop(f"uv does not run ({found}); run: pip install --upgrade uv")
@@ -193,7 +200,8 @@ def _call(
         cwd=cwd,
         env=_variables(),
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="surrogateescape",
         check=False,
         pass_fds=() if lock is None else (lock,),
     )

@@ -1,6 +1,7 @@
 import ast
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tasks.catalogue import (
     session,
 )
 from tasks.project import PROJECT, ROOT, Cell
+from tests.history import History
 
 runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
 
@@ -256,3 +258,22 @@ def test_every_torch_is_declared_to_conflict_with_the_others() -> None:
 
 def test_tools_need_no_torch() -> None:
     assert environment.of_tools("3.12").torch is None
+
+
+def test_only_a_session_that_needs_it_misses_what_a_sparse_checkout_leaves_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = History(tmp_path / "repository")
+    history.commit("feat: a", {"tests/a": "1", "benchmarks/a": "1", "src/a": "1"})
+    shutil.rmtree(history.root / "benchmarks")
+    monkeypatch.setattr(catalogue, "ROOT", history.root)
+    assert catalogue._wrong_inputs(("benchmarks", "src"), are_needed=True) is None  # noqa: SLF001
+    wrong = catalogue._wrong_inputs(("benchmark",), are_needed=True)  # noqa: SLF001
+    assert wrong is not None
+    assert "input 'benchmark' is not in the repository" in wrong
+    catalogue._needs(["src"], "lint")  # noqa: SLF001
+    with pytest.raises(SystemExit) as ended:
+        catalogue._needs(["src", "benchmarks"], "types")  # noqa: SLF001
+    assert ended.value.code == 2
+    told = "types: benchmarks is not in this checkout; git sparse-checkout add benchmarks, or git "
+    assert capsys.readouterr().err.startswith(told)

@@ -1,10 +1,14 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tasks import commits, contracts
 from tasks.commits import Level
+from tasks.project import ROOT
 from tests.history import History
 from tests.repository import git
 
@@ -221,6 +225,34 @@ def check(history: History, text: str, capsys: pytest.CaptureFixture[str]) -> tu
     file = history.root / ".git" / "COMMIT_EDITMSG"
     file.write_text(text, encoding="utf-8")
     return commits.main([str(file)], history.root), capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "told"),
+    [
+        ("fix: café\n".encode(), 0, ""),
+        ("café\n".encode(), 1, r"\xe9' is not of the form"),
+        ("fix: café\n".encode("latin-1"), 1, "commit message: is not UTF-8; write it in UTF-8"),
+    ],
+    ids=["right", "wrong", "latin_1"],
+)
+def test_the_hook_reads_a_message_whatever_the_locale(
+    content: bytes, code: int, told: str, history: History
+) -> None:
+    file = history.root / ".git" / "COMMIT_EDITMSG"
+    file.write_bytes(content)
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "tasks.commits", str(file)],
+        cwd=ROOT,
+        env={**os.environ, **ascii_only},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == code, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert told in ran.stdout
 
 
 @pytest.mark.parametrize(
