@@ -14,7 +14,7 @@ from tasks import environment, manifest, uv
 from tasks.catalogue import session
 from tasks.project import PROJECT, ROOT
 
-INPUTS = ("src/gates", "src/my_project", "configs")
+INPUTS = ("src", "configs")
 
 # Nothing is installed into an image: the project is imported from its source.
 _SOURCE = str(ROOT / "src")

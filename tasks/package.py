@@ -189,12 +189,11 @@ def _expected_of(archive: Path, tracked: Sequence[str], pyproject: Mapping[str, 
     if archive.suffix != ".whl":
         included = [each.strip("/") for each in targets["sdist"]["include"]]
         return {name for name in tracked if _is_under(name, included)} - _OF_SDIST
-    packages = targets["wheel"]["packages"]
     code = {
-        name.removeprefix(f"{package.rpartition('/')[0]}/")
-        for package in packages
+        name.removeprefix(f"{folder}/")
+        for folder in targets["wheel"]["sources"]
         for name in tracked
-        if _is_under(name, [package])
+        if _is_under(name, [folder])
     }
     information = "-".join(archive.name.split("-")[:2]) + ".dist-info"
     licences = pyproject["project"].get("license-files", [])

@@ -6,7 +6,7 @@ import nox
 
 from tasks import environment
 from tasks.catalogue import Tier, session
-from tasks.project import PROJECT, Cell
+from tasks.project import PROJECT, ROOT, Cell
 
 # What the tests of the model read, wherever they run.
 _SMOKE = ("src", "configs", "tests/conftest.py", "tests/smoke")
@@ -19,7 +19,15 @@ _PACKAGES = (
     "tests/stand_in_osv.py",
     "tests/unit/conftest.py",
 )
-_SUITES = ("tests/unit/gates", "tests/unit/my_project", "tests/smoke")
+# Those of each package in src/, whichever there are.
+_SUITES = (
+    *(
+        f"tests/unit/{each.name}"
+        for each in sorted((ROOT / "src").iterdir())
+        if (ROOT / "tests" / "unit" / each.name).is_dir()
+    ),
+    "tests/smoke",
+)
 
 
 def _matrix() -> dict[Cell, tuple[Tier, ...]]:

@@ -56,6 +56,16 @@ def test_the_bars_are_where_they_were_set() -> None:
     assert tools["coverage"]["report"]["fail_under"] >= 90
 
 
+def test_no_package_escapes_the_import_contracts_or_has_no_tests() -> None:
+    # The wheel, the coverage and the matrix take whatever is in src/; import-linter wants names.
+    packages = {file.parent.name for file in (ROOT / "src").glob("*/__init__.py")}
+    linter = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]
+    assert {*linter["root_packages"]} == {*packages, "tasks"}
+    (layers,) = (each["layers"] for each in linter["contracts"] if each["type"] == "layers")
+    assert set(layers) == packages
+    assert all((ROOT / "tests" / "unit" / name).is_dir() for name in packages)
+
+
 def test_the_tests_that_security_names_are_there() -> None:
     named = set(re.findall(r"`(?:[\w/]*/)?(test_\w+)(?:\.py)?`", text_of("SECURITY.md")))
     found = repository.git("grep", "--only-matching", "-h", "-E", r"def test_\w+").stdout

@@ -44,7 +44,8 @@ license-files = ["LICENSE"]
 requires-python = ">=3.11,<4"
 
 [tool.hatch.build.targets.wheel]
-packages = ["src/own"]
+only-include = ["src"]
+sources = ["src"]
 
 [tool.hatch.build.targets.sdist]
 include = ["/src", "/LICENSE", "/README.md"]
