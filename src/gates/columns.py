@@ -64,7 +64,7 @@ def _fitted(values: pa.Array, kind: pa.DataType) -> pa.Array:
     if is_list(kind):
         return _fitted_lists(values, kind)
     if pa.types.is_integer(kind):
-        bounds = np.iinfo(kind.to_pandas_dtype())
+        bounds = np.iinfo(str(kind))  # to_pandas_dtype would need pandas
         outside = pc.or_(pc.less(values, bounds.min), pc.greater(values, bounds.max))
         _refuse_where(outside, lambda row: str(values[row]))
     if pa.types.is_dictionary(values.type):
