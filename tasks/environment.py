@@ -197,13 +197,16 @@ def prepare(environment: Environment, root: Path = ROOT) -> Path:
 
 
 def _make_whole(folder: Path, environment: Environment, requirements: str, root: Path) -> None:
+    # Without the lock: who makes an environment takes its stamp away first.
+    stamp = _read_stamp(folder)
+    if stamp and _is_whole(folder, environment, requirements, root, stamp):
+        return
     with _exclusive(root / ".nox" / f"{folder.name}.lock") as lock:
         stamp = _read_stamp(folder)
         interpreter = _interpreter_in_use(folder, environment, stamp)
+        if stamp and _is_whole(folder, environment, requirements, root, stamp):
+            return  # by another session, for which this one has waited
         broken = installed.incomplete(folder) if stamp else []
-        is_current = stamp and stamp.contents == _contents(folder, requirements, root)
-        if interpreter and is_current and not broken:
-            return
         if interpreter is None:
             interpreter = _find_or_install(environment.python)
             _make_empty(folder, interpreter, root, lock)
@@ -218,6 +221,16 @@ def _make_whole(folder: Path, environment: Environment, requirements: str, root:
             contents=_contents(folder, requirements, root),
         )
         (folder / _STAMP).write_text(json.dumps(asdict(stamp)), encoding="utf-8")
+
+
+def _is_whole(
+    folder: Path, environment: Environment, requirements: str, root: Path, stamp: Stamp
+) -> bool:
+    return (
+        _interpreter_in_use(folder, environment, stamp) is not None
+        and stamp.contents == _contents(folder, requirements, root)
+        and not installed.incomplete(folder)
+    )
 
 
 def run(
