@@ -243,6 +243,10 @@ def read_of_run(run: Path) -> dict[str, Any]:
         msg = f"{file}: is about another checkpoint ({says[:12]}) than {checkpoint} "
         msg += f"({found[:12]}); one of them was changed: train again"
         raise GateInputError(msg)
+    name = document["subject"][0]["name"]
+    if name != checkpoint.name:
+        msg = f"{file}: calls its checkpoint {name}, and it is {checkpoint.name}; train again"
+        raise GateInputError(msg)
     if "data" not in facts(document):
         msg = f"{file}: names no data, so nobody could say what the model learned from"
         raise GateInputError(msg)

@@ -146,6 +146,7 @@ def without_data(run: Run) -> None:
         (in_verdict("data", "a" * 64), "judged.json: is a verdict on another data"),
         (other_gate, "is a verdict of the gate schema"),
         (without_data, "provenance.json: names no data"),
+        (in_provenance("subject", 0, "name", value="other.pt"), "calls its checkpoint other.pt"),
         (of_another_config, r"predictions\.parquet: is of another config \(aaaaaaaaaaaa\)"),
         (unsealed, r"predictions\.parquet: has no content_digest"),
         (written("config.yaml", "junk: ["), r"config\.yaml: line 1: not valid YAML"),
