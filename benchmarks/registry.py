@@ -7,7 +7,6 @@ Markdown table of medians, with the least and the greatest.
 """
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -64,16 +63,18 @@ class Bench:
         self.seconds.setdefault(name, []).append(self.run(*words))
 
     def prepare(self) -> None:
-        """Write a policy under which a model need not wait, and an SBOM of nothing."""
-        policy = (ROOT / "configs" / "gates.yaml").read_text(encoding="utf-8")
-        policy = policy.replace("hours_in_staging: 24", "hours_in_staging: 0")
-        # What is measured may not be committed yet.
-        policy = policy.replace("clean_source: true", "clean_source: false")
-        (self._folder / "gates.yaml").write_text(policy, encoding="utf-8")
-        # Where the model's check after a promotion looks for the data.
-        (self._folder / "configs").mkdir()
-        shutil.copy(ROOT / "configs" / "base.yaml", self._folder / "configs")
-        (self._folder / "sbom.json").write_text(json.dumps({"bomFormat": "CycloneDX"}))
+        """Copy the configurations, with a policy under which a model need not wait."""
+        shutil.copytree(ROOT / "configs", self._folder / "configs")
+        file = self._folder / "configs" / "gates.yaml"
+        policy = file.read_text(encoding="utf-8")
+        # What is measured may not be committed yet, and the bill of materials is another session's.
+        for old, new in (
+            ("hours_in_staging: 24", "hours_in_staging: 0"),
+            ("clean_source: true", "clean_source: false"),
+            ("sbom: true", "sbom: false"),
+        ):
+            policy = policy.replace(old, new)
+        file.write_text(policy, encoding="utf-8")
 
     def train_and_judge(self, run: str, epochs: int, *baseline: str) -> list[str]:
         """Make a judged run; return the options that register it."""
@@ -83,10 +84,10 @@ class Bench:
             f"--set=train.epochs={epochs}",
         ]
         self.run("-m", "my_project.train", *config, "--run-id", run)
-        judge = ["--checkpoint", f"outputs/{run}/checkpoint.pt", "--policy", "gates.yaml"]
+        judge = ["--checkpoint", f"outputs/{run}/checkpoint.pt"]
         verdict = f"{run}.json"
         self.run("-m", "my_project.eval", *judge, "--report", verdict, *baseline)
-        return ["--run", f"outputs/{run}", "--verdict", verdict, "--sbom", "sbom.json"]
+        return ["--run", f"outputs/{run}", "--verdict", verdict]
 
 
 def main() -> None:
@@ -105,8 +106,7 @@ def main() -> None:
 
 
 def _measure(bench: Bench, runs: int) -> None:
-    rules = ["--policy", "gates.yaml"]
-    to = {stage: ["promote", "--to", stage, *rules, "--approver", "ben"] for stage in STAGES}
+    to = {stage: ["promote", "--to", stage, "--approver", "ben"] for stage in STAGES}
     first = bench.train_and_judge("first", 3, "--no-baseline", "a benchmark")
     bench.time("register, the first, which makes the file", "register", *first)
     for stage in STAGES:
@@ -116,7 +116,7 @@ def _measure(bench: Bench, runs: int) -> None:
     bench.time("promote --to staging", *to["staging"])
     for _ in range(runs):
         bench.time("promote --to production", *to["production"])
-        bench.time("rollback", "rollback", *rules)
+        bench.time("rollback", "rollback")
         bench.time("status", "status")
         bench.time("history --verify", "history", "--verify")
         bench.time("register, already there", "register", *second)

@@ -25,6 +25,10 @@ SESSION = "workflows"  # the quickest of the tier that has an environment
 BASE = "github.event.pull_request.base.sha || github.event.merge_group.base_sha"
 IMAGE = "vars.PLAN_IMAGE"
 TITLE = "github.event.pull_request.title"
+FROM_FORK = (
+    "github.event_name == 'pull_request' && "
+    "github.event.pull_request.head.repo.full_name != github.repository"
+)
 LABELS = "join(github.event.pull_request.labels.*.name, ',')"
 
 
@@ -65,7 +69,8 @@ class Machine:
 
 def filled(text: str, expressions: Mapping[str, str]) -> str:
     values = {name.replace("_", "."): value for name, value in expressions.items()}
-    values |= {BASE: values.get("base", ""), IMAGE: "", LABELS: "", TITLE: ""}
+    values |= {BASE: values.get("base", ""), FROM_FORK: "false"}
+    values |= dict.fromkeys((IMAGE, LABELS, TITLE), "")
     return re.sub(r"\$\{\{ (.+?) \}\}", lambda found: values[found[1]], text)
 
 
