@@ -19,14 +19,15 @@ def data_verdict(gate: str) -> str:
 def identity(files: Mapping[str, str]) -> dict[str, str]:
     """Return what two versions that are the same have in common.
 
-    The checkpoint and the verdicts, and whether there is an SBOM: each is written anew with another
-    time in it. What else lies in a run's folder makes no other version.
+    The checkpoint and the verdicts, and whether there is an SBOM and an attestation: each is
+    written anew with another time in it. What else lies in a run's folder makes no other version.
 
     Args:
         files: SHA-256 of each, by name.
     """
     kept = {name: digest for name, digest in files.items() if name.startswith(VERDICT_START)}
-    return {**kept, CHECKPOINT: files.get(CHECKPOINT, ""), SBOM: str(SBOM in files)}
+    there = {name: str(name in files) for name in (SBOM, ATTESTATION)}
+    return {**kept, CHECKPOINT: files.get(CHECKPOINT, ""), **there}
 
 
 @dataclass(frozen=True, kw_only=True)

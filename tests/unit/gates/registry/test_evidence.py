@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -302,3 +305,92 @@ def test_the_lock_is_taken_from_the_commit_where_another_is_checked_out(
     other.judge(policy)
     with pytest.raises(GateInputError, match="is neither here nor in its commit"):
         other.submission(sbom=sbom)
+
+
+SIGNER = "team/project/.github/workflows/release.yml"
+
+
+@pytest.fixture
+def gh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for gh: it notes what it is asked, and knows the files whose content is in known.
+
+    The real one asks Sigstore whom to trust, which tests do not.
+    """
+    program = tmp_path / "bin" / "gh"
+    program.parent.mkdir()
+    program.write_text(
+        f"""#!/bin/sh
+echo "$@" >> {tmp_path}/asked
+for known in {tmp_path}/known/*; do
+  cmp -s "$3" "$known" && exit 0
+done
+echo "Error: verifying with issuer failed" >&2
+exit 1
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return tmp_path / "known"
+
+
+def attested(registry: Registry, folder: Path, *, bundle: bool = True) -> tuple[Run, Policy]:
+    rules = registered.policy(folder, attested_by=SIGNER)
+    made = Run(folder / "one", b"one")
+    made.judge(rules)
+    if bundle:
+        (made.folder / "attestation.json").write_text("{}")
+    registry.register(made.submission())
+    return made, rules
+
+
+def test_a_model_that_the_workflow_has_signed_is_promoted(
+    registry: Registry, gh: Path, tmp_path: Path
+) -> None:
+    made, rules = attested(registry, tmp_path)
+    gh.mkdir()
+    for name in ("checkpoint.pt", "provenance.json"):
+        shutil.copy(made.folder / name, gh)
+    verdict = registry.promote(STAGING, rules)
+    assert verdict.outcome is Outcome.PASS, verdict.to_text()
+    checkpoint, provenance = (tmp_path / "asked").read_text().splitlines()
+    assert re.fullmatch(
+        rf"attestation verify /\S+/checkpoint\.pt --repo team/project --signer-workflow {SIGNER} "
+        r"--bundle /\S+/attestation\.json",
+        checkpoint,
+    )
+    assert "/provenance.json " in provenance
+
+
+@pytest.mark.parametrize("signed", ["checkpoint.pt", "provenance.json"])
+def test_a_file_that_the_workflow_has_not_signed_is_told(
+    registry: Registry, gh: Path, tmp_path: Path, signed: str
+) -> None:
+    made, rules = attested(registry, tmp_path)
+    gh.mkdir()
+    shutil.copy(made.folder / signed, gh)
+    verdict = registry.promote(STAGING, rules)
+    assert missing(verdict) == ["attestation"]
+    assert f"is not attested by {SIGNER}: Error: verifying with issuer failed" in verdict.to_text()
+
+
+@pytest.mark.usefixtures("gh")
+def test_a_model_that_nobody_signed_is_told(registry: Registry, tmp_path: Path) -> None:
+    made, rules = attested(registry, tmp_path, bundle=False)
+    verdict = registry.promote(STAGING, rules)
+    assert missing(verdict) == ["attestation"]
+    assert "there is no attestation.json among its files" in verdict.to_text()
+    # Signed later, the same checkpoint is another version.
+    (made.folder / "attestation.json").write_text("{}")
+    version, is_new = registry.register(made.submission())
+    assert (version.number, is_new) == (2, True)
+    assert "attestation.json" in version.files
+
+
+def test_without_gh_nothing_is_attested(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rules = attested(registry, tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    verdict = registry.promote(STAGING, rules)
+    assert missing(verdict) == ["attestation"]
+    assert "gh, GitHub's command line, checks attestations and is missing" in verdict.to_text()
