@@ -16,8 +16,8 @@ def difference(recorded: PredictionsFile, again: Predictions, *, tolerance: floa
     Args:
         recorded: the predictions that were kept.
         again: what the model predicts now, for all of the held-out examples.
-        tolerance: of probabilities, as another processor rounds otherwise. Of two classes that are
-            as likely as that, either may be predicted.
+        tolerance: of probabilities, because processors round differently. If two classes are that
+            close, either prediction is accepted.
 
     Raises:
         GateInputError: `recorded` is damaged.

@@ -79,9 +79,9 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    """Return a question that names what `word` may have been meant to be, if anything is near.
+    """Return a suggestion for a misspelt `word`, or nothing if no known word is similar.
 
-    Of a file that no option names, the option whose name its path begins with.
+    A path without an option gets the option that its first part resembles.
     """
     names = {name.lstrip("-"): name for name in known}
     begins_with = re.split("[=/.]", word.lstrip("-"))[0]

@@ -79,7 +79,7 @@ def opened(uri: str, **options: Any) -> Any:
     """
     import fsspec  # noqa: PLC0415 - takes a moment to import, and a local file needs none of it
 
-    # aiohttp asks for HTTP_PROXY, HTTPS_PROXY and NO_PROXY only if it is told to.
+    # Without trust_env, aiohttp ignores HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
     is_web = uri.startswith(("http://", "https://"))
     proxied = {"client_kwargs": {"trust_env": True}} if is_web else {}
     return fsspec.open(uri, **proxied, **options)

@@ -80,7 +80,7 @@ def why_no_commit(folder: Path) -> str | None:
     None if it names one.
     """
     try:
-        # Of a repository without a commit it says just that; rev-parse calls HEAD ambiguous.
+        # git log says that a repository has no commits yet; rev-parse calls HEAD ambiguous.
         asked = _ask(folder, "log", "--max-count=1", "--format=%H")
     except OSError as error:
         return f"git cannot be run ({error.strerror})"
