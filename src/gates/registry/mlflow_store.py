@@ -6,13 +6,13 @@ carries one entry. So the log is wherever the registry is, and whoever may read 
 the other.
 """
 
-import atexit
 import contextlib
 import gc
 import os
 import random
 import re
 import sqlite3
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -363,8 +363,9 @@ def _client(address: str, shown: str) -> "MlflowClient":
     except Exception as error:  # a file that is no database, an unknown kind of address
         raise _translated(error, "", shown) from error
     finally:
-        gc.freeze()
-        atexit.register(gc.unfreeze)  # else libraries report what is left as leaks
+        # Frozen objects stay to the very end, which torch's bindings would report as leaks.
+        if "torch" not in sys.modules:
+            gc.freeze()
         gc.enable()
 
 
