@@ -35,12 +35,14 @@ USER 1001
 # Only what the environment is made from: other changes leave its layer, by far the largest, alone.
 # The empty files stand for the project, which is installed as a link to its source.
 COPY --chown=1001:1001 pyproject.toml uv.lock LICENSE ./
-COPY --chown=1001:1001 tasks/__init__.py tasks/display.py tasks/environment.py tasks/git.py tasks/inputs.py tasks/installed.py tasks/interpreters.py tasks/manifest.py tasks/project.py tasks/uv.py tasks/
-COPY --chown=1001:1001 tasks/observer/__init__.py tasks/observer/sitecustomize.py tasks/observer/
+COPY --chown=1001:1001 tasks/__init__.py tasks/display.py tasks/git.py tasks/project.py tasks/
+COPY --chown=1001:1001 tasks/environments/__init__.py tasks/environments/environment.py tasks/environments/installed.py tasks/environments/interpreters.py tasks/environments/uv.py tasks/environments/
+COPY --chown=1001:1001 tasks/evidence/__init__.py tasks/evidence/inputs.py tasks/evidence/manifest.py tasks/evidence/
+COPY --chown=1001:1001 tasks/evidence/observer/__init__.py tasks/evidence/observer/sitecustomize.py tasks/evidence/observer/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
     mkdir -p src/gates src/my_project && \
     touch README.md src/gates/__init__.py src/my_project/__init__.py && \
-    python3 -c "import os; from tasks import environment; \
+    python3 -c "import os; from tasks.environments import environment; \
     os.symlink(environment.prepare_default_cell(), '.nox/default')"
 # A job's workspace is another file system, to which nothing links but by name: torch's gigabytes
 # would be copied. The cache under such links lasts as long as the container.

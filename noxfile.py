@@ -21,8 +21,8 @@ nox.needs_version = ">=2026.8.10"
 nox.options.default_venv_backend = "none"
 nox.options.tags = ["pr"]
 
-from tasks import (  # noqa: E402 - the path is set above
-    catalogue,
+from tasks import catalogue  # noqa: E402 - the path is set above
+from tasks.sessions import (  # noqa: E402
     gpu,
     image,
     model,

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import print_measured  # noqa: E402 - the path is set above
-from tasks import environment  # noqa: E402
+from tasks.environments import environment  # noqa: E402
 
 # Runs in the locked environment, which has NumPy and pyarrow; this script's Python need not.
 MAKE = """\

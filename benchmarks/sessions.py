@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import print_measured  # noqa: E402 - the path is set above
-from tasks import environment  # noqa: E402
+from tasks.environments import environment  # noqa: E402
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 def _environment_step(runs: int) -> tuple[str, str, str]:
     """Time, in a fresh process, the import of our code and the look that finds nothing to do."""
     code = (
-        "import time; start = time.perf_counter(); from tasks import environment;"
+        "import time; start = time.perf_counter(); from tasks.environments import environment;"
         "environment.prepare_default_cell();"
         "print(time.perf_counter() - start)"
     )

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.report import spread  # noqa: E402 - the path is set above
-from tasks import environment  # noqa: E402
+from tasks.environments import environment  # noqa: E402
 
 OURS = "ours"
 PEERS = {"fabric": "Lightning Fabric", "trainer": "Lightning Trainer", "accelerate": "Accelerate"}
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
 def _surroundings(bench: Bench) -> str:
     """Return what the figures depend on besides the code."""
     code = (
-        "import sys, importlib.metadata as m; from gates.provenance import machine;"
+        "import sys, importlib.metadata as m; from gates.evidence.provenance import machine;"
         "print(machine()['processor'], *[f'{p} {m.version(p)}' for p in sys.argv[1:]], sep=', ')"
     )
     return (

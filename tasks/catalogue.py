@@ -14,7 +14,9 @@ from typing import Any, Literal, get_args
 
 import nox
 
-from tasks import git, recording, uv
+from tasks import git
+from tasks.environments import uv
+from tasks.evidence import recording
 from tasks.project import PROJECT, ROOT, Cell
 
 Tier = Literal["pr", "nightly", "release", "data"]

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from tasks import uv
+from tasks.environments import uv
 
 # Of a folder that is in none; a damaged one is told otherwise.
 _NO_REPOSITORY = "not a git repository (or any"

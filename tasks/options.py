@@ -3,7 +3,7 @@
 import argparse
 from typing import NoReturn
 
-from tasks import uv
+from tasks.environments import uv
 
 
 class Options(argparse.ArgumentParser):

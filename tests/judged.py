@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gates.policy import Policy, load_policy
-from gates.predictions import Predictions, PredictionsFile, open_predictions, write_predictions
+from gates.evaluation.policy import Policy, load_policy
+from gates.evaluation.predictions import (
+    Predictions,
+    PredictionsFile,
+    open_predictions,
+    write_predictions,
+)
 
 CLASSES = 10
 CANDIDATE, BASELINE, DATA, CONFIG = ("c" * 64, "b" * 64, "d" * 64, "f" * 64)

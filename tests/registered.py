@@ -9,14 +9,15 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from gates import evaluation, provenance
-from gates.declared import DeclaredData
-from gates.policy import Policy, load_policy
-from gates.predictions import Predictions, open_predictions, write_predictions
-from gates.provenance import Attempt, SourceState, TrainingRun
+from gates.data.declared import DeclaredData
+from gates.evaluation import comparison
+from gates.evaluation.policy import Policy, load_policy
+from gates.evaluation.predictions import Predictions, open_predictions, write_predictions
+from gates.evidence import provenance
+from gates.evidence.provenance import Attempt, SourceState, TrainingRun
 from gates.registry.files import Submission
 from gates.registry.submission import read_submission
-from gates.verdict import Verdict
+from gates.verdicts.verdict import Verdict
 from tests.judged import DATA, POLICY, scored
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -128,13 +129,13 @@ class Run:
         """Have the gate judge it, and keep the verdict."""
         mine = open_predictions(self.folder / "predictions.parquet")
         if against is None:
-            verdict = evaluation.accept_without_baseline(mine, rules, why="first release")
+            verdict = comparison.accept_without_baseline(mine, rules, why="first release")
         else:
             kept = self.folder / "baseline_predictions.parquet"
             theirs = open_predictions(
                 kept if kept.exists() else against.folder / "predictions.parquet"
             )
-            verdict = evaluation.compare(mine, theirs, rules)
+            verdict = comparison.compare(mine, theirs, rules)
         self.verdict_file.write_text(verdict.to_json())
         return verdict
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gates.locked import parse_lock
-from gates.policy import Policy
-from gates.provenance import SourceState, source_state
+from gates.evaluation.policy import Policy
+from gates.evidence.provenance import SourceState, source_state
 from gates.registry import stages
 from gates.registry.history import Stage
 from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
 from gates.registry.store import Store, Version
-from gates.verdict import Outcome
+from gates.supply.locked import parse_lock
+from gates.verdicts.verdict import Outcome
 from tests import registered, repository
 from tests.registered import Run
 
@@ -158,7 +158,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourceState:
 
 def write_sbom(file: Path, lock: str = LOCK) -> Path:
     """Write the bill of materials of `lock`."""
-    from gates.sbom import as_text, sbom  # noqa: PLC0415 - takes a moment
+    from gates.supply.sbom import as_text, sbom  # noqa: PLC0415 - takes a moment
 
     now = datetime(2026, 11, 26, tzinfo=UTC)
     packages = parse_lock(lock, where="uv.lock")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks import uv
+from tasks.environments import uv
 from tasks.project import ROOT
 
 

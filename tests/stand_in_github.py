@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, cast
 
-# Takes the arguments that tasks/protect.py gives; gh's own exit codes and messages. A shell starts
-# Python, and Python takes its line for a string: in a first line, no path may have a space.
+# Takes the arguments that tasks/sessions/protect.py gives; gh's own exit codes and messages. A
+# shell starts Python, and Python takes its line for a string: in a first line, no path may have a
+# space.
 GH = f"""\
 #!/bin/sh
 '''exec' {shlex.quote(sys.executable)} -IS "$0" "$@"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-from gates.locked import LockedPackage
+from gates.supply.locked import LockedPackage
 
 
 class Services(http.server.ThreadingHTTPServer):

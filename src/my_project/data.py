@@ -24,8 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from gates import columns, locations
-from gates.declared import DeclaredData
+from gates import locations
+from gates.data import columns
+from gates.data.declared import DeclaredData
 from gates.errors import ExitCode, GateInputError, run_command, said_by
 from gates.files import atomic_write, sha256, write_text
 from my_project.config import PROJECT, DataConfig, ModelConfig, RunConfig

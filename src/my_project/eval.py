@@ -9,11 +9,11 @@ from pathlib import Path
 
 from gates.commands.evaluate import add_judging_arguments
 from gates.errors import CommandParser, ExitCode, run_command
+from gates.evaluation.policy import Policy, load_policy
+from gates.evaluation.predictions import write_predictions
 from gates.files import refuse_to_overwrite
 from gates.locations import local_copy, shown
-from gates.policy import Policy, load_policy
-from gates.predictions import write_predictions
-from gates.verdict import Verdict, publish
+from gates.verdicts.verdict import Verdict, publish
 from my_project.config import PROJECT
 
 
@@ -71,7 +71,7 @@ def _evaluate(options: argparse.Namespace) -> ExitCode:
 
 def _judge(options: argparse.Namespace, policy: Policy, baseline: Path | None) -> Verdict:
     # Imports torch: after the options and the policy, so that a typo is told at once.
-    from gates.plots import draw_verdict  # noqa: PLC0415
+    from gates.evaluation.plots import draw_verdict  # noqa: PLC0415
     from my_project import evaluation, scores  # noqa: PLC0415
 
     # Once: while this runs, another training may point the link to its own checkpoint.

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from gates import answers
-from gates import evaluation as gate
 from gates.errors import AnswerError, CheckpointError, GateInputError
+from gates.evaluation import answers
+from gates.evaluation import comparison as gate
+from gates.evaluation.policy import Policy
+from gates.evaluation.predictions import Predictions, open_predictions, write_predictions
 from gates.files import sha256
-from gates.policy import Policy
-from gates.predictions import Predictions, open_predictions, write_predictions
-from gates.verdict import Verdict
+from gates.verdicts.verdict import Verdict
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
 from my_project import data

@@ -438,7 +438,7 @@ def hardware_of(device: "torch.device") -> dict[str, str]:
     """Return what was measured on: the machine, and the GPU with its driver and clocks."""
     import torch  # noqa: PLC0415
 
-    from gates import provenance  # noqa: PLC0415
+    from gates.evidence import provenance  # noqa: PLC0415
 
     versions = {**provenance.machine(), "torch": torch.__version__}
     if device.type == "cpu":
@@ -475,7 +475,7 @@ def driver_facts(gpu: str) -> dict[str, str]:
 
 
 def _source() -> dict[str, Any]:
-    from gates import provenance  # noqa: PLC0415
+    from gates.evidence import provenance  # noqa: PLC0415
 
     source = provenance.source_state(Path(__file__).parent)
     return {"commit": source.commit, "is_clean": source.is_clean}

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-from gates import provenance
 from gates.configuration import flat
 from gates.errors import ConfigError, GateInputError
+from gates.evidence import provenance
+from gates.evidence.provenance import Attempt, SourceState
 from gates.files import atomic_write, write_text
-from gates.provenance import Attempt, SourceState
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
 from my_project import data, determinism, evaluation, lock, progress, snapshots, tracking, training

@@ -7,15 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from gates.errors import GateInputError
-from gates.files import write_text
-from gates.metrics import (
+from gates.evaluation.metrics import (
     CALIBRATION_BINS,
     calibration,
     expected_calibration_error,
     negative_log_likelihood,
 )
-from gates.plots import figure
-from gates.predictions import Predictions
+from gates.evaluation.plots import figure
+from gates.evaluation.predictions import Predictions
+from gates.files import write_text
 
 FloatArray = npt.NDArray[np.float64]
 

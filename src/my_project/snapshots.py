@@ -34,8 +34,8 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
 from gates.errors import CheckpointError, ConfigError, GateInputError, said_by, underlying
+from gates.evidence.provenance import Attempt
 from gates.files import sha256, write_text
-from gates.provenance import Attempt
 from my_project.config import RunConfig, validate
 from my_project.processes import Processes
 from my_project.training import Trainer

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gates import provenance
 from gates.display import show
 from gates.errors import CommandParser, ConfigError, ExitCode, run_command
+from gates.evidence import provenance
 from my_project.config import PROJECT, DataConfig, load, validate
 
 

@@ -11,7 +11,7 @@ import pytest
 from gcp_storage_emulator.server import create_server
 from moto.server import ThreadedMotoServer
 
-from gates.verdict import read_verdict
+from gates.verdicts.verdict import read_verdict
 from tests.judged import BASELINE, pair, write_policy, written
 
 COPY = "import sys, fsspec\nwith open(sys.argv[1], 'rb') as f, fsspec.open(sys.argv[2], 'wb') as g:"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gates.__main__ import main
-from tasks import environment
+from tasks.environments import environment
 from tasks.project import PROJECT, ROOT, Cell
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from gates.__main__ import main as gates
-from gates.predictions import Predictions, write_predictions
-from gates.verdict import NOT_JUDGED, Outcome, Verdict, read_verdict
+from gates.evaluation.predictions import Predictions, write_predictions
+from gates.verdicts.verdict import NOT_JUDGED, Outcome, Verdict, read_verdict
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
 from my_project import eval as command

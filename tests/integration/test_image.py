@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import image
 from tasks.project import ROOT
+from tasks.sessions import image
 
 CERTIFICATES = "/etc/ssl/certs"
 BASE = "localhost/my-project-test-base"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gates.policy import Policy
+from gates.evaluation.policy import Policy
 from gates.registry import stages
 from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from gates.errors import GateInputError
+from gates.evaluation.policy import Policy
 from gates.locations import local_copy
-from gates.policy import Policy
 from gates.registry import stages
 from gates.registry.history import Action
 from gates.registry.ledger import RefusedError
 from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
-from gates.verdict import Outcome
+from gates.verdicts.verdict import Outcome
 from tests import registered
 from tests.integration.servers import (
     ADMIN,

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tasks import uv
+from tasks.environments import uv
 from tasks.project import ROOT
 from tests import repository
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gates.declared import read_declared
+from gates.data.declared import read_declared
 from my_project import data
 from my_project.config import RunConfig
 from tasks.project import ROOT

@@ -59,9 +59,9 @@ def run(options: argparse.Namespace) -> ExitCode:
         return _record(options)
     read.append(options.licences)
     refuse_to_overwrite(read, written=[options.report, options.last_answer])
-    from gates.audit import Sources, audit  # noqa: PLC0415 - after the options: --help is quick
     from gates.services import UnreachableError  # noqa: PLC0415
-    from gates.verdict import Outcome, publish  # noqa: PLC0415
+    from gates.supply.audit import Sources, audit  # noqa: PLC0415 - after the options: --help is quick
+    from gates.verdicts.verdict import Outcome, publish  # noqa: PLC0415
 
     sources = Sources(
         lock=options.lock,
@@ -82,9 +82,9 @@ def run(options: argparse.Namespace) -> ExitCode:
 
 
 def _record(options: argparse.Namespace) -> ExitCode:
-    from gates.audit_settings import load_audit_settings  # noqa: PLC0415
-    from gates.licences import write_record  # noqa: PLC0415
-    from gates.locked import read_lock  # noqa: PLC0415
+    from gates.supply.audit_settings import load_audit_settings  # noqa: PLC0415
+    from gates.supply.licences import write_record  # noqa: PLC0415
+    from gates.supply.locked import read_lock  # noqa: PLC0415
 
     if not options.index:
         msg = "audit: --record-licences asks a package index; name one with --index or AUDIT_INDEX"

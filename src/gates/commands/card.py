@@ -38,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Write the card."""
-    from gates import provenance  # noqa: PLC0415 - after the options, so that --help is quick
+    from gates.evidence import provenance  # noqa: PLC0415 - after the options, so that --help is quick
     from gates.files import refuse_to_overwrite, write_text  # noqa: PLC0415
-    from gates.model_card import load_settings, model_card  # noqa: PLC0415
-    from gates.verdict import read_verdict  # noqa: PLC0415
+    from gates.report.model_card import load_settings, model_card  # noqa: PLC0415
+    from gates.verdicts.verdict import read_verdict  # noqa: PLC0415
 
     folder = options.run.resolve().parent if options.run.is_file() else options.run
     file = options.output or folder / "model_card.md"

@@ -58,12 +58,12 @@ def add_judging_arguments(parser: argparse.ArgumentParser, *, baseline: str) -> 
 def run(options: argparse.Namespace) -> ExitCode:
     """Judge and show the verdict."""
     # Each takes a moment to import: after the options, so that --help and a typo answer at once.
-    from gates import evaluation  # noqa: PLC0415
+    from gates.evaluation import comparison  # noqa: PLC0415
+    from gates.evaluation.policy import load_policy  # noqa: PLC0415
+    from gates.evaluation.predictions import open_predictions  # noqa: PLC0415
     from gates.files import refuse_to_overwrite  # noqa: PLC0415
     from gates.locations import local_copy, shown  # noqa: PLC0415
-    from gates.policy import load_policy  # noqa: PLC0415
-    from gates.predictions import open_predictions  # noqa: PLC0415
-    from gates.verdict import publish  # noqa: PLC0415
+    from gates.verdicts.verdict import publish  # noqa: PLC0415
 
     policy = load_policy(options.policy).with_margin(options.fail_if_worse_than)
     wanted = "predictions.parquet"
@@ -72,16 +72,16 @@ def run(options: argparse.Namespace) -> ExitCode:
         refuse_to_overwrite([options.policy, ours], written=written)
         candidate = open_predictions(ours, name=shown(options.candidate))
         if options.baseline is None:
-            verdict = evaluation.accept_without_baseline(candidate, policy, why=options.no_baseline)
+            verdict = comparison.accept_without_baseline(candidate, policy, why=options.no_baseline)
         else:
             with local_copy(options.baseline, prefer=wanted) as theirs:
                 refuse_to_overwrite([theirs], written=written)
                 baseline = open_predictions(theirs, name=shown(options.baseline))
-                verdict = evaluation.compare(
+                verdict = comparison.compare(
                     candidate, baseline, policy, allow_same_model=options.allow_same_model
                 )
     if options.plot is not None:
-        from gates.plots import draw_verdict  # noqa: PLC0415
+        from gates.evaluation.plots import draw_verdict  # noqa: PLC0415
 
         draw_verdict(verdict, options.plot)
     return publish(verdict, report=options.report)

@@ -35,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Write it."""
-    from gates import sbom  # noqa: PLC0415 - after the options, so that --help is quick
     from gates.files import refuse_to_overwrite, write_text  # noqa: PLC0415
-    from gates.mlbom import Evidence, mlbom  # noqa: PLC0415
-    from gates.model_card import load_settings  # noqa: PLC0415
-    from gates.verdict import read_verdict  # noqa: PLC0415
+    from gates.report.model_card import load_settings  # noqa: PLC0415
+    from gates.supply import sbom  # noqa: PLC0415 - after the options, so that --help is quick
+    from gates.supply.mlbom import Evidence, mlbom  # noqa: PLC0415
+    from gates.verdicts.verdict import read_verdict  # noqa: PLC0415
 
     read = [options.verdict, options.settings, options.sbom, options.wheel, *options.run.glob("*")]
     refuse_to_overwrite([*read, *options.data.glob("**/*.manifest.json")], written=[options.output])

@@ -34,11 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Write or compare."""
-    from gates import sbom  # noqa: PLC0415 - after the options, so that --help is quick
-    from gates.audit_settings import load_audit_settings  # noqa: PLC0415
     from gates.files import refuse_to_overwrite, sha256, write_text  # noqa: PLC0415
-    from gates.licences import read_record, with_exceptions  # noqa: PLC0415
-    from gates.locked import read_lock, select  # noqa: PLC0415
+    from gates.supply import sbom  # noqa: PLC0415 - after the options, so that --help is quick
+    from gates.supply.audit_settings import load_audit_settings  # noqa: PLC0415
+    from gates.supply.licences import read_record, with_exceptions  # noqa: PLC0415
+    from gates.supply.locked import read_lock, select  # noqa: PLC0415
 
     read = [options.lock, options.licences, options.settings, options.requirements]
     refuse_to_overwrite(read, written=[options.output])

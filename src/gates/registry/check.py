@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from gates.errors import ConfigError, GateError, GateInputError
+from gates.evaluation.policy import PromotionPolicy
 from gates.functions import named_function
-from gates.policy import PromotionPolicy
 from gates.progress import waiting_for
 from gates.registry.history import History
 from gates.registry.loading import check_as_recorded

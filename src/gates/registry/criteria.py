@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gates import provenance
 from gates.errors import GateError, GateInputError
-from gates.evaluation import accept_without_baseline, compare
-from gates.policy import Policy, StageRule
-from gates.predictions import open_predictions
+from gates.evaluation.comparison import accept_without_baseline, compare
+from gates.evaluation.policy import Policy, StageRule
+from gates.evaluation.predictions import open_predictions
+from gates.evidence import provenance
 from gates.registry import evidence
 from gates.registry.attestation import problem_of_attestation
 from gates.registry.files import PREDICTIONS, PROVENANCE, SBOM, VERDICT, data_verdict
@@ -20,7 +20,7 @@ from gates.registry.history import Stage
 from gates.registry.repository import problem_of_sbom, problem_of_source
 from gates.registry.stages import Occupancy
 from gates.registry.store import Version
-from gates.verdict import Finding, Outcome, Verdict, read_verdict
+from gates.verdicts.verdict import Finding, Outcome, Verdict, read_verdict
 
 # Of findings that are about no examples.
 GROUP = "version"

@@ -9,13 +9,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from gates import provenance
 from gates.configuration import parse_yaml, read_bytes
 from gates.errors import GateInputError
+from gates.evaluation.predictions import open_predictions
+from gates.evidence import provenance
 from gates.files import sha256
-from gates.predictions import open_predictions
 from gates.registry.files import CHECKPOINT, CONFIG, PREDICTIONS, PROVENANCE
-from gates.verdict import read_verdict
+from gates.verdicts.verdict import read_verdict
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
 

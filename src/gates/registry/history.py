@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from gates.display import in_one_line
 from gates.errors import GateInputError
-from gates.verdict import Digest
+from gates.verdicts.verdict import Digest
 
 FORMAT: Literal["history/1"] = "history/1"
 

@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from gates.declared import read_declared
+from gates.data.declared import read_declared
 from gates.display import in_one_line
 from gates.errors import ConfigError, GateInputError
+from gates.evaluation.policy import Policy, PromotionPolicy
 from gates.files import sha256
-from gates.policy import Policy, PromotionPolicy
 from gates.registry import check, files, history
 from gates.registry.criteria import Case, criterion, judge
 from gates.registry.files import Submission
@@ -23,7 +23,7 @@ from gates.registry.history import STAGES, Action, Entry, Held, Stage
 from gates.registry.ledger import Ledger, Now, RefusedError
 from gates.registry.stages import Occupancy
 from gates.registry.store import Caller, Store, Version, fetch_checked
-from gates.verdict import Finding, Outcome, Verdict, read_verdict
+from gates.verdicts.verdict import Finding, Outcome, Verdict, read_verdict
 
 Say = Callable[[str], None]
 

@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from gates import provenance
 from gates.errors import GateInputError
-from gates.locked import parse_lock
+from gates.evidence import provenance
+from gates.supply.locked import parse_lock
 
 _LOCK = "uv.lock"
 

@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from gates import provenance
 from gates.errors import GateInputError
+from gates.evidence import provenance
 from gates.files import sha256
 from gates.registry import evidence
 from gates.registry.files import (
@@ -22,7 +22,7 @@ from gates.registry.files import (
     data_verdict,
 )
 from gates.registry.repository import problem_of_sbom
-from gates.verdict import Verdict, read_verdict
+from gates.verdicts.verdict import Verdict, read_verdict
 
 _REQUIRED = (CHECKPOINT, PREDICTIONS, PROVENANCE, CONFIG)
 _GATE = re.compile(r"[a-z][a-z0-9-]*")  # it becomes part of a file's name

@@ -9,11 +9,11 @@ from typing import Protocol
 import pytest
 
 from gates.__main__ import main
-from gates.audit import lookalikes
 from gates.files import sha256
-from gates.index import withdrawn
-from gates.licences import is_allowed
-from gates.locked import read_lock
+from gates.supply.audit import lookalikes
+from gates.supply.index import withdrawn
+from gates.supply.licences import is_allowed
+from gates.supply.locked import read_lock
 from tests.stand_in_osv import Services, served
 
 ROOT = Path(__file__).parents[3]

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from gates.__main__ import main
+from gates.evidence.provenance import SourceState
 from gates.files import sha256
-from gates.locked import read_lock
-from gates.provenance import SourceState
 from gates.registry.store import open_store
+from gates.supply.locked import read_lock
 from tests.judged import DATA, policy
 from tests.registered import COMMIT, Run
 

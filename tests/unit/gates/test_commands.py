@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from gates.__main__ import main
-from gates.policy import load_policy
-from gates.verdict import Outcome, read_verdict
+from gates.evaluation.policy import load_policy
+from gates.verdicts.verdict import Outcome, read_verdict
 from tests.judged import pair, write_policy, written
 
 Judge = Callable[..., tuple[int, str, str]]
@@ -194,7 +194,7 @@ def test_interrupt_is_told(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> Non
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gates.evaluation.compare", interrupted)
+    monkeypatch.setattr("gates.evaluation.comparison.compare", interrupted)
     assert judge(*_FILES) == (130, "", "interrupted\n")
 
 
@@ -202,7 +202,7 @@ def test_lack_of_memory_is_told(judge: Judge, monkeypatch: pytest.MonkeyPatch) -
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("gates.evaluation.compare", exhausted)
+    monkeypatch.setattr("gates.evaluation.comparison.compare", exhausted)
     code, _, err = judge(*_FILES)
     assert (code, err.count("\n")) == (2, 1)
 

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gates.errors import ConfigError, GateError, GateInputError
-from gates.evaluation import accept_without_baseline, compare
-from gates.predictions import Predictions
-from gates.statistics import PairedCounts, sample_size, tango_interval
-from gates.verdict import Finding, Outcome, Verdict
+from gates.evaluation.comparison import accept_without_baseline, compare
+from gates.evaluation.predictions import Predictions
+from gates.evaluation.statistics import PairedCounts, sample_size, tango_interval
+from gates.verdicts.verdict import Finding, Outcome, Verdict
 from tests import judged
 from tests.judged import BASELINE, CANDIDATE, CONFIG, DATA, in_order, pair, scored, written
 

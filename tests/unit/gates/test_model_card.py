@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from gates import provenance
 from gates.__main__ import main
 from gates.errors import ConfigError, GateInputError
+from gates.evidence import provenance
 from gates.files import sha256, write_text
-from gates.model_card import load_settings, model_card
-from gates.verdict import NOT_JUDGED, Finding, Outcome, Verdict
+from gates.report.model_card import load_settings, model_card
+from gates.verdicts.verdict import NOT_JUDGED, Finding, Outcome, Verdict
 
 SETTINGS = Path(__file__).parents[3] / "configs" / "model_card.yaml"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

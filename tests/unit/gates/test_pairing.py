@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gates import pairing
 from gates.errors import GateInputError
-from gates.evaluation import accept_without_baseline, compare
-from gates.pairing import arrays, tally
-from gates.predictions import Predictions
-from gates.verdict import Finding, Verdict
+from gates.evaluation import pairing
+from gates.evaluation.comparison import accept_without_baseline, compare
+from gates.evaluation.pairing import arrays, tally
+from gates.evaluation.predictions import Predictions
+from gates.verdicts.verdict import Finding, Verdict
 from tests import judged
 from tests.judged import BASELINE, in_order, pair, scored, written
 

@@ -6,8 +6,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from gates.errors import GateInputError
-from gates.plots import draw_verdict
-from gates.verdict import Finding, Outcome, Verdict
+from gates.evaluation.plots import draw_verdict
+from gates.verdicts.verdict import Finding, Outcome, Verdict
 
 SVG = "{http://www.w3.org/2000/svg}"
 

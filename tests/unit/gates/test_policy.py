@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from gates.errors import ConfigError
+from gates.evaluation.policy import load_policy
 from gates.files import sha256
-from gates.policy import load_policy
 from tasks.project import ROOT
 from tests import judged
 from tests.judged import write_policy

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gates import predictions as module
 from gates.errors import GateInputError
-from gates.predictions import Predictions, named, open_predictions, write_predictions
+from gates.evaluation import predictions as module
+from gates.evaluation.predictions import Predictions, named, open_predictions, write_predictions
 from tests.judged import scored
 
 DIGESTS = {"data_digest": "d" * 64, "checkpoint_digest": "c" * 64}

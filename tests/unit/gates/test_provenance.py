@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from gates import provenance
 from gates.errors import GateInputError
-from gates.provenance import Attempt, SourceState, TrainingRun
+from gates.evidence import provenance
+from gates.evidence.provenance import Attempt, SourceState, TrainingRun
 from tests import repository
 
 STARTED = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)

@@ -7,8 +7,8 @@ import pytest
 
 from gates import services
 from gates.errors import GateInputError
-from gates.index import metadata, withdrawn
 from gates.locations import download
+from gates.supply.index import metadata, withdrawn
 from tests.stand_in_osv import Services, served
 from tests.stand_in_proxy import Proxy, proxy
 

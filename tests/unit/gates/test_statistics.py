@@ -18,9 +18,9 @@ from statsmodels.stats import (
     proportion,
 )
 
-import gates.statistics
+import gates.evaluation.statistics
 from gates.errors import GateInputError
-from gates.statistics import (
+from gates.evaluation.statistics import (
     BoolArray,
     FloatArray,
     IntArray,
@@ -125,7 +125,7 @@ def test_models_that_never_disagree_need_the_published_number(margin: float, exp
 
 
 def test_the_docstrings_examples() -> None:
-    result = doctest.testmod(gates.statistics)
+    result = doctest.testmod(gates.evaluation.statistics)
     assert result.attempted > 5
     assert result.failed == 0
 
@@ -253,7 +253,7 @@ def test_the_jackknife_by_parts_stands_in_for_the_whole(
         seed=0,
     )
     whole = interval()
-    monkeypatch.setattr(gates.statistics, "_JACKKNIFE_PARTS", 50)
+    monkeypatch.setattr(gates.evaluation.statistics, "_JACKKNIFE_PARTS", 50)
     assert limits(interval()) == pytest.approx(limits(whole), abs=0.1 * width(whole))
 
 
@@ -538,7 +538,7 @@ def test_max_t_keeps_its_result_for_a_seed_and_changes_with_another() -> None:
 
 
 def test_max_t_draws_in_blocks_as_many_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates.statistics, "_BLOCK_ROWS", 300)
+    monkeypatch.setattr(gates.evaluation.statistics, "_BLOCK_ROWS", 300)
     actual = max_t(np.array([0.0, 5.0]), np.eye(2), resamples=1_000, seed=0)
     assert actual[0] == pytest.approx(0.75, abs=0.05)
     assert actual[1] == 1.0
@@ -761,5 +761,6 @@ def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
 
 
 def test_importing_it_loads_no_scipy() -> None:
-    code = "import sys, gates.statistics; sys.exit(any(m.startswith('scipy') for m in sys.modules))"
+    code = "import sys, gates.evaluation.statistics as _; "
+    code += "sys.exit(any(m.startswith('scipy') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

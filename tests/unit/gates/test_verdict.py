@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gates import verdict as module
 from gates.errors import ExitCode, GateInputError
-from gates.verdict import Finding, Outcome, Verdict, json_schema, publish, read_verdict
+from gates.verdicts import verdict as module
+from gates.verdicts.verdict import Finding, Outcome, Verdict, json_schema, publish, read_verdict
 
 OVERALL = Finding(
     check="accuracy",
@@ -258,11 +258,13 @@ def complaints(  # noqa: C901 - a case for each word of the schema
 
 def test_committed_schema_is_that_of_the_verdict() -> None:
     committed = Path(module.__file__).with_name("verdict.schema.json").read_text()
-    assert committed == json_schema(), "python -m gates.verdict > src/gates/verdict.schema.json"
+    assert committed == json_schema(), (
+        "python -m gates.verdicts.verdict > src/gates/verdict.schema.json"
+    )
 
 
 def test_module_prints_the_schema() -> None:
-    command = [sys.executable, "-m", "gates.verdict"]
+    command = [sys.executable, "-m", "gates.verdicts.verdict"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout == json_schema()
 
@@ -394,7 +396,7 @@ def test_what_cannot_be_written_is_not_printed(
 
 def test_terminal_without_the_letters_gets_them_spelt_out() -> None:
     program = (
-        "from gates.verdict import *\n"
+        "from gates.verdicts.verdict import *\n"
         "finding = Finding(check='a', group='größe=ü', outcome='fail', reason='', n=1)\n"
         "verdict = Verdict(gate='g', outcome='fail', reason='ü', findings=(finding,),"
         " metrics={}, evidence={})\n"

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gates.predictions import open_predictions, write_predictions
+from gates.evaluation.predictions import open_predictions, write_predictions
 from my_project import checkpoint as checkpoints
 from my_project import data, evaluation, runs
 from my_project.config import RunConfig

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gates.errors import AnswerError, CheckpointError, GateError, GateInputError
-from gates.policy import Policy
-from gates.predictions import Predictions, open_predictions, write_predictions
-from gates.verdict import Outcome
+from gates.evaluation.policy import Policy
+from gates.evaluation.predictions import Predictions, open_predictions, write_predictions
+from gates.verdicts.verdict import Outcome
 from my_project import checkpoint as checkpoints
 from my_project import evaluation, training
 from my_project.config import RunConfig

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from gates import provenance
 from gates.errors import CheckpointError, ConfigError, ExitCode, GateInputError, TrainingError
-from gates.provenance import SourceState
+from gates.evidence import provenance
+from gates.evidence.provenance import SourceState
 from my_project import checkpoint as checkpoints
 from my_project import config as configs
 from my_project import data, evaluation, runs, snapshots

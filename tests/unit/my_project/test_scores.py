@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
 from gates.errors import GateInputError
-from gates.predictions import Predictions
+from gates.evaluation.predictions import Predictions
 from my_project import scores
 
 

@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from gates import provenance
-from gates.provenance import SourceState
+from gates.evidence import provenance
+from gates.evidence.provenance import SourceState
 from my_project import config as configs
 from my_project import data, training
 from my_project.train import main

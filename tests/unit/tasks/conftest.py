@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import noxfile  # noqa: F401 - first, so that the catalogue has its order in every selection of tests
-from tasks import lockfile, uv
+from tasks.environments import lockfile, uv
 from tests.local_index import Index
 from tests.repository import commit
 
@@ -63,7 +63,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import nox
 
-from tasks import environment, repository, uv
+from tasks.environments import environment, uv
+from tasks.sessions import repository
 from tasks.catalogue import session
 from tasks.project import ROOT, Cell
 

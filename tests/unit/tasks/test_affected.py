@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import affected, catalogue
+from tasks import catalogue
+from tasks.affected import selection
 from tasks.project import PROJECT, ROOT
 from tests.repository import commit, git
 
@@ -42,7 +43,7 @@ def write(root: Path, *names: str) -> None:
 
 
 def planned(root: Path, *arguments: str) -> list[str]:
-    return [job.session for job in affected.plan(["pr", *arguments], root).jobs]
+    return [job.session for job in selection.plan(["pr", *arguments], root).jobs]
 
 
 def test_what_a_change_of_the_docs_does_not_touch_is_left_out_with_the_reason(
@@ -50,7 +51,7 @@ def test_what_a_change_of_the_docs_does_not_touch_is_left_out_with_the_reason(
 ) -> None:
     write(branch, "docs/new.md")
     commit(cwd=branch)
-    plan = affected.plan(["pr", "--since", "main"], branch)
+    plan = selection.plan(["pr", "--since", "main"], branch)
     chosen = {job.session for job in plan.jobs}
     assert {"lint", "unit"} <= chosen
     assert not {"smoke", "types", *GPU, *MIDDLE_CELLS} & chosen
@@ -133,7 +134,7 @@ def test_where_the_change_cannot_be_told_everything_runs_and_plan_says_so(
     prepare: Callable[[Path], tuple[Path, str]], branch: Path
 ) -> None:
     root, problem = prepare(branch)
-    plan = affected.plan(["pr", "--since", "upstream"], root)
+    plan = selection.plan(["pr", "--since", "upstream"], root)
     assert [job.session for job in plan.jobs] == PR
     assert plan.notes[0] == f"plan: {problem}, so nothing is left out for being unaffected"
 
@@ -192,7 +193,7 @@ def test_only_githubs_own_machines_are_known(
 ) -> None:
     monkeypatch.setenv("PLAN_FROM_FORK", "true")
     runners = {**PROJECT.runners, "cpu": labels}
-    monkeypatch.setattr(affected, "PROJECT", replace(PROJECT, runners=runners))
+    monkeypatch.setattr(selection, "PROJECT", replace(PROJECT, runners=runners))
     if is_hosted:
         assert planned(branch) == PR
         return
@@ -208,7 +209,7 @@ def test_a_new_lock_is_tried_on_every_cell(branch: Path) -> None:
 @pytest.mark.parametrize("tier", ["nightly", "release"])
 def test_other_tiers_run_everything(tier: catalogue.Tier, branch: Path) -> None:
     write(branch, "docs/new.md")
-    plan = affected.plan([tier, "--since", "main"], branch)
+    plan = selection.plan([tier, "--since", "main"], branch)
     assert plan.jobs == catalogue.plan(tier)
     assert plan.notes == [f"plan: {tier} runs everything: --since and --label are for pr"]
 
@@ -230,7 +231,7 @@ def test_what_plan_does_not_know_is_one_line_and_exit_2(
     arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        affected.plan(arguments)
+        selection.plan(arguments)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(problem)

@@ -11,7 +11,7 @@ from typing import Any, get_args
 import nox
 import pytest
 
-from tasks import catalogue, environment, project, uv
+from tasks import catalogue, project
 from tasks.catalogue import (
     CATALOGUE,
     TIERS,
@@ -21,6 +21,7 @@ from tasks.catalogue import (
     Tier,
     session,
 )
+from tasks.environments import environment, uv
 from tasks.project import PROJECT, ROOT, Cell
 from tests.history import History
 
@@ -215,7 +216,7 @@ def test_the_readme_shows_the_catalogue() -> None:
     assert catalogue.markdown_table() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "tasks").glob("*.py")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((ROOT / "tasks").rglob("*.py")), ids=lambda file: file.name)
 def test_tasks_import_only_nox_and_the_standard_library(file: Path) -> None:
     allowed = {"nox", "tasks", *sys.stdlib_module_names}
     # What the tools' environment runs, not Nox.

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import changelog, versions
-from tasks.changelog import ChangelogError
+from tasks.packaging import changelog, versions
+from tasks.packaging.changelog import ChangelogError
 from tasks.project import ROOT
 from tests.history import History
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import code_owners
+from tasks.github import code_owners
 from tasks.project import ROOT
 
 OWNED = "\n".join(f"{path} @team/owners # why" for path in code_owners.JUDGES)
@@ -37,8 +37,8 @@ def test_with_an_owner_for_each_path_nothing_is_reported(tmp_path: Path) -> None
         ("/tasks/ @team/owners # why\n", "", "1: /tasks/ is missing; add it with its owner:"),
         (
             "/uv.lock @team/owners # why",
-            "/uv.lock @team/owners\n/tasks/hook.py",
-            "11: /tasks/hook.py may take files of /tasks/ from its owner; leave it out",
+            "/uv.lock @team/owners\n/tasks/hooks/hook.py",
+            "11: /tasks/hooks/hook.py may take files of /tasks/ from its owner; leave it out",
         ),
     ],
 )

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import commits, contracts
-from tasks.commits import Level
+from tasks.packaging import commits, contracts
+from tasks.packaging.commits import Level
 from tasks.project import ROOT
 from tests.history import History
 from tests.repository import git
@@ -243,7 +243,7 @@ def test_the_hook_reads_a_message_whatever_the_locale(
     file.write_bytes(content)
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     ran = subprocess.run(
-        [sys.executable, "-m", "tasks.commits", str(file)],
+        [sys.executable, "-m", "tasks.packaging.commits", str(file)],
         cwd=ROOT,
         env={**os.environ, **ascii_only},
         capture_output=True,

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks import container, project
+from tasks import project
 from tasks.catalogue import PlannedJob
-from tasks.container import Container
+from tasks.images import container
+from tasks.images.container import Container
 from tasks.project import ROOT, Cell
 from tests.stand_in_images import Images, served
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from tasks import contracts
-from tasks.contracts import breaking
+from tasks.packaging import contracts
+from tasks.packaging.contracts import breaking
 from tasks.project import ROOT
 
 Schema = dict[str, Any]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import environment, installed, interpreters, lockfile, uv
-from tasks.environment import Environment
+from tasks.environments import environment, installed, interpreters, lockfile, uv
+from tasks.environments.environment import Environment
 from tasks.project import PROJECT, ROOT, Cell
 from tests.local_index import Index
 from tests.repository import real_uv
@@ -23,7 +23,7 @@ TINY = Environment(folder=".nox/tiny", python=CURRENT, groups=("build",))
 # Makes the environment in a process of its own and prints the version that it then holds.
 PREPARE = """
 from pathlib import Path
-from tasks import environment
+from tasks.environments import environment
 from tests.unit.tasks.test_environment import TINY, tiny_version
 print(tiny_version(environment.prepare(TINY, Path({!r}))))
 """

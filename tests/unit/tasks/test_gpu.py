@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import gpu
 from tasks.project import PROJECT, ROOT
+from tasks.sessions import gpu
 
 SESSIONS = ["gpu-test", "gpu-bench"]
 OLDEST = PROJECT.torches[0]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import green, manifest
-from tasks.manifest import Manifest, Result
+from tasks.affected import green
+from tasks.evidence import manifest
+from tasks.evidence.manifest import Manifest, Result
 from tests.unit.tasks.test_sessions import nox
 
 RESULTS = ("success", "failure", "cancelled", "skipped")

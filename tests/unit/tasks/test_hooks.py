@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tasks import environment
+from tasks.environments import environment
 from tests import repository
 
 HOOKS = (

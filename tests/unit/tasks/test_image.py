@@ -13,8 +13,10 @@ from typing import NoReturn, cast
 import nox
 import pytest
 
-from tasks import container, image, registry, uv
+from tasks.environments import uv
+from tasks.images import container, oci
 from tasks.project import PROJECT, ROOT
+from tasks.sessions import image
 from tests import stand_in_images
 from tests.stand_in_images import Images, served
 
@@ -50,21 +52,21 @@ def test_every_from_is_pinned_by_tag_and_digest_or_is_a_stage() -> None:
     arguments = dict(rest.split("=", 1) for word, rest in instructions(DOCKERFILE) if word == "ARG")
     images = [rest.split(" AS ")[0] for word, rest in instructions(DOCKERFILE) if word == "FROM"]
     resolved = {re.sub(r"\$\{(\w+)\}", lambda found: arguments[found[1]], each) for each in images}
-    pinned = {f"{base.name}:{base.tag}@{base.digest}" for base in registry.bases(DOCKERFILE)}
+    pinned = {f"{base.name}:{base.tag}@{base.digest}" for base in oci.bases(DOCKERFILE)}
     assert resolved == pinned | {"cpu-base", "gpu-base"}
     assert {"cpu-base", "gpu-base"} <= stages(DOCKERFILE).keys()
     assert len(pinned) == 2
 
 
 def test_the_base_of_the_cpu_image_has_the_default_python() -> None:
-    base = registry.bases(DOCKERFILE)[0]
+    base = oci.bases(DOCKERFILE)[0]
     assert base.name == "python"
     assert base.tag.startswith(f"{PROJECT.default.python}-slim")
 
 
 def test_a_base_for_a_named_platform_is_one_too() -> None:
     digest = f"sha256:{'0' * 64}"
-    (base,) = registry.bases(f"FROM --platform=linux/amd64 python:3.12@{digest} AS one\n")
+    (base,) = oci.bases(f"FROM --platform=linux/amd64 python:3.12@{digest} AS one\n")
     assert (base.name, base.tag, base.digest) == ("python", "3.12", digest)
 
 
@@ -129,7 +131,7 @@ def test_the_large_layer_is_made_from_the_lock_and_what_makes_environments() -> 
     assert copies[-1].endswith(" . .")
     copied = {word for each in copies[:-1] for word in each.split() if word.endswith(".py")}
     code = (
-        "import sys; from tasks import environment;"
+        "import sys; from tasks.environments import environment;"
         "print(*(each.__file__ for name, each in sys.modules.items() if name.startswith('tasks')),"
         " sep='\\n')"
     )
@@ -397,7 +399,7 @@ def test_a_registry_that_does_not_answer_is_one_line_and_no_pass(
     ],
 )
 def test_an_image_is_asked_of_the_registry_in_its_name(name: str, manifests: str) -> None:
-    assert registry.manifests(name) == manifests
+    assert oci.manifests(name) == manifests
 
 
 def built_and_tried(engine: str = "docker") -> list[str]:

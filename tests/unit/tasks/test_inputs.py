@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import inputs
-from tasks.observer import sitecustomize as observer
+from tasks.evidence import inputs
+from tasks.evidence.observer import sitecustomize as observer
 from tests.repository import commit, nox
 
 # The session declares src, and noxfile.py, tasks, pyproject.toml and uv.lock as every one does.

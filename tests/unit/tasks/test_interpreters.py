@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import interpreters
+from tasks.environments import interpreters
 
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 BASE = Path(sys._base_executable)  # type: ignore[attr-defined] # noqa: SLF001 - a venv's origin

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import lockfile, uv
+from tasks.environments import lockfile, uv
 from tasks.project import ROOT
 from tests.local_index import Index
 from tests.repository import git

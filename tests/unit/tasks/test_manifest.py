@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import inputs, manifest
-from tasks.manifest import Manifest
+from tasks.evidence import inputs, manifest
+from tasks.evidence.manifest import Manifest
 from tasks.project import ROOT
 from tests.repository import nox, outside_of_sessions
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks import package
-from tasks.package import Circumstances
+from tasks.packaging import wheels
+from tasks.packaging.wheels import Circumstances
 from tasks.project import ROOT
 from tests.history import History
 
@@ -92,31 +92,31 @@ def head(root: Path) -> str:
 def built(root: Path, folder: Path, circumstances: Circumstances) -> dict[str, Path]:
     """Build the last commit of `root` in a clone; return the files by their endings."""
     commit = head(root)
-    clone = package.clone(commit, folder / "clone", circumstances, root)
-    epoch = package.commit_time(commit, root)
-    files = package.build(TOOLS, clone, folder / "dist", epoch, circumstances)
+    clone = wheels.clone(commit, folder / "clone", circumstances, root)
+    epoch = wheels.commit_time(commit, root)
+    files = wheels.build(TOOLS, clone, folder / "dist", epoch, circumstances)
     return {file.suffix: file for file in files}
 
 
 def differences(one: Mapping[str, Path], other: Mapping[str, Path]) -> list[str]:
     assert one.keys() == other.keys() == {".gz", ".whl"}
-    return [line for key in one for line in package.differences(one[key], other[key])]
+    return [line for key in one for line in wheels.differences(one[key], other[key])]
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
-    return built(ROOT, tmp_path_factory.mktemp("here"), package.HERE)
+    return built(ROOT, tmp_path_factory.mktemp("here"), wheels.HERE)
 
 
 def circumstances_with(**variables: str) -> Circumstances:
-    return Circumstances(variables={**package.HERE.variables, **variables})
+    return Circumstances(variables={**wheels.HERE.variables, **variables})
 
 
 @pytest.mark.parametrize(
     "circumstances",
     [
-        pytest.param(package.HERE, id="path_only"),
-        pytest.param(package.ELSEWHERE, id="everything_that_the_session_varies"),
+        pytest.param(wheels.HERE, id="path_only"),
+        pytest.param(wheels.ELSEWHERE, id="everything_that_the_session_varies"),
         pytest.param(circumstances_with(LC_ALL="C", LANG="tr_TR.UTF-8"), id="locale"),
         pytest.param(circumstances_with(TZ="XXX+12"), id="time_zone"),
         pytest.param(Circumstances(umask=0o077), id="umask"),
@@ -148,21 +148,19 @@ def test_this_project_is_alike_at_another_time(
 def test_the_wheel_of_the_source_distribution_is_the_same(
     reference: Mapping[str, Path], tmp_path: Path
 ) -> None:
-    unpacked = package.unpack(reference[".gz"], tmp_path / "unpacked")
-    epoch = package.commit_time(head(ROOT))
-    (wheel,) = package.build(
-        TOOLS, unpacked, tmp_path / "dist", epoch, package.ELSEWHERE, ["wheel"]
-    )
-    assert package.differences(reference[".whl"], wheel) == []
+    unpacked = wheels.unpack(reference[".gz"], tmp_path / "unpacked")
+    epoch = wheels.commit_time(head(ROOT))
+    (wheel,) = wheels.build(TOOLS, unpacked, tmp_path / "dist", epoch, wheels.ELSEWHERE, ["wheel"])
+    assert wheels.differences(reference[".whl"], wheel) == []
 
 
 def test_this_project_packs_what_is_committed(reference: Mapping[str, Path]) -> None:
     clone = reference[".whl"].parent.parent / "clone"
-    assert package.problems_of_contents([*reference.values()], clone) == []
+    assert wheels.problems_of_contents([*reference.values()], clone) == []
 
 
 def test_every_file_has_the_time_of_the_commit(reference: Mapping[str, Path]) -> None:
-    epoch = int(package.commit_time(head(ROOT)))
+    epoch = int(wheels.commit_time(head(ROOT)))
     with tarfile.open(reference[".gz"]) as sdist:
         assert {member.mtime for member in sdist} == {epoch}
     with zipfile.ZipFile(reference[".whl"]) as wheel:
@@ -174,18 +172,18 @@ def test_every_file_has_the_time_of_the_commit(reference: Mapping[str, Path]) ->
 def test_the_users_line_ends_do_not_get_in(
     history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = built(history.root, tmp_path / "1", package.HERE)
+    one = built(history.root, tmp_path / "1", wheels.HERE)
     config = tmp_path / "gitconfig"
     config.write_text("[core]\n\tautocrlf = true\n")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
-    assert differences(one, built(history.root, tmp_path / "2", package.HERE)) == []
+    assert differences(one, built(history.root, tmp_path / "2", wheels.HERE)) == []
 
 
 def test_what_is_not_committed_does_not_get_in(history: History, tmp_path: Path) -> None:
-    one = built(history.root, tmp_path / "1", package.HERE)
+    one = built(history.root, tmp_path / "1", wheels.HERE)
     (history.root / "src" / "own" / "secret.py").write_text("TOKEN = 1\n")
     (history.root / "README.md").write_text("# Changed\n")
-    assert differences(one, built(history.root, tmp_path / "2", package.HERE)) == []
+    assert differences(one, built(history.root, tmp_path / "2", wheels.HERE)) == []
 
 
 @pytest.mark.parametrize(
@@ -204,36 +202,36 @@ def test_a_package_made_of_its_surroundings_is_found(
 ) -> None:
     hook = HOOK.replace("{MADE_OF}", made_of)
     history.commit("feat: a hook", {"pyproject.toml": HOOKED, "hatch_build.py": hook})
-    one = built(history.root, tmp_path / "1", package.HERE)
-    other = built(history.root, tmp_path / "2", package.ELSEWHERE)
+    one = built(history.root, tmp_path / "1", wheels.HERE)
+    other = built(history.root, tmp_path / "2", wheels.ELSEWHERE)
     assert "own_project-1.2.3-py3-none-any.whl: own/made.py" in differences(one, other)
 
 
 def test_an_archive_that_is_only_packed_differently_is_found(
     history: History, tmp_path: Path
 ) -> None:
-    wheel = built(history.root, tmp_path, package.HERE)[".whl"]
+    wheel = built(history.root, tmp_path, wheels.HERE)[".whl"]
     again = tmp_path / wheel.name
     with zipfile.ZipFile(wheel) as old, zipfile.ZipFile(again, "w") as new:
         for each in old.infolist():
             contents = old.read(each)
             each.compress_type = zipfile.ZIP_STORED
             new.writestr(each, contents)
-    assert package.differences(wheel, again) == [f"{wheel.name}: how it is packed"]
-    assert package.differences(wheel, wheel) == []
+    assert wheels.differences(wheel, again) == [f"{wheel.name}: how it is packed"]
+    assert wheels.differences(wheel, wheel) == []
 
 
 def problems(history: History, folder: Path, change: Mapping[str, str | None]) -> list[str]:
     """Build a clone with a `change` that nobody committed; return what is found in the files."""
-    clone = package.clone(head(history.root), folder / "clone", package.HERE, history.root)
+    clone = wheels.clone(head(history.root), folder / "clone", wheels.HERE, history.root)
     for name, text in change.items():
         if text is None:
             (clone / name).unlink()
         else:
             (clone / name).write_text(text)
-    files = package.build(TOOLS, clone, folder / "dist", "1", package.HERE)
+    files = wheels.build(TOOLS, clone, folder / "dist", "1", wheels.HERE)
     shutil.copy(history.root / "pyproject.toml", clone)
-    return package.problems_of_contents(files, clone)
+    return wheels.problems_of_contents(files, clone)
 
 
 WHEEL, SDIST = "own_project-1.2.3-py3-none-any.whl", "own_project-1.2.3.tar.gz"
@@ -286,7 +284,7 @@ def test_a_project_that_does_not_build_is_one_line_and_exit_2(
 ) -> None:
     history.commit("feat: no", {"pyproject.toml": PYPROJECT.replace('"README.md"', '"NO.md"')})
     with pytest.raises(SystemExit) as ended:
-        built(history.root, tmp_path, package.HERE)
+        built(history.root, tmp_path, wheels.HERE)
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("build: hatchling: ")
@@ -298,6 +296,6 @@ def test_a_commit_that_is_not_there_is_one_line_and_exit_2(
     history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        package.clone("0" * 40, tmp_path / "clone", package.HERE, history.root)
+        wheels.clone("0" * 40, tmp_path / "clone", wheels.HERE, history.root)
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("build: git: fatal: ")

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tasks import estimate, manifest, parity
+from tasks.affected import estimate
 from tasks.catalogue import PlannedJob
-from tasks.manifest import Made, Manifest
+from tasks.evidence import manifest, parity
+from tasks.evidence.manifest import Made, Manifest
 from tests.repository import git, nox
 
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from gates.configuration import Section
-from tasks import pins
+from tasks.github import pins
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

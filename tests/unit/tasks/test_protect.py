@@ -13,17 +13,12 @@ from typing import Any, NoReturn, cast
 import nox
 import pytest
 
-from tasks import (
-    catalogue,
-    code_owners,
-    environment,
-    protect,
-    rulesets,
-    workflow_rules,
-    workflow_source,
-)
+from tasks import catalogue
 from tasks.catalogue import CATALOGUE
+from tasks.environments import environment
+from tasks.github import code_owners, rulesets, workflow_rules, workflow_source
 from tasks.project import ROOT
+from tasks.sessions import protect
 from tests import stand_in_github
 from tests.stand_in_github import GitHub
 
@@ -96,7 +91,7 @@ def run(*arguments: str) -> list[str]:
         raise FailedError(reason)
 
     def run_command(*command: str, **_: object) -> None:
-        assert command[1:] == ("-m", "tasks.rulesets")
+        assert command[1:] == ("-m", "tasks.github.rulesets")
         if rulesets.main(Path.cwd()):
             raise FailedError
 

@@ -7,7 +7,7 @@ from typing import IO, NoReturn, cast
 import nox
 import pytest
 
-from tasks import quality
+from tasks.sessions import quality
 from tests.repository import commit, git
 
 HOOK = """\

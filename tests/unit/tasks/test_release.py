@@ -11,9 +11,11 @@ from typing import NoReturn, cast
 import nox
 import pytest
 
-from gates import provenance
-from tasks import lockfile, package, release
+from gates.evidence import provenance
+from tasks.environments import lockfile
+from tasks.packaging import wheels
 from tasks.project import ROOT
+from tasks.sessions import release
 from tests.repository import git
 from tests.repository import nox as run_nox
 
@@ -310,7 +312,7 @@ def checkpoint(root: Path) -> Path:
 def test_the_notes_name_the_model(root: Path, checkpoint: Path) -> None:
     logged = run("changelog").logged
     assert any("was not made from" in line for line in logged), "cccccccc is another commit"
-    model = f"cccccccc-{package.digest(checkpoint)[:12]}"
+    model = f"cccccccc-{wheels.digest(checkpoint)[:12]}"
     assert f"| `{model}` |" in (root / "artifacts" / "release-notes.md").read_text()
 
 
@@ -353,8 +355,8 @@ def test_build_checks_the_package_and_leaves_it_with_its_digests(
     assert (wheel.suffix, sdist.name) == (".whl", "my_project-0.1.0.tar.gz")
     sums = (root / "artifacts" / "SHA256SUMS").read_text().splitlines()
     assert sums == [
-        f"{package.digest(wheel)}  dist/{wheel.name}",
-        f"{package.digest(sdist)}  dist/{sdist.name}",
+        f"{wheels.digest(wheel)}  dist/{wheel.name}",
+        f"{wheels.digest(sdist)}  dist/{sdist.name}",
     ]
     assert session.logged[2:] == sums
 
@@ -416,10 +418,10 @@ def test_publish_says_what_would_go_where_and_uploads_nothing(
     sums.parent.mkdir()
     wheel = dist / "my_project-0.1.0-py3-none-any.whl"
     wheel.write_bytes(b"a wheel")
-    sums.write_text(f"{package.digest(wheel)}  dist/{wheel.name}\n")
+    sums.write_text(f"{wheels.digest(wheel)}  dist/{wheel.name}\n")
     run("publish")
     told = capsys.readouterr().out
-    assert f"{package.digest(wheel)}  dist/{wheel.name}, 7 bytes" in told
+    assert f"{wheels.digest(wheel)}  dist/{wheel.name}, 7 bytes" in told
     assert "to PyPI as my-project 0.1.0, by trusted publishing" in told
     assert "GitHub's attestations" in told
     assert "not yet: HEAD has no tag v0.1.0" in told
@@ -430,7 +432,7 @@ def test_publish_says_what_would_go_where_and_uploads_nothing(
     wheel.write_bytes(b"another wheel")
     with pytest.raises(FailedError, match="dist/ is not what nox -s build left there"):
         run("publish")
-    sums.write_text(f"{package.digest(wheel)}  dist/{wheel.name}\n")
+    sums.write_text(f"{wheels.digest(wheel)}  dist/{wheel.name}\n")
     release.write_version("0.1.1", root)
     with pytest.raises(FailedError, match=r"any\.whl is not my-project 0\.1\.1"):
         run("publish")

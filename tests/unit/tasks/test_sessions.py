@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tasks import catalogue, container
+from tasks import catalogue
+from tasks.images import container
 from tasks.project import PROJECT, ROOT
 from tests.repository import real_uv
 from tests.stand_in_images import served

@@ -11,9 +11,11 @@ from typing import Any, NoReturn, cast
 import nox
 import pytest
 
-from gates.locked import read_lock
-from tasks import environment, project, supply_chain
+from gates.supply.locked import read_lock
+from tasks import project
+from tasks.environments import environment
 from tasks.project import ROOT
+from tasks.sessions import supply_chain
 from tests.stand_in_osv import served
 
 

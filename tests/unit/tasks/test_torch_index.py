@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import environment, lockfile, project
-from tasks.environment import Environment
+from tasks import project
+from tasks.environments import environment, lockfile
+from tasks.environments.environment import Environment
 from tests.local_index import Index
 from tests.unit.tasks.conftest import PYPROJECT
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks import tracked_files
+from tasks.hooks import tracked_files
 from tests import repository
 
 

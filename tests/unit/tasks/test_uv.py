@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import uv
+from tasks.environments import uv
 
 # What uv 0.13.9 printed.
 HASH_MISMATCH = """\

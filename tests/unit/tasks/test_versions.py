@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import versions
+from tasks.packaging import versions
 from tests.history import History
 
 

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks import catalogue, environment, green, uv, workflow_rules, workflows
+from tasks import catalogue
+from tasks.affected import green
 from tasks.catalogue import CATALOGUE, TIERS
+from tasks.environments import environment, uv
+from tasks.github import workflow_rules
 from tasks.project import ROOT
+from tasks.sessions import workflows
 from tests.repository import git
 from tests.unit.tasks.test_sessions import nox, outputs
 

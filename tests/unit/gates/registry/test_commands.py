@@ -8,8 +8,8 @@ from mlflow import MlflowClient
 
 from gates.__main__ import main
 from gates.errors import GateInputError
+from gates.evaluation.policy import Policy
 from gates.locations import local_copy
-from gates.policy import Policy
 from gates.registry.pipeline import Promotion, Registry
 from gates.registry.store import Store
 from tests.registered import Run

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from gates.declared import DeclaredData, read_declared
+from gates.data.declared import DeclaredData, read_declared
 from gates.errors import GateInputError
-from gates.policy import Policy
-from gates.predictions import write_predictions
-from gates.provenance import SourceState
+from gates.evaluation.policy import Policy
+from gates.evaluation.predictions import write_predictions
+from gates.evidence.provenance import SourceState
 from gates.registry.pipeline import Promotion, Registry
-from gates.verdict import Outcome, Verdict
+from gates.verdicts.verdict import Outcome, Verdict
 from tests import registered
 from tests.judged import DATA
 from tests.registered import Run

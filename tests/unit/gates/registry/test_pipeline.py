@@ -14,16 +14,16 @@ import pytest
 from mlflow import MlflowClient
 
 from gates.errors import GateError, GateInputError
-from gates.policy import Policy
-from gates.predictions import write_predictions
-from gates.provenance import SourceState
+from gates.evaluation.policy import Policy
+from gates.evaluation.predictions import write_predictions
+from gates.evidence.provenance import SourceState
 from gates.registry import history
 from gates.registry.history import STAGES, Action
 from gates.registry.ledger import RefusedError
 from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
 from gates.registry.store import Store, UnreachableError, Version
-from gates.verdict import Outcome, Verdict
+from gates.verdicts.verdict import Outcome, Verdict
 from tests import registered
 from tests.judged import scored
 from tests.registered import Run

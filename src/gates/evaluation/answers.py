@@ -1,0 +1,58 @@
+"""Whether a model still answers as the predictions say that were kept of it."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from gates.evaluation.predictions import Predictions, PredictionsFile, to_table
+
+
+def difference(recorded: PredictionsFile, again: Predictions, *, tolerance: float) -> str | None:
+    """Return in what `recorded` is not what the model answers now; None if it is the same.
+
+    Every example is compared, and what the data says of it as well: a verdict is no better than
+    the labels and the groups in the predictions that it rests on.
+
+    Args:
+        recorded: the predictions that were kept.
+        again: what the model predicts now, for all of the held-out examples.
+        tolerance: of probabilities, because processors round differently. If two classes are that
+            close, either prediction is accepted.
+
+    Raises:
+        GateInputError: `recorded` is damaged.
+    """
+    for what, digest in recorded.digests.items():
+        now = str(getattr(again, f"{what}_digest"))
+        if digest != now:
+            return f"the predictions name the {what} {digest[:12]}, and it is {now[:12]}"
+    kept, expected = pa.Table.from_batches(recorded.batches()), to_table(again)
+    if set(kept.column_names) != set(expected.column_names):
+        found, wanted = (", ".join(each.column_names) for each in (kept, expected))
+        return f"the predictions have the columns {found}; expected {wanted}"
+    if kept["id"].to_pylist() != expected["id"].to_pylist():
+        return f"the predictions are not of the {len(expected):,} held-out examples in their order"
+    exact = [name for name in kept.column_names if name != "probabilities"]
+    differs = {name: kept[name].to_numpy() != expected[name].to_numpy() for name in exact}
+    if again.probabilities is not None:
+        differs.update(_of_probabilities(kept, again.probabilities, tolerance))
+    for name, is_other in differs.items():
+        if is_other.any():
+            return f"{name} of {again.ids[np.argmax(is_other)]} is not what was recorded"
+    return None
+
+
+def _of_probabilities(
+    kept: pa.Table, now: npt.NDArray[np.float64], tolerance: float
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return for each example whether its probabilities, or its prediction, differ."""
+    flat = kept["probabilities"].combine_chunks().flatten().to_numpy()
+    if flat.size != now.size:
+        everywhere = np.full(len(now), fill_value=True)
+        return {"probabilities": everywhere, "prediction": everywhere}
+    close = np.isclose(flat.reshape(now.shape), now, rtol=0, atol=tolerance).all(axis=1)
+    predicted = kept["prediction"].to_numpy()
+    is_class = (predicted >= 0) & (predicted < now.shape[1])
+    chosen = now[np.arange(len(now)), np.where(is_class, predicted, 0)]
+    likeliest = is_class & (now.max(axis=1) - chosen <= tolerance)
+    return {"probabilities": ~close, "prediction": ~likeliest}

@@ -1,0 +1,351 @@
+"""Predictions of a model on held-out examples: the file by which a project is judged.
+
+A Parquet file with a row for each example: `id`, `label`, `prediction`, `probabilities` (may be
+absent), and one column for each kind of subgroup, which is text, whole numbers or booleans. Other
+columns are ignored. Its metadata names the digests of the data, the checkpoint and the
+configuration, and of the content itself, so that no damage goes unnoticed.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gates.data.columns import is_list, is_text
+from gates.errors import GateInputError
+from gates.files import atomic_write
+
+_REQUIRED = ("id", "label", "prediction")
+_PROBABILITIES = "probabilities"
+_BESIDES = (*_REQUIRED, _PROBABILITIES)  # the columns besides subgroups
+_LIST = pa.list_(pa.float64())
+_ROWS = 131_072  # in one batch, of some 20 MB with ten classes
+# Probabilities come from a softmax in single precision or better.
+_SUM_TOLERANCE = 1e-3
+# What pyarrow raises on a damaged file, besides its own: a name that is no UTF-8, a length of
+# exabytes.
+_UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What one model predicted for each held-out example.
+
+    Args:
+        ids: (n_examples,) unique names of the examples.
+        labels: (n_examples,) the true classes.
+        predictions: (n_examples,) the predicted classes.
+        data_digest: SHA-256 of the data that the examples come from.
+        checkpoint_digest: SHA-256 of the checkpoint that predicted.
+        config_digest: SHA-256 of the configuration of the run, if there is one.
+        probabilities: (n_examples, n_classes) or None.
+        subgroups: (n_examples,) values of each subgroup column, by its name.
+    """
+
+    ids: npt.NDArray[np.str_]
+    labels: npt.NDArray[np.int64]
+    predictions: npt.NDArray[np.int64]
+    data_digest: str
+    checkpoint_digest: str
+    config_digest: str | None = None
+    probabilities: npt.NDArray[np.float64] | None = None
+    subgroups: dict[str, npt.NDArray[np.str_]] = field(default_factory=dict)
+
+
+def write_predictions(predictions: Predictions, file: Path) -> None:
+    """Write `predictions` to `file` as Parquet, whole or not at all.
+
+    Raises:
+        GateInputError: the file cannot be written.
+    """
+    table = to_table(predictions)
+    content = _Content()
+    for batch in table.to_batches(max_chunksize=_ROWS):
+        content.add(batch)
+    digests = {
+        "data_digest": predictions.data_digest,
+        "checkpoint_digest": predictions.checkpoint_digest,
+    }
+    if predictions.config_digest is not None:
+        digests["config_digest"] = predictions.config_digest
+    digests["content_digest"] = content.digest(digests)
+    with atomic_write(file) as stream:
+        pq.write_table(table.replace_schema_metadata(digests), stream, write_page_checksum=True)
+
+
+def to_table(predictions: Predictions) -> pa.Table:
+    """Return `predictions` as the table that is written: a row for each example."""
+    columns: dict[str, pa.Array] = {
+        "id": pa.array(predictions.ids.tolist(), pa.string()),
+        "label": pa.array(predictions.labels, pa.int64()),
+        "prediction": pa.array(predictions.predictions, pa.int64()),
+    }
+    if predictions.probabilities is not None:
+        n, classes = predictions.probabilities.shape
+        starts = pa.array(np.arange(n + 1) * classes, pa.int32())
+        flat = np.ascontiguousarray(predictions.probabilities, dtype=np.float64).ravel()
+        columns[_PROBABILITIES] = pa.ListArray.from_arrays(starts, pa.array(flat))
+    for name, values in predictions.subgroups.items():
+        columns[name] = pa.array(values.tolist(), pa.string())
+    return pa.table(columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionsFile:
+    """A file of predictions, read in batches so that its size does not matter.
+
+    Args:
+        path: where it is.
+        name: what errors call it.
+        n: how many examples it has.
+        has_probabilities: whether it has the column `probabilities`.
+        subgroups: the names of its subgroup columns.
+        digests: SHA-256 of its `data`, `checkpoint` and, if it names one, `config`.
+        is_sealed: whether it names the digest of its content, so that a change is noticed.
+    """
+
+    path: Path
+    name: str
+    n: int
+    has_probabilities: bool
+    subgroups: tuple[str, ...]
+    digests: Mapping[str, str]
+    is_sealed: bool
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Yield all columns, some 100,000 rows at a time; text as strings.
+
+        Raises:
+            GateInputError: a value is missing or not allowed, or the content is not what was
+                written; told at the latest when the last batch has been read.
+        """
+        content = _Content()
+        rows = classes = 0
+        with _readable(self.name), _opened(self.path) as parquet:
+            read = [name for name in _BESIDES if name != _PROBABILITIES or self.has_probabilities]
+            read += self.subgroups
+            for raw in parquet.iter_batches(batch_size=_ROWS, columns=read):
+                batch = _normalised(raw, self.name)
+                if self.has_probabilities:
+                    classes = _check_probabilities(batch, self.name, classes)
+                content.add(batch)
+                rows += len(batch)
+                yield batch
+            written = _metadata(parquet).get("content_digest")
+        digests = {f"{key}_digest": digest for key, digest in self.digests.items()}
+        if rows != self.n or (written is not None and written != content.digest(digests)):
+            msg = f"{self.name}: damaged, or changed since: its content is not what was written; "
+            msg += "write it anew with: python -m my_project.eval"
+            raise GateInputError(msg)
+
+
+def open_predictions(file: Path, *, name: str | None = None) -> PredictionsFile:
+    """Return the file of predictions at `file`, its form checked and its content not yet read.
+
+    Args:
+        file: where it is.
+        name: what errors call it, if not by its path.
+
+    Raises:
+        GateInputError: it is missing, damaged or empty, or lacks a column or a digest.
+    """
+    name = name or str(file)
+    with _readable(name), _opened(file) as parquet:
+        schema: pa.Schema = parquet.schema_arrow
+        metadata = _metadata(parquet)
+        n: int = parquet.metadata.num_rows
+    _check_columns(schema, metadata, name)
+    if not n > 0:
+        msg = f"{name}: holds no example"
+        raise GateInputError(msg)
+    kinds = ("data", "checkpoint", "config")
+    digests = {kind: metadata[f"{kind}_digest"] for kind in kinds if f"{kind}_digest" in metadata}
+    for kind, digest in digests.items():
+        if len(digest) != 64 or set(digest) - set("0123456789abcdef"):  # noqa: PLR2004 - SHA-256
+            msg = f"{name}: its {kind}_digest is {digest!r}; expected 64 hexadecimal digits"
+            raise GateInputError(msg)
+    return PredictionsFile(
+        path=file,
+        name=name,
+        n=n,
+        has_probabilities=_PROBABILITIES in schema.names,
+        subgroups=tuple(c.name for c in schema if c.name not in _BESIDES and _is_name(c.type)),
+        digests=digests,
+        is_sealed="content_digest" in metadata,
+    )
+
+
+def _check_columns(schema: pa.Schema, metadata: Mapping[str, str], name: str) -> None:
+    """Refuse what could be compared only by accident.
+
+    A baseline whose predictions can equal no label, such as missing ones, would let any
+    candidate pass.
+    """
+    missing = [column for column in _REQUIRED if column not in schema.names]
+    missing += [key for key in ("data_digest", "checkpoint_digest") if key not in metadata]
+    if missing:
+        msg = f"{name}: lacks {', '.join(missing)}; write it with: python -m my_project.eval"
+        raise GateInputError(msg)
+    repeated = [column for column in schema.names if schema.names.count(column) > 1]
+    if repeated:
+        msg = f"{name}: has more than one column {repeated[0]}"
+        raise GateInputError(msg)
+    for column in schema:
+        is_right, expected = _KINDS.get(column.name, (None, ""))
+        if is_right is not None and not is_right(column.type):
+            msg = f"{name}: {column.name} must be {expected}; found {column.type}"
+            raise GateInputError(msg)
+
+
+def _is_name(kind: pa.DataType) -> bool:
+    """Whether the values of a subgroup may be of this type: whatever names something."""
+    return is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+
+
+def _is_list_of_numbers(kind: pa.DataType) -> bool:
+    return bool(is_list(kind) and pa.types.is_floating(kind.value_type))
+
+
+_KINDS: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
+    "id": (is_text, "text"),
+    "label": (pa.types.is_integer, "whole numbers"),
+    "prediction": (pa.types.is_integer, "whole numbers"),
+    _PROBABILITIES: (_is_list_of_numbers, "lists of numbers"),
+}
+
+# What the columns are written as; subgroups as text.
+_TYPES = {"label": pa.int64(), "prediction": pa.int64(), _PROBABILITIES: _LIST}
+
+
+def _normalised(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
+    """Return `batch` in the types that are written here, every value there."""
+    columns = {}
+    for column, values in zip(batch.schema.names, batch.columns, strict=True):
+        columns[column] = values.cast(_TYPES.get(column, pa.string()))
+        columns[column].validate(full=True)
+    for column, values in columns.items():
+        inner = values.flatten() if values.type == _LIST else values
+        if values.null_count or inner.null_count:
+            missing = columns["id"].filter(pc.is_null(values))
+            first = f", the first in {named(missing)}" if len(missing) else ""
+            msg = f"{name}: {column} has missing values{first}"
+            raise GateInputError(msg)
+    return pa.record_batch(columns)
+
+
+def _check_probabilities(batch: pa.RecordBatch, name: str, classes: int) -> int:
+    """Refuse probabilities that are none; NaN fails each comparison.
+
+    Returns:
+        How many classes there are: as many as `classes`, if that is known and not 0.
+    """
+    if not len(batch):
+        return classes
+    lengths = pc.list_value_length(batch[_PROBABILITIES]).to_numpy(zero_copy_only=False)
+    classes = classes or int(lengths[0])
+    _refuse(lengths != classes, batch, name, f"probabilities that are not {classes}, as others are")
+    table = batch[_PROBABILITIES].flatten().to_numpy(zero_copy_only=False)
+    table = table.reshape(len(batch), classes)
+    in_range = ((table >= 0) & (table <= 1)).all(axis=1)
+    _refuse(~in_range, batch, name, "a probability that is no number from 0 to 1")
+    sums_to_one = np.abs(table.sum(axis=1) - 1) <= _SUM_TOLERANCE
+    _refuse(~sums_to_one, batch, name, "probabilities that do not sum to 1")
+    labels = batch["label"].to_numpy()
+    has_label = (labels >= 0) & (labels < classes)
+    _refuse(~has_label, batch, name, f"a label that is none of its {classes} classes")
+    return classes
+
+
+def _refuse(is_bad: npt.NDArray[np.bool_], batch: pa.RecordBatch, name: str, what: str) -> None:
+    if is_bad.any():
+        bad = named(batch["id"].filter(pa.array(is_bad)))
+        msg = f"{name}: has {what}, in {bad}"
+        raise GateInputError(msg)
+
+
+def named(ids: pa.Array | pa.ChunkedArray) -> str:
+    """Return how many examples these are, with the names of the first; for an error."""
+    first = [_quoted(text) for text in ids.slice(0, 3).to_pylist()]
+    examples = "1 example" if len(ids) == 1 else f"{len(ids):,} examples"
+    more = ", …" if len(ids) > len(first) else ""
+    return f"{examples}: {', '.join(first)}{more}"
+
+
+def _quoted(text: str | None) -> str:
+    """Return a name so that it can be found: one that is empty, or has spaces, in quotes."""
+    is_plain = text is not None and text.isprintable() and len(text.split()) == 1
+    return text if is_plain and text is not None else repr(text)
+
+
+class _Content:
+    """A digest of columns of values, whatever the batches in which they come."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, tuple[Any, Any]] = {}
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take the values of `batch`, in the types that are written here, into the digest."""
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            # Lengths and values apart: one after the other they would tell the batches.
+            lengths, values = self._columns.setdefault(name, (hashlib.sha256(), hashlib.sha256()))
+            if column.type == pa.string():
+                lengths.update(pc.binary_length(column).to_numpy())
+                values.update(_characters(column))
+            elif column.type == _LIST:
+                lengths.update(pc.list_value_length(column).to_numpy())
+                values.update(column.flatten().to_numpy())
+            else:
+                values.update(column.to_numpy())
+
+    def digest(self, digests: Mapping[str, str]) -> str:
+        """Return the SHA-256 of all columns and of what the metadata says."""
+        columns = {
+            name: [hasher.hexdigest() for hasher in hashers]
+            for name, hashers in self._columns.items()
+        }
+        parts = json.dumps({"columns": columns, **digests}, sort_keys=True)
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _characters(column: pa.StringArray) -> memoryview:
+    """Return the bytes of all strings of `column`, one after the other."""
+    _, offsets, characters = column.buffers()
+    if characters is None:
+        return memoryview(b"")
+    bounds = np.frombuffer(offsets, dtype=np.int32)
+    start, end = bounds[column.offset], bounds[column.offset + len(column)]
+    return memoryview(characters)[start:end]
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+    with pq.ParquetFile(file, page_checksum_verification=True, pre_buffer=False) as parquet:
+        yield parquet
+
+
+def _metadata(parquet: pq.ParquetFile) -> dict[str, str]:
+    pairs = (parquet.schema_arrow.metadata or {}).items()
+    return {key.decode(errors="replace"): text.decode(errors="replace") for key, text in pairs}
+
+
+@contextlib.contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Tell what pyarrow finds wrong with a file in one line."""
+    try:
+        yield
+    except _UNREADABLE as error:
+        msg = f"{name}: not readable as predictions ({_first_line(error)})"
+        raise GateInputError(msg) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,1 @@
+"""Where a model comes from: provenance, and the search through it."""

@@ -1,0 +1,387 @@
+"""Where a checkpoint comes from: an in-toto Statement (v1) with a SLSA provenance predicate (v1).
+
+https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
+https://slsa.dev/spec/v1.0/provenance
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import stat
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError
+
+from gates.configuration import first_problem
+from gates.errors import GateInputError
+from gates.evidence.statement import BUILD_TYPE, BUILDER, PREDICATE_TYPE, STATEMENT_TYPE, Statement
+from gates.files import sha256, write_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceState:
+    """The source that a run was made from.
+
+    Args:
+        commit: the git commit, or None outside a repository.
+        diff_digest: SHA-256 of the names and contents of the files that differ from the commit;
+            None if none does.
+        lock_digest: SHA-256 of uv.lock, or None if there is none.
+    """
+
+    commit: str | None
+    diff_digest: str | None
+    lock_digest: str | None
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """What it says, by the names that a statement has for it."""
+        return {
+            "source": self.commit,
+            "source-diff": self.diff_digest,
+            "uv.lock": self.lock_digest,
+        }
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the commit alone says what the source was."""
+        return self.commit is not None and self.diff_digest is None
+
+
+def source_state(folder: Path) -> SourceState:
+    """Return the state of the repository that `folder` is in.
+
+    Raises:
+        GateInputError: git cannot say whether the repository is what its commit says.
+    """
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    commit = _git(folder, "rev-parse", "HEAD")
+    if top is None or commit is None:
+        return SourceState(commit=None, diff_digest=None, lock_digest=None)
+    root = Path(top.strip())
+    lock = root / "uv.lock"
+    return SourceState(
+        commit=commit.strip(),
+        diff_digest=_diff_digest(root),
+        lock_digest=sha256(lock) if lock.exists() else None,
+    )
+
+
+def why_no_commit(folder: Path) -> str | None:
+    """Return why git names no commit for the source in `folder`, in its own words.
+
+    None if it names one.
+    """
+    try:
+        # git log says that a repository has no commits yet; rev-parse calls HEAD ambiguous.
+        asked = _ask(folder, "log", "--max-count=1", "--format=%H")
+    except OSError as error:
+        return f"git cannot be run ({error.strerror})"
+    if asked.returncode == 0:
+        return None
+    return " ".join(asked.stderr.decode(errors="replace").split())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """A part of a run: from where it was started or resumed to where it was interrupted or ended.
+
+    Args:
+        first_step: optimiser steps that had been taken when it began.
+        started: when it began, with a time zone.
+        source: what it was made from.
+        runtime: versions and hardware, by name.
+    """
+
+    first_step: int
+    started: datetime
+    source: SourceState
+    runtime: Mapping[str, str]
+
+    def document(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {**asdict(self), "started": self.started.isoformat(timespec="seconds")}
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """Return what `document` made of it."""
+        return cls(
+            first_step=document["first_step"],
+            started=datetime.fromisoformat(document["started"]),
+            source=SourceState(**document["source"]),
+            runtime=dict(document["runtime"]),
+        )
+
+
+def machine() -> dict[str, str]:
+    """Return what this program runs on: operating system, processor, Python."""
+    return {
+        "os": platform.platform(),
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A run as its provenance describes it.
+
+    Args:
+        run_id: its name.
+        config: all its parameters.
+        data_digest: SHA-256 of the data that it learned from.
+        determinism: seeds and flags, by name.
+        attempts: its parts in their order, one if it was never interrupted.
+        finished: when it ended.
+    """
+
+    run_id: str
+    config: Mapping[str, Any]
+    data_digest: str
+    determinism: Mapping[str, str]
+    attempts: Sequence[Attempt]
+    finished: datetime
+
+
+def statement(checkpoint: Path, run: TrainingRun) -> dict[str, Any]:
+    """Return the provenance of the file `checkpoint`, which `run` made.
+
+    The source and the runtime are those of the last attempt; the ones before it are listed, and
+    the run is dirty if one of them was.
+
+    Raises:
+        GateInputError: the checkpoint cannot be read.
+    """
+    *earlier, last = run.attempts
+    dependencies = [
+        {"name": name, "digest": {"gitCommit" if name == "source" else "sha256": digest}}
+        for name, digest in {"data": run.data_digest, **last.source.digests}.items()
+        if digest
+    ]
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": checkpoint.name, "digest": {"sha256": sha256(checkpoint)}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": BUILD_TYPE,
+                "externalParameters": {"config": run.config},
+                "internalParameters": {
+                    "determinism": dict(run.determinism),
+                    "runtime": dict(last.runtime),
+                    "dirty": not all(attempt.source.is_clean for attempt in run.attempts),
+                    "earlierAttempts": [attempt.document() for attempt in earlier],
+                },
+                "resolvedDependencies": dependencies,
+            },
+            "runDetails": {
+                "builder": {"id": BUILDER},
+                "metadata": {
+                    "invocationId": run.run_id,
+                    "startedOn": run.attempts[0].started.isoformat(timespec="seconds"),
+                    "finishedOn": run.finished.isoformat(timespec="seconds"),
+                },
+            },
+        },
+    }
+
+
+def write(document: Mapping[str, Any], file: Path) -> None:
+    """Write a statement to `file` as JSON."""
+    write_text(file, json.dumps(document, indent=2) + "\n")
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the statement in `file`.
+
+    Raises:
+        GateInputError: it is missing, damaged, or the provenance of something else.
+    """
+    try:
+        content = file.read_text(encoding="utf-8")
+        document = json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
+        msg = f"{file}: not readable as provenance ({error}); name a run's provenance.json"
+        raise GateInputError(msg) from error
+    _check_kind(document, file)
+    try:
+        Statement.model_validate_json(content)
+    except ValidationError as error:
+        msg = f"{file}: not the provenance of a training run ({first_problem(error)})"
+        raise GateInputError(msg) from error
+    return dict(document)
+
+
+def _check_kind(document: Any, file: Path) -> None:
+    """Refuse a statement about something else: it is not a damaged one about a run."""
+    with contextlib.suppress(KeyError, TypeError):
+        build = document["predicate"]["buildDefinition"]["buildType"]
+        kinds = (document["_type"], document["predicateType"], build)
+        if kinds != (STATEMENT_TYPE, PREDICATE_TYPE, BUILD_TYPE):
+            msg = f"{file}: the provenance of something else ({build})"
+            raise GateInputError(msg)
+
+
+def read_of_run(run: Path) -> dict[str, Any]:
+    """Return the provenance of the checkpoint in the folder `run`.
+
+    Raises:
+        GateInputError: it cannot be read, names no data, or is about another checkpoint.
+    """
+    file, checkpoint = run / "provenance.json", run / "checkpoint.pt"
+    document = read(file)
+    says, found = subject_digest(document), sha256(checkpoint)
+    if says != found:
+        msg = f"{file}: is about another checkpoint ({says[:12]}) than {checkpoint} "
+        msg += f"({found[:12]}); one of them was changed: train again"
+        raise GateInputError(msg)
+    name = document["subject"][0]["name"]
+    if name != checkpoint.name:
+        msg = f"{file}: calls its checkpoint {name}, and it is {checkpoint.name}; train again"
+        raise GateInputError(msg)
+    if "data" not in facts(document):
+        msg = f"{file}: names no data, so nobody could say what the model learned from"
+        raise GateInputError(msg)
+    return document
+
+
+def subject_digest(document: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the checkpoint that a statement is about."""
+    digest: str = document["subject"][0]["digest"]["sha256"]
+    return digest
+
+
+def config_of(document: Mapping[str, Any]) -> Any:
+    """Return the configuration of the run that a statement describes."""
+    return document["predicate"]["buildDefinition"]["externalParameters"]["config"]
+
+
+def metadata(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of the run that a statement describes, and when it began and ended."""
+    found: dict[str, str] = document["predicate"]["runDetails"]["metadata"]
+    return found
+
+
+def runtime(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the versions and the hardware that a run had at its end, by name."""
+    internal = document["predicate"]["buildDefinition"]["internalParameters"]
+    found: dict[str, str] = internal["runtime"]
+    return found
+
+
+def facts(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return all that a run depended on, by name: what two runs are compared by."""
+    definition = document["predicate"]["buildDefinition"]
+    internal = definition["internalParameters"]
+    dependencies = {
+        dependency["name"]: list(dependency["digest"].values())[0]  # noqa: RUF015 - none: IndexError
+        for dependency in definition["resolvedDependencies"]
+    }
+    config = {"config": json.dumps(config_of(document), sort_keys=True)}
+    determinism = {name: str(value) for name, value in internal["determinism"].items()}
+    last = {**dependencies, **config, **internal["runtime"], **determinism}
+    return {**last, **_differing_attempts(internal.get("earlierAttempts", []), last)}
+
+
+def _differing_attempts(
+    earlier: Iterable[Mapping[str, Any]], last: Mapping[str, str]
+) -> dict[str, str]:
+    """Return where an earlier attempt was made from or on something else than the last one."""
+    found = {}
+    for document in earlier:
+        attempt = Attempt.of(document)
+        for name, value in {**attempt.source.digests, **attempt.runtime}.items():
+            if value != last.get(name):
+                found[f"{name} from step {attempt.first_step}"] = value or "none"
+    return found
+
+
+def is_dirty(document: Mapping[str, Any]) -> bool:
+    """Return whether the source was not what its commit says."""
+    return bool(document["predicate"]["buildDefinition"]["internalParameters"]["dirty"])
+
+
+def model_version(document: Mapping[str, Any]) -> str:
+    """Return the model's own version: 8 digits of the commit, 12 of the checkpoint's digest."""
+    commit = facts(document).get("source", "nocommit")
+    return f"{commit[:8]}-{subject_digest(document)[:12]}"
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return in what two runs differ, a line each, such as `torch: 2.13.0 -> 2.15.0`."""
+    before, after = facts(one), facts(other)
+    names: Iterable[str] = sorted(before.keys() | after.keys())
+    return [
+        f"{name}: {before.get(name, 'none')} -> {after.get(name, 'none')}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _diff_digest(root: Path) -> str | None:
+    """Return the digest of all files that differ from the commit, new ones included, or None.
+
+    Of the files and not of what `git diff` prints, as a user's settings change that, and can hide
+    a difference (textconv).
+    """
+    options = ("--porcelain", "-z", "--untracked-files=all", "--no-renames")
+    # Without the lock that it would take to note which files it has looked at.
+    look = ("--no-optional-locks", "status", *options, "--ignore-submodules=none")
+    status = _git(root, *look)
+    if status is None:
+        msg = f"{root}: git cannot compare the source with its commit; git status says why"
+        raise GateInputError(msg)
+    names = sorted(entry[3:] for entry in status.split("\0") if entry)  # after two letters
+    if not names:
+        return None
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(f"{name}\0{_contents(root / name)}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _contents(file: Path) -> str:
+    """Return what git would note of a file: its kind, and the digest of what it holds."""
+    if file.is_symlink():
+        return f"link {file.readlink()}"
+    if not file.is_file():
+        return "no file"
+    kind = "program" if file.stat().st_mode & stat.S_IXUSR else "file"
+    return f"{kind} {sha256(file)}"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints in `folder`, or None where it or a repository is missing."""
+    try:
+        asked = _ask(folder, *arguments)
+    except OSError:
+        return None
+    return asked.stdout.decode(errors="surrogateescape") if asked.returncode == 0 else None
+
+
+def _ask(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    return subprocess.run(  # noqa: S603 - arguments of our own
+        ["git", *arguments],  # noqa: S607 - the one on PATH, as for anybody
+        cwd=folder,
+        env={**os.environ, "LC_ALL": "C"},
+        capture_output=True,
+        check=False,
+    )
+
+
+def _processor() -> str:
+    """Return the processor's model name, which Linux tells only in a file."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    models = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())

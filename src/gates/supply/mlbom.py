@@ -1,0 +1,165 @@
+"""The bill of materials of a model: code, data and model in one CycloneDX document."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cyclonedx.contrib.license.factories import LicenseFactory
+from cyclonedx.model import Property
+from cyclonedx.model.component import Component, ComponentType
+
+from gates.errors import GateInputError
+from gates.evidence import provenance
+from gates.files import sha256
+from gates.report.model_card import CardSettings
+from gates.supply.sbom import document, sha256_of
+from gates.verdicts.verdict import ACCURACY_FLOOR, Finding, Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What is known of a model.
+
+    Args:
+        run: folder with `checkpoint.pt` and `provenance.json`.
+        verdict: of the evaluation gate.
+        data_folder: searched for the manifest of the data that it learned from.
+        links: other files about it, such as the SBOM and the wheel, by what they are.
+    """
+
+    run: Path
+    verdict: Verdict
+    data_folder: Path | None = None
+    links: Mapping[str, Path] = field(default_factory=dict)
+
+
+def mlbom(evidence: Evidence, settings: CardSettings, *, time: datetime) -> dict[str, Any]:
+    """Return the document about a model.
+
+    Args:
+        evidence: what is known of it.
+        settings: what people say of it.
+        time: the time that the document declares.
+
+    Raises:
+        GateInputError: verdict or provenance are about another model, or cannot be read.
+    """
+    statement = provenance.read_of_run(evidence.run)
+    model = provenance.subject_digest(statement)
+    evidence.verdict.check_is_of(model)
+    facts = provenance.facts(statement)
+    judged_on = evidence.verdict.evidence.get("data", facts["data"])
+    about = _about(facts["data"], evidence.data_folder) if evidence.data_folder else []
+    root = Component(
+        type=ComponentType.MACHINE_LEARNING_MODEL,
+        bom_ref=f"model:{model}",
+        name=settings.name,
+        version=provenance.model_version(statement),
+        description=settings.summary,
+        hashes=sha256_of([model]),
+        licenses=[LicenseFactory().make_from_string(settings.license)],
+    )
+    data = [_data(settings.dataset, facts["data"], about)]
+    if judged_on != facts["data"]:
+        data.append(_data(f"{settings.dataset}, held out", judged_on, []))
+    links = [_file(what, file) for what, file in sorted(evidence.links.items())]
+    parts = [*data, _code(facts), *links]
+    found = document(root, {root: parts, **{part: [] for part in parts}}, properties={}, time=time)
+    # The library writes neither of these two yet.
+    found["metadata"]["component"]["modelCard"] = _card(settings, statement, evidence.verdict, data)
+    for component in found["components"]:
+        if component["type"] == "data":
+            component["data"] = [{"type": "dataset", "name": component["name"]}]
+    return found
+
+
+def _about(digest: str, folder: Path) -> list[Property]:
+    """Return what a `NAME.manifest.json` below `folder` says of the data with that digest."""
+    for file in sorted(folder.glob("**/*.manifest.json")):
+        try:
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            if manifest["sha256"] != digest:
+                continue
+            columns = ", ".join(f"{name}: {kind}" for name, kind in manifest["schema"].items())
+            rows = {f"rows:{split}": str(count) for split, count in manifest["counts"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            msg = f"{file}: not a manifest of data ({error}); delete it with its data"
+            raise GateInputError(msg) from error
+        facts = {**rows, "schema": columns}
+        return [Property(name=name, value=value) for name, value in facts.items()]
+    return []
+
+
+def _data(name: str, digest: str, about: Sequence[Property]) -> Component:
+    return Component(
+        type=ComponentType.DATA,
+        bom_ref=f"data:{digest}",
+        name=name,
+        hashes=sha256_of([digest]),
+        properties=about,
+    )
+
+
+def _code(facts: Mapping[str, str]) -> Component:
+    commit = facts.get("source", "no commit")
+    state = ("source-diff", "uv.lock")
+    return Component(
+        type=ComponentType.APPLICATION,
+        bom_ref=f"code:{commit}",
+        name="source",
+        version=commit,
+        properties=[Property(name=name, value=facts[name]) for name in state if name in facts],
+    )
+
+
+def _file(what: str, file: Path) -> Component:
+    digest = sha256(file)
+    return Component(
+        type=ComponentType.FILE,
+        bom_ref=f"file:{digest}",
+        name=f"{what}: {file.name}",
+        hashes=sha256_of([digest]),
+    )
+
+
+def _card(
+    settings: CardSettings,
+    statement: Mapping[str, Any],
+    verdict: Verdict,
+    data: Sequence[Component],
+) -> dict[str, Any]:
+    config = provenance.config_of(statement)
+    shape = config.get("model", config) if isinstance(config, dict) else config
+    floors = [each for each in verdict.findings if each.check == ACCURACY_FLOOR]
+    overall = [
+        {"type": name, "value": f"{value:.6f}"} for name, value in sorted(verdict.metrics.items())
+    ]
+    return {
+        "modelParameters": {
+            "task": settings.task,
+            "modelArchitecture": json.dumps(shape, sort_keys=True),
+            "datasets": [{"ref": str(each.bom_ref)} for each in data],
+        },
+        "quantitativeAnalysis": {
+            "performanceMetrics": [*overall, *(_accuracy(each) for each in floors)]
+        },
+        "considerations": {
+            "useCases": settings.intended_use,
+            "technicalLimitations": [*settings.limits, *settings.out_of_scope],
+            "performanceTradeoffs": [f"evaluation: {verdict.outcome}: {verdict.reason}"],
+        },
+    }
+
+
+def _accuracy(floor: Finding) -> dict[str, Any]:
+    metric: dict[str, Any] = {"type": "accuracy", "slice": floor.group}
+    if floor.value is not None:
+        metric["value"] = f"{floor.value:.6f}"
+    if floor.interval is not None and floor.reference is not None:
+        # The finding has the interval of the distance to the floor.
+        low, high = (limit + floor.reference for limit in floor.interval)
+        metric["confidenceInterval"] = {"lowerBound": f"{low:.6f}", "upperBound": f"{high:.6f}"}
+    return metric

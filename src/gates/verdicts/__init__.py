@@ -1,0 +1,1 @@
+"""What every gate returns: one verdict, shown and written in the same way."""

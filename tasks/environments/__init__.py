@@ -1,0 +1,1 @@
+"""Locked, hash-checked environments: uv, the interpreters, the lock."""

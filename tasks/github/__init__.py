@@ -1,0 +1,1 @@
+"""The rules that workflow files, rulesets and code owners must follow."""

@@ -1,0 +1,23 @@
+"""Runs a tool of the lock for a pre-commit hook.
+
+    python3 -m tasks.hooks.hook ruff check FILE …
+
+The hook and `nox -s lint` so call one and the same binary, whatever is on PATH.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from tasks.environments import environment
+
+
+def main(command: Sequence[str]) -> None:
+    """Replace this process by `command`, run in the locked environment of the tools."""
+    folder = environment.prepare(environment.of_tools(environment.default_python()))
+    program = folder / "bin" / command[0]
+    os.execve(program, [str(program), *command[1:]], environment.isolated(folder))  # noqa: S606
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""The container image and the OCI registry that it is pushed to."""

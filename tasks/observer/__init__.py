@@ -1,1 +1,0 @@
-"""The folder that goes on PYTHONPATH where a run is watched; see tasks/inputs.py."""

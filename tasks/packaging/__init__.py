@@ -1,0 +1,1 @@
+"""What a release is made of: commit messages, versions, the changelog, wheels."""

@@ -1,0 +1,107 @@
+"""CHANGELOG.md: a release takes the text written by hand, and lines for commits without any.
+
+https://keepachangelog.com/en/1.1.0/
+"""
+
+import re
+from pathlib import Path
+
+from tasks import git
+from tasks.packaging.versions import Release
+from tasks.project import ROOT
+
+_UNRELEASED = re.compile(r"^## \[?Unreleased\]?[ \t]*$", re.MULTILINE | re.IGNORECASE)
+_NEXT_SECTION = re.compile(r"^(?:## |\[[^\]]+\]: )", re.MULTILINE)
+_NEXT_HEADING = re.compile(r"^(?=### )", re.MULTILINE)
+
+# The order that Keep a Changelog names them in.
+_HEADINGS = [
+    f"### {kind}" for kind in ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+]
+
+
+class ChangelogError(Exception):
+    """CHANGELOG.md has no place for a release."""
+
+
+def missing(release: Release, root: Path = ROOT) -> str:
+    """Return lines for the commits that did not change CHANGELOG.md, under their headings."""
+    log = ("log", "--format=%H", "--full-history", release.revisions, "--", "CHANGELOG.md")
+    described = (git.output(*log, cwd=root) or "").split()
+    commits = [commit for commit in release.log.commits if commit.digest not in described]
+    return release.log.notes(commits) if commits else ""
+
+
+def section(text: str, version: str) -> str | None:
+    """Return what CHANGELOG.md says of a version, without its heading; None if it has none."""
+    heading = re.compile(rf"^## \[?{re.escape(version)}\]?(?: .*)?$", re.MULTILINE)
+    found = heading.search(text)
+    return None if found is None else _body(text, found.end()).strip()
+
+
+def release(text: str, version: str, date: str, more: str) -> str:
+    """Return CHANGELOG.md with the unreleased text under `version`, and `more` lines added.
+
+    No line that was written is changed or lost. If there is a section for that version already,
+    nothing changes.
+
+    Raises:
+        ChangelogError: there is no heading `## [Unreleased]`.
+    """
+    if section(text, version) is not None:
+        return text
+    heading = _UNRELEASED.search(text)
+    if heading is None:
+        msg = "CHANGELOG.md: no heading `## [Unreleased]`; add it above the newest version"
+        raise ChangelogError(msg)
+    body = _body(text, heading.end())
+    merged = _merge(body, more)
+    rest = text[heading.end() + len(body) :]
+    described = f"\n\n{merged}" if merged else ""
+    new = f"{text[: heading.end()]}\n\n## [{version}] - {date}{described}\n"
+    return f"{new}\n{rest}" if rest else new
+
+
+def has_unreleased_text(text: str) -> bool:
+    """Whether somebody has described what is not yet released."""
+    heading = _UNRELEASED.search(text)
+    return heading is not None and bool(_body(text, heading.end()).strip())
+
+
+def notes(name: str, version: str, commit: str, model: str | None, described: str) -> str:
+    """Return a release's notes: its package, commit and model, and its part of CHANGELOG.md."""
+    which = f"`{model}`" if model else "none was trained"
+    table = f"| package | commit | model |\n|---|---|---|\n| {version} | `{commit[:8]}` | {which} |"
+    return f"# {name} {version}\n\n{table}\n\n{described.replace('### ', '## ')}\n"
+
+
+def _body(text: str, start: int) -> str:
+    following = _NEXT_SECTION.search(text, start)
+    return text[start : following.start() if following else len(text)]
+
+
+def _merge(body: str, more: str) -> str:
+    """Return `body` with lines added at the end of the text under their headings."""
+    blocks = _blocks(body)
+    for added in _blocks(more):
+        heading, _, lines = added.partition("\n")
+        headings = [block.partition("\n")[0].rstrip() for block in blocks]
+        if heading in headings:
+            index = headings.index(heading)
+            gap = "\n" if "\n" in blocks[index] else "\n\n"
+            blocks[index] += gap + lines.strip()
+        else:
+            later = [i for i, other in enumerate(headings) if _rank(other) > _rank(heading)]
+            blocks.insert(later[0] if later else len(blocks), added)
+    return "\n\n".join(blocks)
+
+
+def _blocks(text: str) -> list[str]:
+    return [block.strip("\n") for block in _NEXT_HEADING.split(text) if block.strip()]
+
+
+def _rank(heading: str) -> int:
+    """Return where a heading goes: text without one first, the project's own headings last."""
+    if heading in _HEADINGS:
+        return _HEADINGS.index(heading)
+    return len(_HEADINGS) if heading.startswith("### ") else -1

@@ -1,0 +1,1 @@
+"""What `nox --list` shows: the sessions, one module per concern, and nothing else."""

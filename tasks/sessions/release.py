@@ -1,0 +1,326 @@
+"""Sessions of a release: the package, its version, the changelog, and what would be uploaded."""
+
+import datetime as dt
+import json
+import os
+import re
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import nox
+
+from tasks import git
+from tasks.catalogue import session
+from tasks.display import show
+from tasks.environments import environment, uv
+from tasks.options import Options
+from tasks.packaging import changelog as log
+from tasks.packaging import commits as messages
+from tasks.packaging import versions, wheels
+from tasks.project import LATEST, ROOT
+
+# Relative to the root.
+DIST = "dist"
+SUMS = "artifacts/SHA256SUMS"
+NOTES = "artifacts/release-notes.md"
+_CHANGELOG = "CHANGELOG.md"
+_PACKAGED = ("src", "README.md", "LICENSE", "CHANGELOG.md")
+
+
+@session(tiers=["pr"], timeout_minutes=5, inputs=["."], parallel=True)
+def commits(session: nox.Session) -> None:
+    """Check the messages of the new commits, and that one which breaks a schema says so.
+
+    The new commits are those that the branch has and its target does not; on the target itself, the
+    last one. A squash makes one commit of them, with the pull request's title, so
+    PULL_REQUEST_TITLE is checked as well, and must not hide a breaking change or a feature. Skipped
+    in a shallow clone (with CI=true that is an error). After --: --since COMMIT.
+    """
+    parser = Options("commits")
+    parser.add_argument("--since", metavar="COMMIT")
+    options = parser.parse_args(session.posargs)
+    _need_history(session)
+    since = options.since or messages.base(ROOT, os.environ.get("GITHUB_BASE_REF"))
+    if git.output("rev-parse", "--verify", "--quiet", f"{since}^{{commit}}", cwd=ROOT) is None:
+        uv.stop(f"commits: git knows no commit {since} here")
+    new = messages.read(since, ROOT).commits
+    problems = [line for commit in new for line in messages.problems(commit, ROOT)]
+    title = os.environ.get("PULL_REQUEST_TITLE")
+    if title:
+        whole = messages.problems_of_title(title, since, ROOT)
+        problems += [f"the pull request's title: {each}" for each in whole]
+    show(*problems)
+    if problems:
+        session.error(f"{len(problems)} found; to reword a commit: git rebase --interactive")
+    session.log(f"Commits since {since[:8]}: {len(new)}, each in the form")
+
+
+@session(tiers=["release"], timeout_minutes=30, inputs=[*_PACKAGED, "configs"])
+def build(session: nox.Session) -> None:
+    """Build the wheel and the source distribution twice, alike to the byte; train with the wheel.
+
+    From clean clones of HEAD in different places, under different locale, time zone, umask and
+    file times, and the wheel a third time from the source distribution; then twine check, what
+    the archives hold, and my_project.train from the wheel alone in an empty environment with the
+    locked dependencies. Leaves dist/ and artifacts/SHA256SUMS.
+    """
+    commit = _commit()
+    if git.output("status", "--porcelain", cwd=ROOT):
+        session.warn("Builds the last commit: what is not committed is not in it")
+    tools = environment.prepare(environment.of_release(environment.default_python()))
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        files = _build_alike(session, tools, commit, place)
+        # Before anybody else's code runs beside them.
+        sums = _sums(files)
+        problems = wheels.problems_of_contents(files, place / "here")
+        show(*problems)
+        if problems:
+            session.error(f"what is in the archives is not what is committed: {len(problems)}")
+        environment.run(session, tools, "twine", "check", "--strict", *map(str, files))
+        _train_with(session, _wheel(files), place / "here" / "configs" / "ci-tiny.yaml")
+        if sums != _sums(files):
+            session.error("what was built has changed while it was checked; nothing is kept")
+        _keep(files, sums)
+    for line in (ROOT / SUMS).read_text(encoding="utf-8").splitlines():
+        session.log(line)
+
+
+def _build_alike(session: nox.Session, tools: Path, commit: str, place: Path) -> list[Path]:
+    """Build in two places and from the source distribution; return the files of the first."""
+    epoch = wheels.commit_time(commit, ROOT)
+    one = wheels.clone(commit, place / "here", wheels.HERE, ROOT)
+    other = wheels.clone(commit, place / "else where", wheels.ELSEWHERE, ROOT)
+    files = wheels.build(tools, one, place / "1", epoch, wheels.HERE)
+    again = wheels.build(tools, other, place / "2", epoch, wheels.ELSEWHERE)
+    sdist = next(file for file in again if file.suffix != ".whl")
+    unpacked = wheels.unpack(sdist, place / "unpacked")
+    built = wheels.build(tools, unpacked, place / "3", epoch, wheels.HERE, ["wheel"])
+    if [file.name for file in files] != [file.name for file in again]:
+        session.error("two builds of one commit made files of different names")
+    pairs = [*zip(files, again, strict=True), (_wheel(files), built[0])]
+    found = [line for pair in pairs for line in wheels.differences(*pair)]
+    show(*found)
+    if found:
+        session.error(f"two builds of {commit[:8]} are not alike; they differ in {len(found)}")
+    session.log(f"Two builds of {commit[:8]} and one from the source distribution are alike")
+    return files
+
+
+def _wheel(files: list[Path]) -> Path:
+    return next(file for file in files if file.suffix == ".whl")
+
+
+def _train_with(session: nox.Session, wheel: Path, config: Path) -> None:
+    """Train a little with nothing but the wheel and the locked packages that it needs."""
+    folder = environment.prepare(environment.of_wheel(environment.default_cell()))
+    python = f"--python={folder / 'bin' / 'python'}"
+    install = ("pip", "install", "--reinstall", "--no-deps", "--no-index", python, str(wheel))
+    problem = uv.problem(*install, cwd=ROOT) or uv.problem("pip", "check", python, cwd=ROOT)
+    if problem:
+        session.error(f"the wheel and the lock do not fit together: {problem}")
+    with tempfile.TemporaryDirectory() as empty, session.chdir(empty):
+        training = ("-m", "my_project.train", "--config", str(config), "--set", "train.epochs=1")
+        environment.run(session, folder, "python", *training)
+
+
+def _keep(files: Sequence[Path], lines: Sequence[str]) -> None:
+    """Put the files into dist/, where nothing of an earlier build stays, with their digests."""
+    dist, sums = ROOT / DIST, ROOT / SUMS
+    shutil.rmtree(dist, ignore_errors=True)
+    dist.mkdir()
+    for file in files:
+        shutil.copy(file, dist / file.name)
+    sums.parent.mkdir(exist_ok=True)
+    sums.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _sums(files: Sequence[Path]) -> list[str]:
+    """Return the lines with which sha256sum checks files of dist/."""
+    return [f"{wheels.digest(file)}  {DIST}/{file.name}" for file in files]
+
+
+@session(tiers=["release"], timeout_minutes=5, inputs=["."])
+def version(session: nox.Session) -> None:
+    """Print the package's next version and why, commit by commit since the last tag.
+
+    Fails if HEAD is tagged with another version than pyproject.toml has, or a lower one than its
+    commits ask for. After --: --write puts the version into pyproject.toml and uv.lock.
+    """
+    parser = Options("version")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args(session.posargs)
+    _need_history(session)
+    declared = _declared()
+    release = versions.of_head(declared, ROOT)
+    show(*versions.account(release))
+    problems = versions.problems(release, declared)
+    if problems:
+        session.error("; ".join(problems))
+    if options.write and release.version:
+        write_version(release.version, ROOT)
+        session.log(f"pyproject.toml and uv.lock say {release.version}")
+
+
+def write_version(new: str, root: Path) -> None:
+    """Put the package's version into pyproject.toml and uv.lock."""
+    pyproject, lock = root / "pyproject.toml", root / "uv.lock"
+    name = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["name"]
+    entry = rf'(^\[\[package\]\]\nname = "{re.escape(name)}"\nversion = )"[^"]*"'
+    for file, pattern in ((pyproject, r'(^version = )"[^"]*"'), (lock, entry)):
+        text = file.read_text(encoding="utf-8")
+        changed, count = re.subn(pattern, rf'\g<1>"{new}"', text, flags=re.MULTILINE)
+        if count != 1:
+            uv.stop(f"version: {file.name}: no single line with the version of {name} to write")
+        file.write_text(changed, encoding="utf-8")
+
+
+@session(tiers=["release"], timeout_minutes=5, inputs=["."])
+def changelog(session: nox.Session) -> None:
+    """Move what is unreleased in CHANGELOG.md under the next version; write the release notes.
+
+    The text written by hand stays. Commits since the last tag that brought no text of their own
+    get a line each (none in a first release that has text). Run again, it changes nothing.
+    artifacts/release-notes.md has the section, and which model goes with the package.
+    """
+    _need_history(session)
+    declared = _declared()
+    release = versions.of_head(declared, ROOT)
+    new = release.tagged or release.version
+    if new is None:
+        session.skip(versions.account(release)[-1])
+    text = (ROOT / _CHANGELOG).read_text(encoding="utf-8")
+    if release.tagged and log.section(text, new) is None:
+        session.error(f"v{new} is tagged without a section in CHANGELOG.md; tag after changelog")
+    has_text = release.last is None and log.has_unreleased_text(text)
+    more = "" if has_text else log.missing(release, ROOT)
+    date = dt.datetime.now(tz=dt.UTC).date().isoformat()
+    try:
+        changed = log.release(text, new, date, more)
+    except log.ChangelogError as error:
+        uv.stop(f"changelog: {error}")
+    if changed == text:
+        session.log(f"CHANGELOG.md has a section of {new} already")
+    else:
+        (ROOT / _CHANGELOG).write_text(changed, encoding="utf-8")
+        session.log(f"CHANGELOG.md: {new}; read it, then commit it")
+    model = _model_version(session)
+    file = ROOT / NOTES
+    file.parent.mkdir(exist_ok=True)
+    if model and not model.startswith(_commit()[:8]):
+        session.warn(f"The model {model} was not made from {_commit()[:8]}: nox -s train")
+    notes = log.notes(_name(), new, _commit(), model, log.section(changed, new) or "")
+    file.write_text(notes, encoding="utf-8")
+    session.log(f"{NOTES}: {_name()} {new} goes with model {model or 'none'}")
+
+
+def _model_version(session: nox.Session) -> str | None:
+    """Return the version of the model in outputs/, which its provenance must be about."""
+    checkpoint = ROOT / LATEST
+    if not checkpoint.exists():
+        reason = "there is no model in outputs/: nox -s train makes one"
+        if environment.in_ci():
+            uv.stop(f"changelog: {reason}; CI=true allows no release notes without it")
+        session.warn(f"The release notes name no model: {reason}")
+        return None
+    provenance = checkpoint.resolve().parent / "provenance.json"
+    shown = provenance.relative_to(ROOT)
+    try:
+        document = json.loads(provenance.read_text(encoding="utf-8"))
+        subject = document["subject"][0]["digest"]["sha256"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        uv.stop(f"changelog: {shown}: cannot be read as provenance ({error}); nox -s train")
+    if subject != wheels.digest(checkpoint):
+        session.error(f"{shown} is about another checkpoint; make both anew: nox -s train")
+    folder = environment.prepare_default_cell()
+    code = (
+        "import pathlib, sys; from gates import provenance; "
+        "print(provenance.model_version(provenance.read(pathlib.Path(sys.argv[1]))))"
+    )
+    return environment.output(folder, "python", "-c", code, str(provenance)).strip()
+
+
+@session(tiers=["release"], timeout_minutes=5, inputs=["."])
+def publish(session: nox.Session) -> None:
+    """Say what a release would upload and where; uploads nothing itself, release.yml does.
+
+    Fails if dist/ is not what `build` left, or of another version than pyproject.toml; and if HEAD
+    is not on the branch that DEFAULT_BRANCH names, as release.yml does.
+    """
+    _must_be_on(session, os.environ.get("DEFAULT_BRANCH"))
+    if not (ROOT / SUMS).exists():
+        uv.stop(f"publish: there is no {SUMS}; run first: nox -s build")
+    name, declared = _name(), _declared()
+    files = sorted((ROOT / DIST).iterdir()) if (ROOT / DIST).is_dir() else []
+    sums = _sums(files)
+    if sums != (ROOT / SUMS).read_text(encoding="utf-8").splitlines():
+        session.error("dist/ is not what nox -s build left there; run it again")
+    stem = f"{name.replace('-', '_')}-{declared}"
+    strangers = [file.name for file in files if not re.match(rf"{re.escape(stem)}[-.]", file.name)]
+    if strangers:
+        session.error(f"{strangers[0]} is not {name} {declared}; run again: nox -s build")
+    tagged = versions.of_head(declared, ROOT).tagged
+    when = f"HEAD is v{tagged}" if tagged else f"not yet: HEAD has no tag v{declared}"
+    print(f"Dry run. release.yml uploads on a pushed tag v{declared} only ({when}):")
+    for file, line in zip(files, sums, strict=True):
+        print(f"  {line}, {file.stat().st_size:,} bytes")
+        print(f"    to PyPI as {name} {declared}, by trusted publishing: environment `pypi`")
+        print("    its provenance to GitHub's attestations of this repository")
+    state = "written" if (ROOT / NOTES).exists() else "not yet written: nox -s changelog"
+    print(f"  {NOTES} ({state})\n    to the workflow run, in the artifact `model`")
+
+
+def _must_be_on(session: nox.Session, branch: str | None) -> None:
+    """End the session if HEAD is not a commit of `branch`, which reviews have let in."""
+    if branch is None:
+        return
+    remote = f"refs/remotes/origin/{branch}"
+    if git.output("rev-parse", "--verify", "--quiet", remote, cwd=ROOT) is None:
+        session.error(
+            f"origin/{branch} is not in this clone, so nothing shows that HEAD is on it; git fetch "
+            f"origin {branch}"
+        )
+    if git.output("merge-base", "--is-ancestor", "HEAD", remote, cwd=ROOT) is None:
+        session.error(
+            f"HEAD is not on origin/{branch}, so nobody has reviewed it; release a commit that is"
+        )
+
+
+def _need_history(session: nox.Session) -> None:
+    """End the session where git cannot tell all the commits."""
+    _commit()
+    if messages.is_shallow(ROOT):
+        reason = "a shallow clone lacks commits; git fetch --unshallow --tags, or fetch-depth: 0"
+        if environment.in_ci():
+            uv.stop(f"{session.name}: {reason}; CI=true allows no skip")
+        session.skip(reason)
+
+
+def _commit() -> str:
+    found = git.output("rev-parse", "--verify", "--quiet", "HEAD", cwd=ROOT)
+    if found is None:
+        reason = git.problem(ROOT) or "there is none yet"
+        uv.stop(f"a release is made from a commit, and git cannot tell one here: {reason}")
+    return found.strip()
+
+
+def _name() -> str:
+    name: str = _project()["name"]
+    return name
+
+
+def _declared() -> str:
+    """Return the version in pyproject.toml."""
+    declared = _project()["version"]
+    if not versions.is_version(declared):
+        uv.stop(f"pyproject.toml: version is {declared!r}; write MAJOR.MINOR.PATCH")
+    return declared
+
+
+def _project() -> dict[str, str]:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project: dict[str, str] = table["project"]
+    return project

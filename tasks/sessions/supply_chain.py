@@ -1,0 +1,132 @@
+"""Sessions about what is locked and what a model was made from."""
+
+import json
+import os
+from pathlib import Path
+
+import nox
+
+from tasks import git
+from tasks.catalogue import session
+from tasks.environments import environment, uv
+from tasks.options import Options
+from tasks.packaging import commits
+from tasks.project import LATEST, PROJECT, ROOT, SBOM, VERDICT, Cell
+
+# Relative to the root.
+_AUDIT = "artifacts/verdicts/audit.json"
+_COULD_NOT_JUDGE = 2  # the exit code
+_BASE_LOCK = ".nox/base.uv.lock"
+_EXPORTED = ".nox/cell-requirements.txt"
+
+
+# Of every change: what is known of a package changes while the lock does not.
+@session(tiers=["pr", "nightly"], timeout_minutes=5, inputs=["."], parallel=True)
+def audit(session: nox.Session) -> None:
+    """Judge every locked version: vulnerabilities, malware, yanked releases, licences, names.
+
+    Needs the vulnerability database that configs/audit.yaml or AUDIT_DATABASE names, and uv's
+    package index or the one of AUDIT_INDEX. Without their answer it is skipped, and with CI=true it
+    fails. After --: arguments of gates audit; --record-licences alone asks the index for the
+    licence of each locked version and writes configs/licences.json.
+    """
+    tools = environment.prepare(environment.of_supply(environment.default_python()))
+    # Not as an argument: an address may hold a password, and the manifest keeps commands.
+    named = {} if "AUDIT_INDEX" in os.environ else {"AUDIT_INDEX": _index()}
+    arguments = [*session.posargs]
+    if "--base-lock" not in arguments and _write_base_lock():
+        arguments += ["--base-lock", _BASE_LOCK]
+    report = ROOT / _AUDIT
+    report.unlink(missing_ok=True)
+    is_judging = "--record-licences" not in arguments
+    command = ("python", "-m", "gates", "audit", *arguments, "--report", _AUDIT)
+    codes = (0, _COULD_NOT_JUDGE) if is_judging else (0,)
+    environment.run(session, tools, *command, outer={**os.environ, **named}, success_codes=codes)
+    if is_judging:
+        _check_that_it_judged(session, report)
+
+
+def _check_that_it_judged(session: nox.Session, report: Path) -> None:
+    """End the session where `gates audit` found nothing wrong but could not ask everybody."""
+    if not report.exists():
+        session.error("gates audit ended without a verdict; its message is above")
+    outcome = json.loads(report.read_text(encoding="utf-8"))["outcome"]
+    if outcome == "inconclusive":
+        reason = "the vulnerability database or the package index did not answer"
+        if environment.in_ci():
+            uv.stop(f"audit: {reason}; CI=true allows no skip")
+        session.skip(reason)
+
+
+@session(
+    tiers=["nightly", "release"], timeout_minutes=5, inputs=["src/gates", "configs", "uv.lock"]
+)
+def sbom(session: nox.Session) -> None:
+    """Write artifacts/sbom.cdx.json of the lock and, for an evaluated model, mlbom.cdx.json.
+
+    After --: --cell 3.11-2.11 writes sbom.py3.11-torch2.11.cdx.json of one cell of the matrix, and
+    no more; --check compares the file that is there with the lock, and writes nothing.
+    """
+    parser = Options("sbom")
+    parser.add_argument("--cell", metavar="PYTHON-TORCH")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args(session.posargs)
+    tools = environment.prepare(environment.of_supply(environment.default_python()))
+    arguments = ["--check"] if options.check else []
+    if options.cell:
+        cell = _cell(options.cell)
+        text = environment.exported(environment.of_cell(cell))
+        (ROOT / _EXPORTED).write_text(text, encoding="utf-8")
+        arguments += ["--cell", options.cell, "--requirements", _EXPORTED]
+        arguments += ["--output", f"artifacts/sbom.{cell}.cdx.json"]
+    _gates(session, tools, "sbom", *arguments)
+    if options.check or options.cell:
+        return
+    if not ((ROOT / LATEST).exists() and (ROOT / VERDICT).exists()):
+        session.log("No ML-BOM: there is no evaluated model here; nox -s evaluate makes one")
+        return
+    run = (ROOT / LATEST).resolve().parent
+    linked = {"--sbom": [ROOT / SBOM], "--wheel": sorted(ROOT.glob("dist/*.whl"))[-1:]}
+    words = [word for name, files in linked.items() for file in files for word in (name, str(file))]
+    _gates(session, tools, "mlbom", "--run", str(run), "--verdict", VERDICT, *words)
+
+
+@session(timeout_minutes=5, inputs=["src/gates"])
+def trace(session: nox.Session) -> None:
+    """Tell what made a model, or what was made with data or code: nox -s trace -- DIGEST.
+
+    Searched are the runs in outputs/ and, where there is one, the registry. After --: the digest of
+    a checkpoint, a commit, data or uv.lock, or its first digits.
+    """
+    folder = environment.prepare_default_cell()
+    _gates(session, folder, "trace", "--name", PROJECT.model, *session.posargs)
+
+
+def _gates(session: nox.Session, folder: Path, command: str, *arguments: str) -> None:
+    environment.run(session, folder, "python", "-m", "gates", command, *arguments)
+
+
+def _index() -> str:
+    """Return the address of the package index that uv asks here, whatever names it."""
+    printed = uv.output(
+        "pip", "compile", "--quiet", "--no-header", "--emit-index-url", os.devnull, cwd=ROOT
+    )
+    return next(
+        line.partition(" ")[2] for line in printed.splitlines() if line.startswith("--index-url ")
+    )
+
+
+def _write_base_lock() -> bool:
+    """Write the lock that the branch started from; return whether there is one to be found."""
+    base = commits.base(ROOT, os.environ.get("GITHUB_BASE_REF"))
+    text = git.output("show", f"{base}:uv.lock", cwd=ROOT)
+    if text is not None:
+        (ROOT / _BASE_LOCK).write_text(text, encoding="utf-8")
+    return text is not None
+
+
+def _cell(named: str) -> Cell:
+    cells = {f"{each.python}-{each.torch}": each for each in PROJECT.cells}
+    if named not in cells:
+        uv.stop(f"sbom: --cell {named}: not a cell of the matrix; there are {', '.join(cells)}")
+    return cells[named]
