@@ -237,7 +237,7 @@ def _model_version(session: nox.Session) -> str | None:
         session.error(f"{shown} is about another checkpoint; make both anew: nox -s train")
     folder = environment.prepare_default_cell()
     code = (
-        "import pathlib, sys; from gates import provenance; "
+        "import pathlib, sys; from gates.evidence import provenance; "
         "print(provenance.model_version(provenance.read(pathlib.Path(sys.argv[1]))))"
     )
     return environment.output(folder, "python", "-c", code, str(provenance)).strip()

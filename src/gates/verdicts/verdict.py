@@ -3,7 +3,7 @@
     verdict.publish(result, report=Path("artifacts/verdicts/evaluation.json"))
 
 prints it, writes it as JSON, and on GitHub adds it to the job's summary and annotates the run.
-The JSON Schema of what is written is `verdict.schema.json` beside this module; after a change:
+The JSON Schema of what is written is `src/gates/verdict.schema.json`; after a change:
 
     python -m gates.verdicts.verdict > src/gates/verdict.schema.json
 """

@@ -257,7 +257,7 @@ def complaints(  # noqa: C901 - a case for each word of the schema
 
 
 def test_committed_schema_is_that_of_the_verdict() -> None:
-    committed = Path(module.__file__).with_name("verdict.schema.json").read_text()
+    committed = (Path(module.__file__).parent.parent / "verdict.schema.json").read_text()
     assert committed == json_schema(), (
         "python -m gates.verdicts.verdict > src/gates/verdict.schema.json"
     )
