@@ -33,8 +33,9 @@ def run(options: argparse.Namespace) -> ExitCode:
     """Show, verify, export or acknowledge."""
     from gates.files import refuse_to_overwrite, write_text  # noqa: PLC0415 - --help is quick
     from gates.registry import history, report  # noqa: PLC0415
+    from gates.registry.address import open_store  # noqa: PLC0415
     from gates.registry.pipeline import Registry  # noqa: PLC0415
-    from gates.registry.store import check_name, open_store  # noqa: PLC0415
+    from gates.registry.store import check_name  # noqa: PLC0415
 
     refuse_to_overwrite([options.against], written=[options.export])
     registry = Registry(open_store(), check_name(options.name), say=show)

@@ -44,8 +44,9 @@ def run(options: argparse.Namespace) -> ExitCode:
     """Promote, and show the criteria."""
     from gates.evaluation.policy import load_policy  # noqa: PLC0415
     from gates.files import check_writable, refuse_to_overwrite  # noqa: PLC0415 - --help is quick
+    from gates.registry.address import open_store  # noqa: PLC0415
     from gates.registry.pipeline import Promotion, Registry  # noqa: PLC0415
-    from gates.registry.store import check_name, open_store  # noqa: PLC0415
+    from gates.registry.store import check_name  # noqa: PLC0415
     from gates.verdicts.verdict import publish  # noqa: PLC0415
 
     name = check_name(options.name)

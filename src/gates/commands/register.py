@@ -37,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Register, and tell the version."""
+    from gates.registry.address import open_store  # noqa: PLC0415
     from gates.registry.pipeline import Registry  # noqa: PLC0415 - after the options: --help is quick
-    from gates.registry.store import check_name, open_store  # noqa: PLC0415
+    from gates.registry.store import check_name  # noqa: PLC0415
     from gates.registry.submission import read_submission  # noqa: PLC0415
 
     name = check_name(options.name)

@@ -31,8 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> ExitCode:
     """Roll back, and tell what is in production now."""
     from gates.evaluation.policy import load_policy  # noqa: PLC0415 - after the options: --help is quick
+    from gates.registry.address import open_store  # noqa: PLC0415
     from gates.registry.pipeline import Registry  # noqa: PLC0415
-    from gates.registry.store import check_name, open_store  # noqa: PLC0415
+    from gates.registry.store import check_name  # noqa: PLC0415
 
     name = check_name(options.name)
     policy = load_policy(options.policy)

@@ -15,9 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Show it; a registry that contradicts its history is a failure."""
+    from gates.registry.address import open_store  # noqa: PLC0415
     from gates.registry.pipeline import Registry  # noqa: PLC0415 - after the options: --help is quick
     from gates.registry.report import status  # noqa: PLC0415
-    from gates.registry.store import check_name, open_store  # noqa: PLC0415
+    from gates.registry.store import check_name  # noqa: PLC0415
 
     registry = Registry(open_store(), check_name(options.name), say=show)
     lines, is_right = status(registry)

@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> ExitCode:
     """Print a line for each model."""
     from gates.evidence.trace import of_runs, of_versions, trace  # noqa: PLC0415
-    from gates.registry.store import check_name, is_there, open_store  # noqa: PLC0415 - --help is quick
+    from gates.registry.address import is_there, open_store  # noqa: PLC0415 - --help is quick
+    from gates.registry.store import check_name  # noqa: PLC0415
 
     origins = of_runs(options.outputs)
     if options.name and is_there():

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gates.errors import GateInputError
+from gates.registry.address import open_store
 from gates.registry.history import STAGES, History, Stage
 from gates.registry.ledger import Ledger, Now
-from gates.registry.store import Store, Version, fetch_checked, open_store
+from gates.registry.store import Store, Version, fetch_checked
 
 _ADDRESS = re.compile(r"models:/(?P<model>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>[1-9]\d*))")
 

@@ -1,7 +1,6 @@
-"""What a registry must be able to do, whoever keeps it, and the address of the one in use."""
+"""What a registry must be able to do, whoever keeps it."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,6 @@ from gates.files import sha256
 from gates.registry.files import CHECKPOINT
 from gates.registry.history import Head, Stored, digest_of
 
-# Where models are registered if no server is named: a file in the current folder.
-DEFAULT_FILE = "registry/mlflow.db"
-DEFAULT_ADDRESS = f"sqlite:///{DEFAULT_FILE}"
 LOG_SUFFIX = ".history"  # of the name under which a model's log is kept
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -222,36 +218,3 @@ def check_name(model: str) -> str:
         msg += f"not the ending {LOG_SUFFIX}"
         raise GateInputError(msg)
     return model
-
-
-def address_in_use() -> str:
-    """Return the address of the registry.
-
-    GATES_REGISTRY names it, or else MLflow's own variables do.
-    """
-    names = ("GATES_REGISTRY", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
-    return next((os.environ[name] for name in names if os.environ.get(name)), DEFAULT_ADDRESS)
-
-
-def is_there() -> bool:
-    """Whether a registry is named, or the default one exists: else nothing was ever registered."""
-    return address_in_use() != DEFAULT_ADDRESS or Path(DEFAULT_FILE).exists()
-
-
-def open_store(*, make: bool = False) -> Store:
-    """Return the registry in use.
-
-    Args:
-        make: whether to make one where none is named and none is there.
-
-    Raises:
-        GateInputError: there is none, or it cannot be reached.
-    """
-    address = address_in_use()
-    if address.startswith("wandb:"):
-        from gates.registry.wandb_store import WandbStore  # noqa: PLC0415 - an extra
-
-        return WandbStore(address)
-    from gates.registry.mlflow_store import MlflowStore  # noqa: PLC0415 - it needs this module
-
-    return MlflowStore(address, make=make)

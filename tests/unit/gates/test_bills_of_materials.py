@@ -11,7 +11,7 @@ import pytest
 from gates.__main__ import main
 from gates.evidence.provenance import SourceState
 from gates.files import sha256
-from gates.registry.store import open_store
+from gates.registry.address import open_store
 from gates.supply.locked import read_lock
 from tests.judged import DATA, policy
 from tests.registered import COMMIT, Run

@@ -10,8 +10,9 @@ import pytest
 from mlflow import artifacts
 
 from gates.errors import GateInputError
+from gates.registry.address import open_store
 from gates.registry.mlflow_store import MlflowStore
-from gates.registry.store import Store, open_store
+from gates.registry.store import Store
 from tests.registries import copied
 
 

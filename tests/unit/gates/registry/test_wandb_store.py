@@ -7,8 +7,9 @@ import pytest
 
 from gates.__main__ import main
 from gates.errors import GateInputError
+from gates.registry.address import open_store
 from gates.registry.history import Head
-from gates.registry.store import Version, open_store
+from gates.registry.store import Version
 from gates.registry.wandb_store import WandbStore
 from tests.registered import Run
 from tests.registries import MakeRun
