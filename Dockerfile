@@ -35,7 +35,7 @@ USER 1001
 # Only what the environment is made from: other changes leave its layer, by far the largest, alone.
 # The empty files stand for the project, which is installed as a link to its source.
 COPY --chown=1001:1001 pyproject.toml uv.lock LICENSE ./
-COPY --chown=1001:1001 tasks/__init__.py tasks/display.py tasks/git.py tasks/project.py tasks/
+COPY --chown=1001:1001 tasks/__init__.py tasks/display.py tasks/errors.py tasks/git.py tasks/project.py tasks/
 COPY --chown=1001:1001 tasks/environments/__init__.py tasks/environments/environment.py tasks/environments/installed.py tasks/environments/interpreters.py tasks/environments/uv.py tasks/environments/
 COPY --chown=1001:1001 tasks/evidence/__init__.py tasks/evidence/inputs.py tasks/evidence/manifest.py tasks/evidence/
 COPY --chown=1001:1001 tasks/evidence/observer/__init__.py tasks/evidence/observer/sitecustomize.py tasks/evidence/observer/

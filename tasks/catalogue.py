@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import nox
 
 from tasks import git
-from tasks.environments import uv
+from tasks.errors import stop
 from tasks.evidence import recording
 from tasks.project import PROJECT, ROOT, Cell
 
@@ -125,7 +125,7 @@ def session(  # noqa: PLR0913 - the columns of a table, each given by its name
             msg = f"{function.__module__}.{name}: there is a session named {name} already"
             raise DuplicateSessionError(msg)
         if wrong:
-            uv.stop(f"{_place(function)}: session {name}: {wrong}")
+            stop(f"{_place(function)}: session {name}: {wrong}")
         if not function.__doc__:
             msg = f"{function.__module__}.{name}: a session's docstring is its line of help"
             raise ValueError(msg)
@@ -192,7 +192,7 @@ def _needs(inputs: Iterable[str], name: str) -> None:
     missing = [each for each in inputs if not (ROOT / each).exists()]
     if missing and _is_whole():
         advice = f"git sparse-checkout add {missing[0]}, or git checkout {missing[0]}"
-        uv.stop(f"{name}: {missing[0]} is not in this checkout; {advice}")
+        stop(f"{name}: {missing[0]} is not in this checkout; {advice}")
 
 
 def _is_whole() -> bool:
@@ -234,7 +234,7 @@ def _check_name(name: str) -> None:
     known = [declared.name for declared in CATALOGUE.values()]
     close = difflib.get_close_matches(name, known, n=1)
     if name.partition("(")[0] not in known and close:
-        uv.stop(f"nox: there is no session {name}; did you mean {close[0]}?")
+        stop(f"nox: there is no session {name}; did you mean {close[0]}?")
 
 
 def plan(tier: Tier) -> list[PlannedJob]:

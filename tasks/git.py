@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from tasks.environments import uv
+from tasks.errors import stop
 
 # Of a folder that is in none; a damaged one is told otherwise.
 _NO_REPOSITORY = "not a git repository (or any"
@@ -57,7 +57,7 @@ def output(*arguments: str, cwd: Path) -> str | None:
         return done.stdout
     reason = problem(cwd)
     if reason is not None and _NO_REPOSITORY not in reason:
-        uv.stop(f"git: {reason}")
+        stop(f"git: {reason}")
     return None
 
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import NoReturn
 
-from tasks.environments import uv
+from tasks.errors import stop
 
 
 class Options(argparse.ArgumentParser):
@@ -21,4 +21,4 @@ class Options(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End everything with `message`."""
         session = self.prog.split()[2]
-        uv.stop(f"{session}: {message}; what there is: nox --usage {session}")
+        stop(f"{session}: {message}; what there is: nox --usage {session}")

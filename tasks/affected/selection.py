@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tasks import catalogue, git
 from tasks.catalogue import CATALOGUE, TIERS, Declaration, PlannedJob, Tier
-from tasks.environments import uv
+from tasks.errors import stop
 from tasks.evidence import inputs
 from tasks.options import Options
 from tasks.project import PROJECT, ROOT
@@ -67,7 +67,7 @@ def plan(arguments: Sequence[str], root: Path = ROOT) -> Plan:
     parser.add_argument("--without", action="append", default=[], metavar="SESSION")
     asked = parser.parse_args(arguments)
     if len(asked.tier) != 1 or asked.tier[0] not in TIERS:
-        uv.stop(f"plan: name one tier, as in: nox -s plan -- pr (of {', '.join(TIERS)})")
+        stop(f"plan: name one tier, as in: nox -s plan -- pr (of {', '.join(TIERS)})")
     (tier,) = asked.tier
     if os.environ.get("RUNS_HERE") == "false":
         return Plan(jobs=[], off=_OFF.format(tier=tier))
@@ -91,7 +91,7 @@ def _check_without(names: Iterable[str], tier: Tier) -> None:
     jobs = {job.session for job in catalogue.plan(tier)}
     for name in names:
         if name not in jobs:
-            uv.stop(f"plan: --without {name}: the tier {tier} has no such job")
+            stop(f"plan: --without {name}: the tier {tier} has no such job")
 
 
 def _check_machines(jobs: Iterable[PlannedJob], without: Container[str]) -> None:
@@ -99,7 +99,7 @@ def _check_machines(jobs: Iterable[PlannedJob], without: Container[str]) -> None
     for job in jobs:
         labels = PROJECT.runners[job.runner]
         if job.session not in without and not all(map(_HOSTED.fullmatch, labels)):
-            uv.stop(
+            stop(
                 f"plan: {job.session} runs on {', '.join(labels)}, and the pull request comes from "
                 "a fork, whose code must not run on a self-hosted machine; take its label away, or "
                 "push the branch to this repository once you have read it"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from tasks.environments import installed, interpreters, uv
+from tasks.errors import stop
 from tasks.evidence import inputs, manifest
 from tasks.project import PROJECT, ROOT, Cell, torch_index
 
@@ -298,7 +299,7 @@ def output(
     )
     if done.returncode:
         said = done.stderr.strip().splitlines()
-        uv.stop(said[-1] if said else f"{program} failed without a word")
+        stop(said[-1] if said else f"{program} failed without a word")
     return done.stdout
 
 
@@ -437,7 +438,7 @@ def _find_or_install(version: str) -> Path:
         problem = _install_interpreter(version)
         interpreter = interpreters.find(version)
     if interpreter is None:
-        uv.stop(
+        stop(
             f"Python {version}: neither on PATH nor one of pyenv's or uv's ({problem}); install it"
         )
     return interpreter

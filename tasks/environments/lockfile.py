@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tasks.environments import uv
+from tasks.errors import stop
 from tasks.project import ROOT, torch_index
 
 PLACEHOLDER = "https://index.invalid"
@@ -128,7 +129,7 @@ def _hashed(lock: str, folder: Path) -> str:
     def with_hash(found: re.Match[str]) -> str:
         file = folder / found["place"]
         if not file.is_file():
-            uv.stop(
+            stop(
                 f"lock: the index has no hash of {found['place']}, without which it could not be "
                 "checked; name another index"
             )

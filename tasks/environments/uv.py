@@ -9,9 +9,8 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NoReturn
 
-from tasks.display import harmless
+from tasks.errors import stop
 from tasks.project import ROOT
 
 # Settings that say where uv finds packages, keeps its cache and reaches the network are the
@@ -22,14 +21,6 @@ _MACHINE_SETTINGS = re.compile(
     r"|NO_CONFIG|NO_INDEX|OFFLINE|PYTHON_CACHE_DIR|PYTHON_DOWNLOADS|PYTHON_DOWNLOADS_JSON_URL"
     r"|PYTHON_INSTALL_DIR|PYTHON_INSTALL_MIRROR|REQUEST_TIMEOUT|SYSTEM_CERTS)"
 )
-
-
-def stop(message: str) -> NoReturn:
-    """End everything with `message`: nothing could be judged, so the exit code is 2."""
-    print(harmless(message), file=sys.stderr, flush=True)
-    ended = SystemExit(2)
-    ended.add_note(message)  # for the session's manifest
-    raise ended
 
 
 def without_user_choices(variables: Mapping[str, str]) -> dict[str, str]:

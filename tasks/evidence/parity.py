@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from tasks.display import harmless
-from tasks.environments import uv
+from tasks.errors import stop
 from tasks.evidence import manifest
 from tasks.evidence.manifest import DamagedManifestError, Made, Manifest
 
@@ -28,7 +28,7 @@ def of_folders(arguments: Sequence[str]) -> Comparison:
         SystemExit: with exit code 2 and one line, when one is missing, empty or damaged.
     """
     if len(arguments) != 2:  # noqa: PLR2004 - yours and CI's
-        uv.stop("parity: name two folders of manifests, as in: nox -s parity -- local/ ci/")
+        stop("parity: name two folders of manifests, as in: nox -s parity -- local/ ci/")
     yours, ci = (_read_all(Path(folder)) for folder in arguments)
     both = sorted(yours.keys() & ci.keys())
     found: dict[str, list[str]] = {}
@@ -45,23 +45,23 @@ def of_folders(arguments: Sequence[str]) -> Comparison:
 def _read_all(folder: Path) -> dict[str, Manifest]:
     """Return the manifests in `folder` and below: CI's come in a folder for each job."""
     if not folder.is_dir():
-        uv.stop(f"parity: {folder}: no such folder; nox leaves manifests in artifacts/manifests")
+        stop(f"parity: {folder}: no such folder; nox leaves manifests in artifacts/manifests")
     found_json = sorted(folder.rglob("*.json"))
     # What CI's jobs leave has verdicts and more beside the manifests.
     in_place = [file for file in found_json if file.parent.name == manifest.FOLDER.name]
     files = in_place or found_json
     if not files:
-        uv.stop(f"parity: {folder}: holds no manifest (*.json)")
+        stop(f"parity: {folder}: holds no manifest (*.json)")
     found: dict[str, tuple[Manifest, Path]] = {}
     for file in files:
         try:
             read = manifest.read(file)
         except DamagedManifestError as error:
-            uv.stop(f"parity: {error}")
+            stop(f"parity: {error}")
         if read.session in found:
             twice = f"{found[read.session][1]} and {file}"
             line = f"parity: {twice}: two manifests of {read.session}; keep one"
-            uv.stop(harmless(line))
+            stop(harmless(line))
         found[read.session] = (read, file)
     return {name: read for name, (read, _) in found.items()}
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tasks import git
-from tasks.environments import environment, uv
+from tasks.environments import environment
+from tasks.errors import stop
 from tasks.evidence import manifest
 from tasks.project import ROOT
 
@@ -79,7 +80,7 @@ def _git(*arguments: str, umask: int) -> None:
         umask=umask,
     )
     if done.returncode:
-        uv.stop(f"build: git: {done.stderr.strip().splitlines()[-1]}")
+        stop(f"build: git: {done.stderr.strip().splitlines()[-1]}")
 
 
 def build(
@@ -116,7 +117,7 @@ def build(
     )
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
-        uv.stop(f"build: hatchling: {said[-1] if said else 'failed without a word'}")
+        stop(f"build: hatchling: {said[-1] if said else 'failed without a word'}")
     return sorted(out.iterdir())
 
 

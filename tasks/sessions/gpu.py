@@ -11,7 +11,8 @@ from pathlib import Path
 import nox
 
 from tasks.catalogue import session
-from tasks.environments import environment, uv
+from tasks.environments import environment
+from tasks.errors import stop
 from tasks.evidence import manifest
 from tasks.project import PROJECT, ROOT
 
@@ -136,25 +137,25 @@ def _of_image(name: str, needs: Iterable[str]) -> Found:
     python = next((each for each in found if each.torch or each.problem), None)
     if python is None:
         looked = ", ".join(each.executable for each in found) or "none"
-        uv.stop(
+        stop(
             f"{name} --no-venv: no python on PATH has torch (found: {looked}); use an image that "
             f"carries torch {oldest} or newer, or leave --no-venv out to use the locked one"
         )
     where = f"{name} --no-venv: {python.executable}"
     if python.torch is None:
         problem = " ".join((python.problem or "").split())[:200]
-        uv.stop(f"{where}: its torch cannot be imported ({problem}); mend it, or use another image")
+        stop(f"{where}: its torch cannot be imported ({problem}); mend it, or use another image")
     for what, version, needed in (
         ("torch", python.torch, oldest),
         ("Python", python.python, PROJECT.pythons[0]),
     ):
         if _numbers(version) < _numbers(needed):
-            uv.stop(
+            stop(
                 f"{where}: has {what} {version}, and {needed} or newer is needed; use a newer "
                 "image, or leave --no-venv out to use the locked environment"
             )
     if python.missing:
-        uv.stop(
+        stop(
             f"{where}: lacks {', '.join(python.missing)}; "
             f"run: {python.executable} -m pip install {' '.join(python.missing)}"
         )

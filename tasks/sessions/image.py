@@ -8,7 +8,8 @@ import tomllib
 import nox
 
 from tasks.catalogue import session
-from tasks.environments import environment, uv
+from tasks.environments import environment
+from tasks.errors import stop
 from tasks.images import container, oci
 from tasks.options import Options
 from tasks.project import ROOT
@@ -84,7 +85,7 @@ def _engine_or_end(session: nox.Session) -> str:
     if engine is None:
         reason = f"no container engine answers here (looked for {', '.join(ENGINES)})"
         if environment.in_ci():
-            uv.stop(f"image: {reason}; CI=true allows no skipped image")
+            stop(f"image: {reason}; CI=true allows no skipped image")
         session.skip(reason)
     return engine
 
@@ -123,7 +124,7 @@ def _login_or_end() -> oci.Login | None:
     try:
         return container.login()
     except oci.CannotAskError as error:
-        uv.stop(f"image: {error}")
+        stop(f"image: {error}")
 
 
 def _published(session: nox.Session, repository: str, login: oci.Login | None) -> str | None:
@@ -151,7 +152,7 @@ def _push_as(session: nox.Session, engine: str, name: str, login: oci.Login) -> 
     )
     if logged_in.returncode:
         said = logged_in.stderr.strip().splitlines() or ["no word"]
-        uv.stop(f"image: {engine} cannot log in to {host} as IMAGE_USER: {said[-1]}")
+        stop(f"image: {engine} cannot log in to {host} as IMAGE_USER: {said[-1]}")
     try:
         _run(session, engine, "push", name)
     finally:
@@ -228,7 +229,7 @@ def _disagreement(base: oci.Base) -> str | None:
     try:
         problem = oci.disagreement(base)
     except oci.CannotAskError as error:
-        uv.stop(f"image: Dockerfile:{base.line}: {error}; connect this machine and try again")
+        stop(f"image: Dockerfile:{base.line}: {error}; connect this machine and try again")
     line = f"Dockerfile:{base.line}: {problem}" if problem else None
     if line:
         print(line)

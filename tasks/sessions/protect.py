@@ -14,7 +14,8 @@ import nox
 
 from tasks.catalogue import session
 from tasks.display import show
-from tasks.environments import environment, uv
+from tasks.environments import environment
+from tasks.errors import stop
 from tasks.github import code_owners
 from tasks.options import Options
 from tasks.project import ROOT
@@ -75,7 +76,7 @@ def protect(session: nox.Session) -> None:
             differing = apply(repository, differing)
     except _CannotAskError as error:
         if environment.in_ci():
-            uv.stop(f"protect: {error}; CI=true allows no skipped protect")
+            stop(f"protect: {error}; CI=true allows no skipped protect")
         session.skip(str(error))
     if differing:
         session.error(f"{repository} is not protected as the files say: nox -s protect -- --apply")
@@ -116,12 +117,12 @@ def _compare(file: Path, repository: str, live: Sequence[dict[str, Any]]) -> Com
     if not numbers:
         return Comparison(file=file, body=wanted, id=None, differences=["is not on GitHub"])
     if len(numbers) > 1:
-        uv.stop(
+        stop(
             f"protect: {repository} has {len(numbers)} rulesets named {name!r}; delete all but one"
         )
     body = _api("GET", f"repos/{repository}/rulesets/{numbers[0]}")
     if "bypass_actors" not in body:
-        uv.stop(
+        stop(
             f"protect: {repository} does not show who may bypass {name!r}, so it can't be judged; "
             "log in as one who may administer it: gh auth login"
         )
@@ -192,7 +193,7 @@ def _api(method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     try:
         return json.loads(answer)
     except json.JSONDecodeError:
-        uv.stop(f"protect: gh api {method} {path}: the answer is no JSON; is this GitHub's API?")
+        stop(f"protect: gh api {method} {path}: the answer is no JSON; is this GitHub's API?")
 
 
 def _gh(arguments: Sequence[str], body: str | None = None) -> str:
@@ -223,4 +224,4 @@ def _explain(arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -
     call = " ".join(word for word in arguments if not word.startswith("-"))
     said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
     hint = "; name the repository: -- --repo OWNER/NAME" if arguments[0] == "repo" else ""
-    uv.stop(f"protect: gh {call}: {said}{hint}")
+    stop(f"protect: gh {call}: {said}{hint}")

@@ -8,7 +8,8 @@ import nox
 
 from tasks import git
 from tasks.catalogue import session
-from tasks.environments import environment, uv
+from tasks.environments import environment
+from tasks.errors import stop
 from tasks.project import PROJECT, ROOT
 
 SOURCE = ("noxfile.py", "benchmarks", "src", "tasks", "tests")
@@ -31,10 +32,10 @@ def lint(session: nox.Session) -> None:
     """
     reason = git.problem(ROOT)
     if reason:
-        uv.stop(f"lint: checks the files that git tracks, and git cannot tell them: {reason}")
+        stop(f"lint: checks the files that git tracks, and git cannot tell them: {reason}")
     tracked = _listed("--cached")
     if not tracked:
-        uv.stop("lint: git tracks no file here, so there is nothing to check; git add --all")
+        stop("lint: git tracks no file here, so there is nothing to check; git add --all")
     new, hidden = _listed("--others"), _listed("--others", "--ignored", "--", *_SOURCE_FILES)
     if new:
         session.warn(f"Not checked, as git does not track them: {' '.join(new)}")

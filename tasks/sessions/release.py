@@ -16,6 +16,7 @@ from tasks import git
 from tasks.catalogue import session
 from tasks.display import show
 from tasks.environments import environment, uv
+from tasks.errors import stop
 from tasks.options import Options
 from tasks.packaging import changelog as log
 from tasks.packaging import commits as messages
@@ -45,7 +46,7 @@ def commits(session: nox.Session) -> None:
     _need_history(session)
     since = options.since or messages.base(ROOT, os.environ.get("GITHUB_BASE_REF"))
     if git.output("rev-parse", "--verify", "--quiet", f"{since}^{{commit}}", cwd=ROOT) is None:
-        uv.stop(f"commits: git knows no commit {since} here")
+        stop(f"commits: git knows no commit {since} here")
     new = messages.read(since, ROOT).commits
     problems = [line for commit in new for line in messages.problems(commit, ROOT)]
     title = os.environ.get("PULL_REQUEST_TITLE")
@@ -174,7 +175,7 @@ def write_version(new: str, root: Path) -> None:
         text = file.read_text(encoding="utf-8")
         changed, count = re.subn(pattern, rf'\g<1>"{new}"', text, flags=re.MULTILINE)
         if count != 1:
-            uv.stop(f"version: {file.name}: no single line with the version of {name} to write")
+            stop(f"version: {file.name}: no single line with the version of {name} to write")
         file.write_text(changed, encoding="utf-8")
 
 
@@ -201,7 +202,7 @@ def changelog(session: nox.Session) -> None:
     try:
         changed = log.release(text, new, date, more)
     except log.ChangelogError as error:
-        uv.stop(f"changelog: {error}")
+        stop(f"changelog: {error}")
     if changed == text:
         session.log(f"CHANGELOG.md has a section of {new} already")
     else:
@@ -223,7 +224,7 @@ def _model_version(session: nox.Session) -> str | None:
     if not checkpoint.exists():
         reason = "there is no model in outputs/: nox -s train makes one"
         if environment.in_ci():
-            uv.stop(f"changelog: {reason}; CI=true allows no release notes without it")
+            stop(f"changelog: {reason}; CI=true allows no release notes without it")
         session.warn(f"The release notes name no model: {reason}")
         return None
     provenance = checkpoint.resolve().parent / "provenance.json"
@@ -232,7 +233,7 @@ def _model_version(session: nox.Session) -> str | None:
         document = json.loads(provenance.read_text(encoding="utf-8"))
         subject = document["subject"][0]["digest"]["sha256"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        uv.stop(f"changelog: {shown}: cannot be read as provenance ({error}); nox -s train")
+        stop(f"changelog: {shown}: cannot be read as provenance ({error}); nox -s train")
     if subject != wheels.digest(checkpoint):
         session.error(f"{shown} is about another checkpoint; make both anew: nox -s train")
     folder = environment.prepare_default_cell()
@@ -252,7 +253,7 @@ def publish(session: nox.Session) -> None:
     """
     _must_be_on(session, os.environ.get("DEFAULT_BRANCH"))
     if not (ROOT / SUMS).exists():
-        uv.stop(f"publish: there is no {SUMS}; run first: nox -s build")
+        stop(f"publish: there is no {SUMS}; run first: nox -s build")
     name, declared = _name(), _declared()
     files = sorted((ROOT / DIST).iterdir()) if (ROOT / DIST).is_dir() else []
     sums = _sums(files)
@@ -295,7 +296,7 @@ def _need_history(session: nox.Session) -> None:
     if messages.is_shallow(ROOT):
         reason = "a shallow clone lacks commits; git fetch --unshallow --tags, or fetch-depth: 0"
         if environment.in_ci():
-            uv.stop(f"{session.name}: {reason}; CI=true allows no skip")
+            stop(f"{session.name}: {reason}; CI=true allows no skip")
         session.skip(reason)
 
 
@@ -303,7 +304,7 @@ def _commit() -> str:
     found = git.output("rev-parse", "--verify", "--quiet", "HEAD", cwd=ROOT)
     if found is None:
         reason = git.problem(ROOT) or "there is none yet"
-        uv.stop(f"a release is made from a commit, and git cannot tell one here: {reason}")
+        stop(f"a release is made from a commit, and git cannot tell one here: {reason}")
     return found.strip()
 
 
@@ -316,7 +317,7 @@ def _declared() -> str:
     """Return the version in pyproject.toml."""
     declared = _project()["version"]
     if not versions.is_version(declared):
-        uv.stop(f"pyproject.toml: version is {declared!r}; write MAJOR.MINOR.PATCH")
+        stop(f"pyproject.toml: version is {declared!r}; write MAJOR.MINOR.PATCH")
     return declared
 
 

@@ -13,7 +13,8 @@ import nox
 from tasks.affected import estimate, selection
 from tasks.catalogue import PlannedJob, session
 from tasks.display import show
-from tasks.environments import environment, installed, lockfile, uv
+from tasks.environments import environment, installed, lockfile
+from tasks.errors import stop
 from tasks.evidence import parity as comparison
 from tasks.images import container
 from tasks.options import Options
@@ -51,7 +52,7 @@ def _verify(session: nox.Session) -> None:
     folders = [ROOT / ".venv", *sorted((ROOT / ".nox").glob("*"))]
     made = [folder for folder in folders if (folder / "pyvenv.cfg").is_file()]
     if not made:
-        uv.stop("dev: there is no environment here to verify; any session makes one")
+        stop("dev: there is no environment here to verify; any session makes one")
     lines = [line for folder in made for line in installed.changed(folder)]
     show(*lines)
     if lines:

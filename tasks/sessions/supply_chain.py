@@ -9,6 +9,7 @@ import nox
 from tasks import git
 from tasks.catalogue import session
 from tasks.environments import environment, uv
+from tasks.errors import stop
 from tasks.options import Options
 from tasks.packaging import commits
 from tasks.project import LATEST, PROJECT, ROOT, SBOM, VERDICT, Cell
@@ -54,7 +55,7 @@ def _check_that_it_judged(session: nox.Session, report: Path) -> None:
     if outcome == "inconclusive":
         reason = "the vulnerability database or the package index did not answer"
         if environment.in_ci():
-            uv.stop(f"audit: {reason}; CI=true allows no skip")
+            stop(f"audit: {reason}; CI=true allows no skip")
         session.skip(reason)
 
 
@@ -128,5 +129,5 @@ def _write_base_lock() -> bool:
 def _cell(named: str) -> Cell:
     cells = {f"{each.python}-{each.torch}": each for each in PROJECT.cells}
     if named not in cells:
-        uv.stop(f"sbom: --cell {named}: not a cell of the matrix; there are {', '.join(cells)}")
+        stop(f"sbom: --cell {named}: not a cell of the matrix; there are {', '.join(cells)}")
     return cells[named]

@@ -7,7 +7,8 @@ import nox
 
 from tasks.affected import green as results
 from tasks.catalogue import CATALOGUE, TIERS, session
-from tasks.environments import environment, uv
+from tasks.environments import environment
+from tasks.errors import stop
 from tasks.project import ROOT
 
 _SCHEMAS = (
@@ -55,11 +56,11 @@ def green(session: nox.Session) -> None:
     needs, left = os.environ.get("NEEDS"), os.environ.get("RESULTS")
     if needs is None or left is None:
         unset = "NEEDS: ${{ toJSON(needs) }}" if needs is None else "RESULTS: results"
-        uv.stop(f"green: judges a workflow's jobs, from {unset}; none is set")
+        stop(f"green: judges a workflow's jobs, from {unset}; none is set")
     try:
         problems = results.problems(needs) + results.missing(needs, Path(left))
     except results.NeedsError as error:
-        uv.stop(f"green: {error}")
+        stop(f"green: {error}")
     if problems:
         session.error("; ".join(problems))
     session.log("Every job passed")

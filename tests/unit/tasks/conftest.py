@@ -63,9 +63,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import nox
 
-from tasks.environments import environment, uv
+from tasks.environments import environment
 from tasks.sessions import repository
 from tasks.catalogue import session
+from tasks.errors import stop
 from tasks.project import ROOT, Cell
 
 nox.options.default_venv_backend = "none"
@@ -109,7 +110,7 @@ def breaks(session):
 @session(**SRC)
 def stops(session):
     'Stop.'
-    uv.stop("uv.lock: nothing to judge")
+    stop("uv.lock: nothing to judge")
 
 
 @session(**SRC)
