@@ -40,8 +40,8 @@ COPY --chown=1001:1001 tasks/environments/__init__.py tasks/environments/environ
 COPY --chown=1001:1001 tasks/evidence/__init__.py tasks/evidence/inputs.py tasks/evidence/manifest.py tasks/evidence/
 COPY --chown=1001:1001 tasks/evidence/observer/__init__.py tasks/evidence/observer/sitecustomize.py tasks/evidence/observer/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
-    mkdir -p src/gates src/my_project && \
-    touch README.md src/gates/__init__.py src/my_project/__init__.py && \
+    mkdir -p src/gates src/my_project src/training && \
+    touch README.md src/gates/__init__.py src/my_project/__init__.py src/training/__init__.py && \
     python3 -c "import os; from tasks.environments import environment; \
     os.symlink(environment.prepare_default_cell(), '.nox/default')"
 # A job's workspace is another file system, to which nothing links but by name: torch's gigabytes

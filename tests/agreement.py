@@ -12,11 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from my_project import data, snapshots, training
-from my_project.config import DataConfig, ModelConfig, RunConfig, TrainConfig
+from my_project import data
+from my_project.config import ModelConfig, RunConfig, TrainConfig
 from my_project.data import Examples
-from my_project.processes import Processes
-from my_project.training import StepReport, Trainer
+from my_project.learner import LEARNER
+from training.config import DataConfig
+from training.pytorch import loop, snapshots
+from training.pytorch.loop import StepReport, Trainer
+from training.pytorch.processes import Processes
 
 MODEL = ModelConfig(image_size=16, channels=3, classes=10, patch_size=4, width=32, depth=2, heads=2)
 BATCH = 64  # synthetic data has four of them
@@ -93,19 +96,20 @@ def fitted(
 
 
 def new_trainer(run_config: RunConfig, weights: Mapping[str, Tensor] | None = None) -> Trainer:
-    model = training.new_model(run_config)
+    model = loop.new_model(LEARNER, run_config)
     if weights is not None:
         model.load_state_dict(weights)
     processes = processes_of(run_config)
-    return training.new_trainer(processes.distribute(model, run_config.train), run_config.train)
+    return loop.new_trainer(processes.distribute(model, run_config.train), run_config.train)
 
 
 def go_on(trainer: Trainer, run_config: RunConfig) -> list[StepReport]:
     reports: list[StepReport] = []
-    training.fit(
+    loop.fit(
         trainer,
         examples(),
         run_config,
+        LEARNER,
         processes=processes_of(run_config),
         on_step=reports.append,
     )
@@ -176,10 +180,11 @@ def assert_resumes_elsewhere(folder: Path, first: str, then: str) -> None:
             raise StoppedError
 
     try:
-        training.fit(
+        loop.fit(
             started,
             examples(),
             before,
+            LEARNER,
             processes=processes_of(before),
             on_step=stop,
         )

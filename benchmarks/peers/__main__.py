@@ -11,15 +11,17 @@ from pathlib import Path
 import torch
 
 from benchmarks.peers.work import Record, Work
-from my_project import config as configs
-from my_project import data, determinism
+from my_project import data
+from my_project.config import RunConfig
+from training import config as configs
+from training.pytorch import determinism
 
 
 def main() -> None:
     """Train and print."""
     options = _parser().parse_args()
     torch.set_num_threads(options.threads)
-    config = configs.load(options.config, [*options.overrides, "train.device=cpu"])
+    config = configs.load(RunConfig, options.config, [*options.overrides, "train.device=cpu"])
     examples = data.examples_of(config, "train", where=str(options.config))
     determinism.configure(config)
     work, record = Work(config=config, examples=examples), Record()

@@ -17,10 +17,13 @@ import torch
 from sklearn.svm import SVC
 
 from benchmarks.peers.svc import pixels
-from my_project import config as configs
-from my_project import data, determinism, evaluation, training
+from my_project import data
 from my_project.config import RunConfig
 from my_project.data import Examples
+from my_project.learner import LEARNER, is_right
+from training import config as configs
+from training.pytorch import determinism, loop
+from training.pytorch.outputs import mean_score
 
 FOLDS = 5
 
@@ -33,7 +36,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True, help="of torch")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    config = configs.load(options.config, options.overrides)
+    config = configs.load(RunConfig, options.config, options.overrides)
     determinism.configure(config)
     examples, ours, machine = 0, 0, 0
     for training_part, held_out in _folds(config, where=str(options.config)):
@@ -70,9 +73,9 @@ def _chosen(examples: Examples, rows: torch.Tensor) -> Examples:
 
 
 def _wrong_of_ours(config: RunConfig, training_part: Examples, held_out: Examples) -> int:
-    trainer = training.new_trainer(training.new_model(config), config.train)
-    training.fit(trainer, training_part, config)
-    share = evaluation.accuracy(trainer.model, held_out)
+    trainer = loop.new_trainer(loop.new_model(LEARNER, config), config.train)
+    loop.fit(trainer, training_part, config, LEARNER)
+    share = mean_score(trainer.model, held_out, is_right)
     return round((1 - share) * len(held_out))
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from sklearn.svm import SVC
 
-from my_project import config as configs
 from my_project import data
+from my_project.config import RunConfig
 from my_project.data import Examples
+from training import config as configs
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="names the data")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="KEY=VALUE")
     options = parser.parse_args()
-    config = configs.load(options.config, options.overrides)
+    config = configs.load(RunConfig, options.config, options.overrides)
     training, test = (
         data.examples_of(config, split, where=str(options.config)) for split in ("train", "test")
     )

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from my_project import training
 from my_project.config import RunConfig
 from my_project.data import Examples
-from my_project.model import VisionTransformer
+from my_project.learner import LEARNER
+from training.pytorch import loop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +32,22 @@ class Work:
     def steps(self) -> int:
         """The optimiser steps of the whole training."""
         train = self.config.train
-        return training.batches_in(len(self.examples), train.batch_size) * train.epochs
+        return loop.batches_in(len(self.examples), train.batch_size) * train.epochs
 
-    def model(self) -> VisionTransformer:
+    def model(self) -> nn.Module:
         """Return the untrained model."""
-        return training.new_model(self.config)
+        return loop.new_model(LEARNER, self.config)
 
     def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return the optimiser that this project uses, over the parameters of `model`."""
-        return training.new_trainer(model, self.config.train).optimizer
+        return loop.new_trainer(model, self.config.train).optimizer
 
     def schedule(self, optimizer: torch.optim.Optimizer) -> LambdaLR:
         """Return this project's learning rates as a scheduler, which is stepped at each step."""
         train = self.config.train
 
         def share(step: int) -> float:
-            return training.learning_rate(step, self.steps, train) / train.lr
+            return loop.learning_rate(step, self.steps, train) / train.lr
 
         return LambdaLR(optimizer, share)
 
@@ -106,13 +106,13 @@ class _EpochOrder(Sampler[list[int]]):
     def __init__(self, work: Work) -> None:
         train = work.config.train
         # Private to the training loop, but losses can be compared only in its own order.
-        self._order = training._Order(  # noqa: SLF001
+        self._order = loop._Order(  # noqa: SLF001
             len(work.examples), train.batch_size, work.config.seed
         )
         self._steps = iter(range(work.steps))
 
     def __len__(self) -> int:
-        return training.batches_in(self._order.examples, self._order.batch_size)
+        return loop.batches_in(self._order.examples, self._order.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         for _ in range(len(self)):

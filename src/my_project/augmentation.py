@@ -5,7 +5,8 @@ the same for however many processes and parts, and after a run was resumed.
 """
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor
 
-from my_project.config import TrainConfig
+from my_project.config import RunConfig, TrainConfig
 
 # How far an image is distorted at most, at strength 1.
 _DEGREES, _SCALE, _SHEAR, _PIXELS = 10, 0.05, 0.1, 0.25
@@ -30,53 +31,70 @@ class Draws:
         distortions: (batch, 2, 5) of an image and of its partner's, uniform in [-1, 1].
         shares: (batch,) of the image itself where two are mixed, in [0, 1].
         noise: (batch, channels, height, width) standard normal; of no size if there is none.
+        config: how much of each.
+        classes: how many classes there are.
     """
 
     partners: Tensor
     distortions: Tensor
     shares: Tensor
     noise: Tensor
+    config: TrainConfig
+    classes: int
 
-    @classmethod
-    def of_batch(
-        cls, seeds: tuple[int, ...], size: int, image: torch.Size, config: TrainConfig
-    ) -> Self:
-        """Draw for a batch.
+    def to(self, place: torch.device) -> Self:
+        """Return the same on another device."""
+        return self._each(lambda tensor: tensor.to(place, non_blocking=True))
 
-        Args:
-            seeds: what the draws depend on.
-            size: examples in the batch.
-            image: the shape of one: (channels, height, width).
-            config: says what is needed.
-        """
-        random = np.random.default_rng(seeds)
-        distortions = random.uniform(-1, 1, (size, 2, _DISTORTIONS))
-        shares = random.beta(config.mixup, config.mixup, size) if config.mixup else np.ones(size)
-        noise = random.standard_normal((size, *image) if config.noise else (size, 0))
-        return cls(
-            # Batches are in a random order already: the next one is as good as any.
-            partners=torch.arange(size).roll(-1),
-            distortions=torch.from_numpy(distortions),
-            shares=torch.from_numpy(shares),
-            noise=torch.from_numpy(noise),
+    def of(self, rows: Tensor) -> Self:
+        """Return what was drawn for some rows of the batch."""
+        return self._each(lambda tensor: tensor[rows])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(
+            self,
+            partners=change(self.partners),
+            distortions=change(self.distortions),
+            shares=change(self.shares),
+            noise=change(self.noise),
         )
 
-    def to(self, device: torch.device) -> "Draws":
-        """Return the same on another device."""
-        moved = {
-            each.name: getattr(self, each.name).to(device, non_blocking=True)
-            for each in fields(self)
-        }
-        return Draws(**moved)
+    def needed(self, batch: Tensor, rows: Tensor) -> Tensor:
+        """Return the indices of the examples that `rows` of `batch` are made from."""
+        both = [batch[rows], batch[self.partners]] if self.config.mixup else [batch[rows]]
+        return torch.cat(both)
 
-    def of(self, rows: Tensor) -> "Draws":
-        """Return what was drawn for some rows of the batch."""
-        return Draws(**{each.name: getattr(self, each.name)[rows] for each in fields(self)})
+    def applied(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Return the images, changed, and the share of each class in them."""
+        images, labels = batch
+        return augmented(images, labels, self, self.config, self.classes)
 
 
-def augments(config: TrainConfig) -> bool:
-    """Whether training images are changed at all."""
-    return bool(config.distortion or config.mixup or config.noise)
+def draw(config: RunConfig, seeds: tuple[int, int], size: int) -> Draws | None:
+    """Draw for a batch; None if nothing is changed.
+
+    Args:
+        config: says what is needed.
+        seeds: what the draws depend on.
+        size: examples in the batch.
+    """
+    train, model = config.train, config.model
+    if not (train.distortion or train.mixup or train.noise):
+        return None
+    image = (model.channels, model.image_size, model.image_size)
+    random = np.random.default_rng(seeds)
+    distortions = random.uniform(-1, 1, (size, 2, _DISTORTIONS))
+    shares = random.beta(train.mixup, train.mixup, size) if train.mixup else np.ones(size)
+    noise = random.standard_normal((size, *image) if train.noise else (size, 0))
+    return Draws(
+        # Batches are in a random order already: the next one is as good as any.
+        partners=torch.arange(size).roll(-1),
+        distortions=torch.from_numpy(distortions),
+        shares=torch.from_numpy(shares),
+        noise=torch.from_numpy(noise),
+        config=train,
+        classes=model.classes,
+    )
 
 
 def augmented(

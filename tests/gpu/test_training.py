@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from my_project import config as configs
 from tests import agreement
+from training import config as configs
 
 # Warnings are errors elsewhere; those that compiling for some GPU gives are not ours to foresee.
 pytestmark = pytest.mark.filterwarnings("default")

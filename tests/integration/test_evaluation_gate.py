@@ -11,14 +11,17 @@ import torch
 from gates.__main__ import main as gates
 from gates.evaluation.predictions import Predictions, write_predictions
 from gates.verdicts.verdict import NOT_JUDGED, Outcome, Verdict, read_verdict
-from my_project import checkpoint as checkpoints
-from my_project import config as configs
 from my_project import eval as command
 from my_project import evaluation
 from my_project.data import THICKNESSES
+from my_project.learner import METHOD
+from my_project.project import PROJECT
 from tasks.project import ROOT
 from tests.integration.trainings import Settings, Trainings, run_folder
 from tests.judged import in_order
+from training import config as configs
+from training import evaluation as judging
+from training.pytorch import checkpoint as checkpoints
 
 POLICY = ROOT / "configs" / "gates.yaml"
 RUINED = 8
@@ -38,7 +41,7 @@ def production(
 
 @pytest.fixture(scope="session")
 def predictions(production: Path) -> Predictions:
-    examples = evaluation.held_out_examples(production, production.with_name("config.yaml"))
+    examples = judging.held_out_examples(PROJECT, production, production.with_name("config.yaml"))
     return evaluation.predict(production, examples)
 
 
@@ -71,7 +74,7 @@ def judge(
         write_predictions(baseline, folder / "baseline.parquet")
         baseline = folder / "baseline.parquet"
     report, config = folder / "verdict.json", folder / "config.yaml"
-    config.write_bytes(configs.dump(checkpoints.load(candidate).config))
+    config.write_bytes(configs.dump(METHOD.load(candidate).config))
     arguments = ["--checkpoint", str(candidate), "--baseline", str(baseline), *options]
     arguments += ["--config", str(config)]
     arguments += ["--policy", str(POLICY), "--predictions", str(folder / "predictions.parquet")]
@@ -81,7 +84,7 @@ def judge(
 
 def saved_again(production: Path, folder: Path, *, without: int | None = None) -> Path:
     """Save the model as one of another step, with another digest; `without` a class, if given."""
-    checkpoint = checkpoints.load(production)
+    checkpoint = METHOD.load(production)
     weights = {name: weight.clone() for name, weight in checkpoint.weights.items()}
     if without is not None:
         with torch.no_grad():

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from gates.errors import ConfigError, GateInputError
-from my_project import config as configs
-from my_project import runs, tracking
 from my_project.config import RunConfig
+from my_project.project import PROJECT
 from tasks.project import ROOT
+from training import config as configs
+from training import runs, tracking
 
 
 @pytest.fixture
@@ -21,7 +22,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def config(data_cache: Path) -> RunConfig:
     small = ["model.width=8", "model.depth=1", "model.heads=2", "train.epochs=2"]
-    return configs.load(ROOT / "configs" / "ci-tiny.yaml", [*small, f"data.cache_dir={data_cache}"])
+    return configs.load(
+        RunConfig, ROOT / "configs" / "ci-tiny.yaml", [*small, f"data.cache_dir={data_cache}"]
+    )
 
 
 @pytest.fixture
@@ -33,12 +36,14 @@ def tracked(config: RunConfig) -> RunConfig:
 def test_run_is_found_in_mlflow_with_its_parameters_and_curve(
     server: str, tracked: RunConfig, tmp_path: Path
 ) -> None:
-    runs.train(runs.Request(config=tracked, outputs=tmp_path / "outputs", run_id="mine"))
+    runs.train(
+        runs.Request(project=PROJECT, config=tracked, outputs=tmp_path / "outputs", run_id="mine")
+    )
 
     from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds
 
     client = MlflowClient(server)
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name("my_project")
     assert experiment is not None
     (page,) = client.search_runs([experiment.experiment_id])
     assert page.info.run_name == "mine"
@@ -51,7 +56,7 @@ def test_run_is_found_in_mlflow_with_its_parameters_and_curve(
 
 def test_nothing_is_imported_or_sent_unless_asked(config: RunConfig) -> None:
     before = set(sys.modules)
-    with tracking.tracked(config, "mine", print) as track:
+    with tracking.tracked(config, "my_project", "mine", print) as track:
         track({"step": 1, "ends_epoch": True, "loss": 1.0})
     assert not {name for name in set(sys.modules) - before if name.startswith("mlflow")}
 
@@ -61,8 +66,8 @@ def test_mlflow_that_is_not_installed_is_told_in_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with (
-        pytest.raises(ConfigError, match=r"install my-project\[mlflow\]"),
-        tracking.tracked(tracked, "mine", print),
+        pytest.raises(ConfigError, match=r"install training\[mlflow\]"),
+        tracking.tracked(tracked, "my_project", "mine", print),
     ):
         pass
 
@@ -73,7 +78,9 @@ def test_server_that_cannot_be_reached_is_told_before_anything_is_trained(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    request = runs.Request(config=tracked, outputs=tmp_path / "outputs", run_id="mine")
+    request = runs.Request(
+        project=PROJECT, config=tracked, outputs=tmp_path / "outputs", run_id="mine"
+    )
     with pytest.raises(GateInputError, match=r"tracking: http://127\.0\.0\.1:9 cannot be used"):
         runs.train(request)
     assert not (tmp_path / "outputs" / "mine" / "checkpoint.pt").exists()
@@ -84,13 +91,13 @@ def test_resumed_run_goes_on_on_the_same_page(
     server: str, tracked: RunConfig, tmp_path: Path
 ) -> None:
     for _ in range(2):
-        with tracking.tracked(tracked, "mine", print) as track:
+        with tracking.tracked(tracked, "my_project", "mine", print) as track:
             track({"step": 1, "ends_epoch": True, "loss": 1.0})
 
     from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds
 
     client = MlflowClient(server)
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment = client.get_experiment_by_name("my_project")
     assert experiment is not None
     assert len(client.search_runs([experiment.experiment_id])) == 1
     assert tmp_path.exists()
@@ -101,7 +108,7 @@ def test_server_that_goes_away_is_told_once_and_stops_nothing(
     server: str, tracked: RunConfig, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    with tracking.tracked(tracked, "mine", said.append) as track:
+    with tracking.tracked(tracked, "my_project", "mine", said.append) as track:
         for file in tmp_path.glob("mlflow.db*"):
             file.write_bytes(b"")  # the tables are gone
         for step in (1, 2):

@@ -16,7 +16,7 @@ from tasks.project import ROOT
 
 @pytest.fixture(scope="module")
 def file(config: RunConfig) -> Path:
-    return data.prepare(config.data)
+    return data.DATASET.prepare(config.data)
 
 
 @pytest.fixture(scope="module")
@@ -74,4 +74,4 @@ def test_no_image_is_in_two_splits(file: Path) -> None:
 def test_data_is_what_the_project_declares(config: RunConfig) -> None:
     # After a change that is meant: python -m my_project.data > configs/data/my_project.json
     declared = read_declared(ROOT / "configs" / "data" / "my_project.json")
-    assert data.declared(config.data) == declared
+    assert data.DATASET.declared(config.data) == declared

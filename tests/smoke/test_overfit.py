@@ -6,11 +6,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+from torch import nn
 
-from my_project import evaluation, training
 from my_project.config import RunConfig
 from my_project.data import CLASSES, Examples
-from my_project.model import VisionTransformer
+from my_project.learner import LEARNER, is_right
+from training.pytorch import loop
+from training.pytorch.outputs import mean_score
 
 BATCH = 32
 OVERFIT_STEPS = 200  # the loss ends near 0.004 with any of five seeds
@@ -20,7 +22,7 @@ LOSS_BAR = 0.01  # an untrained model has ln 10 = 2.30
 
 def test_one_batch_is_learned_by_heart(config: RunConfig, training_examples: Examples) -> None:
     batch = first(training_examples, BATCH)
-    model = training.new_model(config)
+    model = loop.new_model(LEARNER, config)
     before = loss_of(model, batch)
 
     fit_steps(model, batch, config, steps=OVERFIT_STEPS)
@@ -33,7 +35,7 @@ def test_without_learning_rate_nothing_is_learned(
     config: RunConfig, training_examples: Examples
 ) -> None:
     batch = first(training_examples, BATCH)
-    model = training.new_model(config)
+    model = loop.new_model(LEARNER, config)
 
     fit_steps(model, batch, config, steps=OVERFIT_STEPS, lr=0.0)
 
@@ -46,24 +48,24 @@ def test_labels_detached_from_their_images_teach_nothing(
 ) -> None:
     batch = first(training_examples, 8 * BATCH)
     shuffled = batch.labels[torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))]
-    detached = training.new_model(config)
-    attached = training.new_model(config)
+    detached = loop.new_model(LEARNER, config)
+    attached = loop.new_model(LEARNER, config)
 
     fit_steps(detached, dataclasses.replace(batch, labels=shuffled), config, steps=CONTROL_STEPS)
     fit_steps(attached, batch, config, steps=CONTROL_STEPS)
 
     # Chance is 0.1; with 277 held-out examples its standard error is 0.018.
-    assert evaluation.accuracy(detached, held_out_examples) < 0.2
-    assert evaluation.accuracy(attached, held_out_examples) > 0.5
+    assert mean_score(detached, held_out_examples, is_right) < 0.2
+    assert mean_score(attached, held_out_examples, is_right) > 0.5
 
 
-def has_overfitted(model: VisionTransformer, batch: Examples) -> bool:
+def has_overfitted(model: nn.Module, batch: Examples) -> bool:
     """Whether the model has learned the batch by heart: the check that the controls must fail."""
-    return loss_of(model, batch) < LOSS_BAR and evaluation.accuracy(model, batch) == 1.0
+    return loss_of(model, batch) < LOSS_BAR and mean_score(model, batch, is_right) == 1.0
 
 
 def fit_steps(
-    model: VisionTransformer,
+    model: nn.Module,
     batch: Examples,
     config: RunConfig,
     *,
@@ -82,11 +84,11 @@ def fit_steps(
         }
     )
     changed = config.model_copy(update={"train": train})
-    training.fit(training.new_trainer(model, train), batch, changed)
+    loop.fit(loop.new_trainer(model, train), batch, changed, LEARNER)
 
 
 @torch.inference_mode()
-def loss_of(model: VisionTransformer, batch: Examples) -> float:
+def loss_of(model: nn.Module, batch: Examples) -> float:
     return F.cross_entropy(model(batch.images), batch.labels).item()
 
 

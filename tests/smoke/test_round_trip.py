@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from my_project import checkpoint as checkpoints
-from my_project import config as configs
-from my_project import data, evaluation, runs
+from my_project import data
 from my_project.config import RunConfig
+from my_project.learner import METHOD, is_right
+from my_project.project import PROJECT
+from training import config as configs
+from training import runs
+from training.pytorch.outputs import mean_score
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,10 +22,12 @@ ROOT = Path(__file__).parents[2]
 def test_metric_survives_train_checkpoint_eval(config: RunConfig, tmp_path: Path) -> None:
     train = config.train.model_copy(update={"epochs": 1})
     one_epoch = config.model_copy(update={"train": train})
-    checkpoint = runs.train(runs.Request(config=one_epoch, outputs=tmp_path, run_id="run"))
+    checkpoint = runs.train(
+        runs.Request(project=PROJECT, config=one_epoch, outputs=tmp_path, run_id="run")
+    )
     run = checkpoint.parent
-    test = data.load(data.prepare(config.data), "test")
-    here = evaluation.accuracy(checkpoints.load(checkpoint).model(), test)
+    test = data.load(data.DATASET.prepare(config.data), "test")
+    here = mean_score(METHOD.model(METHOD.load(checkpoint)), test, is_right)
 
     # One epoch is below the floors of a release.
     policy = re.sub(r"floor: [0-9.]+", "floor: 0.0", (ROOT / "configs" / "gates.yaml").read_text())
@@ -35,5 +40,5 @@ def test_metric_survives_train_checkpoint_eval(config: RunConfig, tmp_path: Path
 
     assert json.loads(report.read_text())["metrics"]["accuracy"] == pytest.approx(here, abs=1e-12)
     assert here > 0.2, "one epoch beats chance"
-    assert configs.load(run / "config.yaml").train.epochs == 1
+    assert configs.load(RunConfig, run / "config.yaml").train.epochs == 1
     assert (run / "predictions.parquet").exists()

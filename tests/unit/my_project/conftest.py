@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from my_project import config as configs
-from my_project import data, runs
+from my_project import data
 from my_project.config import RunConfig
 from my_project.data import Examples
+from my_project.project import PROJECT
+from training import config as configs
+from training import runs
 
 CONFIG = """\
 seed: 0
@@ -128,7 +130,7 @@ def config_file(tmp_path: Path, data_file: Path) -> Path:
 
 @pytest.fixture
 def config(config_file: Path) -> RunConfig:
-    return configs.load(config_file)
+    return configs.load(RunConfig, config_file)
 
 
 @pytest.fixture
@@ -148,7 +150,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, table: pa.Table) -> Path:
     write_prepared(table, place / "data" / "digits.parquet")
     file = place / "tiny.yaml"
     file.write_text(CONFIG.format(cache=place / "data"))
-    request = runs.Request(config=configs.load(file), outputs=place / "outputs", run_id="run")
+    request = runs.Request(
+        project=PROJECT,
+        config=configs.load(RunConfig, file),
+        outputs=place / "outputs",
+        run_id="run",
+    )
     with global_state_kept():
         return runs.train(request).parent
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from my_project import snapshots, training
-from my_project.processes import Processes
-from my_project.training import Trainer
 from tests import agreement
+from training.pytorch import loop, snapshots
+from training.pytorch.loop import Trainer
+from training.pytorch.processes import Processes
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_curve_that_is_another_one_is_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # From the snapshot on, at a rate that is 5 % higher.
-    rate = training.learning_rate
+    rate = loop.learning_rate
 
     def higher(step: int, steps: int, config: object) -> float:
         del config
@@ -89,7 +89,7 @@ def test_curve_that_is_another_one_is_noticed(
         restore(snapshot, trainer, processes)
         resumed.append(snapshot)
 
-    monkeypatch.setattr(training, "learning_rate", higher)
+    monkeypatch.setattr(loop, "learning_rate", higher)
     monkeypatch.setattr(snapshots, "restore", note)
     with pytest.raises(AssertionError, match=r"^\[\(2\."):
         agreement.assert_resumes_elsewhere(tmp_path, "cpu", "cpu")

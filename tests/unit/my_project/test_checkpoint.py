@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import hashlib
 import math
 import pickle
 import resource
@@ -12,26 +13,29 @@ import pytest
 import torch
 
 from gates.errors import CheckpointError
-from my_project import checkpoint as checkpoints
-from my_project import training
-from my_project.checkpoint import Checkpoint
 from my_project.config import RunConfig
+from my_project.learner import LEARNER, METHOD
+from training import runs
+from training.config import dump_tree
+from training.pytorch import checkpoint as checkpoints
+from training.pytorch import loop
+from training.pytorch.checkpoint import Checkpoint
 
 
 @pytest.fixture
-def saved(config: RunConfig) -> Checkpoint:
-    weights = training.new_model(config).state_dict()
+def saved(config: RunConfig) -> Checkpoint[RunConfig]:
+    weights = loop.new_model(LEARNER, config).state_dict()
     return Checkpoint(weights=dict(weights), config=config, data_digest="d" * 64, step=8)
 
 
 @pytest.fixture
-def file(saved: Checkpoint, tmp_path: Path) -> Path:
+def file(saved: Checkpoint[RunConfig], tmp_path: Path) -> Path:
     file = tmp_path / "outputs" / "run" / "checkpoint.pt"
     checkpoints.save(saved, file)
     return file
 
 
-def are_equal(one: Checkpoint, other: Checkpoint) -> bool:
+def are_equal(one: Checkpoint[RunConfig], other: Checkpoint[RunConfig]) -> bool:
     return (
         (one.config, one.data_digest, one.step) == (other.config, other.data_digest, other.step)
         and one.weights.keys() == other.weights.keys()
@@ -41,9 +45,29 @@ def are_equal(one: Checkpoint, other: Checkpoint) -> bool:
 
 def error_of(file: Path) -> str:
     with pytest.raises(CheckpointError) as raised:
-        checkpoints.load(file)
+        METHOD.load(file)
     assert str(raised.value).startswith(f"{file}: ")
     return str(raised.value)
+
+
+def test_checkpoint_of_an_older_version_is_read_and_keeps_the_digest_of_its_configuration(
+    saved: Checkpoint[RunConfig], tmp_path: Path
+) -> None:
+    # Its keys were in another order, which is part of the digest that its predictions name.
+    tree = dict(reversed(saved.config.model_dump().items()))
+    document = {
+        "format": "my_project.checkpoint/1",
+        "weights": saved.weights,
+        "config": tree,
+        "data_digest": saved.data_digest,
+        "step": saved.step,
+    }
+    file = tmp_path / "older.pt"
+    torch.save(document, file)
+    read = METHOD.load(file)
+    assert are_equal(read, saved)
+    assert read.config_digest == hashlib.sha256(dump_tree(tree)).hexdigest()
+    assert read.config_digest != saved.config_digest
 
 
 class TouchesFile:
@@ -56,23 +80,23 @@ class TouchesFile:
         return Path.touch, (self.marker,)
 
 
-def test_load_gives_back_what_was_saved(saved: Checkpoint, file: Path) -> None:
-    assert are_equal(checkpoints.load(file), saved)
+def test_load_gives_back_what_was_saved(saved: Checkpoint[RunConfig], file: Path) -> None:
+    assert are_equal(METHOD.load(file), saved)
 
 
-def test_loaded_model_predicts_the_same(saved: Checkpoint, file: Path) -> None:
+def test_loaded_model_predicts_the_same(saved: Checkpoint[RunConfig], file: Path) -> None:
     images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     saved.weights["head.weight"].normal_(generator=torch.Generator().manual_seed(0))
     checkpoints.save(saved, file)
-    model = checkpoints.load(file).model()
-    assert torch.equal(model(images), saved.model()(images))
+    model = METHOD.model(METHOD.load(file))
+    assert torch.equal(model(images), METHOD.model(saved)(images))
     assert not model.training
 
 
-def test_save_replaces_an_earlier_checkpoint(saved: Checkpoint, file: Path) -> None:
+def test_save_replaces_an_earlier_checkpoint(saved: Checkpoint[RunConfig], file: Path) -> None:
     later = dataclasses.replace(saved, step=9)
     checkpoints.save(later, file)
-    assert checkpoints.load(file).step == 9
+    assert METHOD.load(file).step == 9
     assert list(file.parent.iterdir()) == [file]
 
 
@@ -93,7 +117,9 @@ def test_checkpoint_that_is_cut_off_is_refused(file: Path) -> None:
         assert error_of(file), length
 
 
-def test_flipped_bit_is_never_taken_for_the_checkpoint(saved: Checkpoint, file: Path) -> None:
+def test_flipped_bit_is_never_taken_for_the_checkpoint(
+    saved: Checkpoint[RunConfig], file: Path
+) -> None:
     whole = file.read_bytes()
     outcomes = set()
     # A prime stride meets headers, names, the pickle, weights and padding.
@@ -102,7 +128,7 @@ def test_flipped_bit_is_never_taken_for_the_checkpoint(saved: Checkpoint, file: 
         damaged[position] ^= 0x20
         file.write_bytes(damaged)
         try:
-            loaded = checkpoints.load(file)
+            loaded = METHOD.load(file)
         except CheckpointError:
             outcomes.add("refused")
         else:
@@ -111,7 +137,7 @@ def test_flipped_bit_is_never_taken_for_the_checkpoint(saved: Checkpoint, file: 
     assert "refused" in outcomes
 
 
-def test_flipped_bit_in_a_weight_is_noticed(saved: Checkpoint, file: Path) -> None:
+def test_flipped_bit_in_a_weight_is_noticed(saved: Checkpoint[RunConfig], file: Path) -> None:
     whole = file.read_bytes()
     weight = saved.weights["positions"].numpy().tobytes()
     damaged = bytearray(whole)
@@ -131,7 +157,7 @@ def test_raw_pickle_is_not_run(tmp_path: Path, protocol: int) -> None:
 @pytest.mark.parametrize("is_zip", [True, False])
 def test_code_inside_a_torch_file_is_not_run(tmp_path: Path, *, is_zip: bool) -> None:
     marker, file = tmp_path / "marker", tmp_path / "evil.pt"
-    document = {"format": "my_project.checkpoint/1", "weights": TouchesFile(marker)}
+    document = {"format": "training.checkpoint/1", "weights": TouchesFile(marker)}
     torch.save(document, file, _use_new_zipfile_serialization=is_zip)
     error_of(file)
     assert not marker.exists()
@@ -163,14 +189,14 @@ def test_zip_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
         pytest.param(torch.zeros(2), id="tensor"),
         pytest.param([1, 2], id="list"),
         pytest.param({"model": torch.zeros(2)}, id="plain_state_dict"),
-        pytest.param({"format": "my_project.checkpoint/0"}, id="another_version"),
+        pytest.param({"format": "training.checkpoint/0"}, id="another_version"),
     ],
 )
 def test_other_torch_file_is_no_checkpoint(tmp_path: Path, document: object) -> None:
     file = tmp_path / "other.pt"
     torch.save(document, file)
     assert error_of(file) == (
-        f"{file}: not a checkpoint of this project (expected the format my_project.checkpoint/1)"
+        f"{file}: not a checkpoint of this project (expected the format training.checkpoint/1)"
     )
 
 
@@ -188,28 +214,32 @@ def test_other_torch_file_is_no_checkpoint(tmp_path: Path, document: object) -> 
     ],
 )
 def test_contents_that_do_not_fit_are_refused(
-    saved: Checkpoint, file: Path, changes: dict[str, Any]
+    saved: Checkpoint[RunConfig], file: Path, changes: dict[str, Any]
 ) -> None:
     torch.save(document_of(saved) | changes, file)
     assert "its contents do not fit together" in error_of(file)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weight_that_is_no_number_is_refused(saved: Checkpoint, file: Path, value: float) -> None:
+def test_weight_that_is_no_number_is_refused(
+    saved: Checkpoint[RunConfig], file: Path, value: float
+) -> None:
     saved.weights["head.bias"][3] = value
     checkpoints.save(saved, file)
     assert "its contents do not fit together (head.bias is not finite)" in error_of(file)
 
 
 @pytest.mark.parametrize("name", ["weights", "config", "data_digest", "step"])
-def test_missing_part_is_named(saved: Checkpoint, file: Path, name: str) -> None:
+def test_missing_part_is_named(saved: Checkpoint[RunConfig], file: Path, name: str) -> None:
     document = document_of(saved)
     del document[name]
     torch.save(document, file)
     assert name in error_of(file)
 
 
-def test_failed_save_leaves_the_earlier_checkpoint(saved: Checkpoint, file: Path) -> None:
+def test_failed_save_leaves_the_earlier_checkpoint(
+    saved: Checkpoint[RunConfig], file: Path
+) -> None:
     before = file.read_bytes()
     unwritable: Any = {"head.bias": lambda: None}
     with pytest.raises((AttributeError, pickle.PicklingError)):
@@ -229,7 +259,7 @@ def full_beyond(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_full_disk_is_named_wherever_it_fills_up(saved: Checkpoint, file: Path) -> None:
+def test_full_disk_is_named_wherever_it_fills_up(saved: Checkpoint[RunConfig], file: Path) -> None:
     before = file.read_bytes()
     for size in range(0, len(before), len(before) // 50):
         with full_beyond(size), pytest.raises(CheckpointError) as raised:
@@ -241,38 +271,38 @@ def test_full_disk_is_named_wherever_it_fills_up(saved: Checkpoint, file: Path) 
 
 def test_latest_points_to_the_checkpoint(file: Path) -> None:
     outputs = file.parent.parent
-    checkpoints.point_latest(outputs, file)
+    runs.point_latest(outputs, file)
     assert (outputs / "latest.pt").resolve() == file.resolve()
 
 
-def test_latest_moves_on_to_a_newer_checkpoint(saved: Checkpoint, file: Path) -> None:
+def test_latest_moves_on_to_a_newer_checkpoint(saved: Checkpoint[RunConfig], file: Path) -> None:
     outputs = file.parent.parent
     newer = outputs / "newer" / "checkpoint.pt"
     checkpoints.save(dataclasses.replace(saved, step=9), newer)
-    checkpoints.point_latest(outputs, file)
-    checkpoints.point_latest(outputs, newer)
-    assert checkpoints.load(outputs / "latest.pt").step == 9
+    runs.point_latest(outputs, file)
+    runs.point_latest(outputs, newer)
+    assert METHOD.load(outputs / "latest.pt").step == 9
     assert sorted(path.name for path in outputs.iterdir()) == ["latest.pt", "newer", "run"]
 
 
-def test_latest_survives_moving_the_outputs(saved: Checkpoint, file: Path) -> None:
+def test_latest_survives_moving_the_outputs(saved: Checkpoint[RunConfig], file: Path) -> None:
     outputs = file.parent.parent
-    checkpoints.point_latest(outputs, file)
+    runs.point_latest(outputs, file)
     moved = outputs.rename(outputs.with_name("moved"))
-    assert are_equal(checkpoints.load(moved / "latest.pt"), saved)
+    assert are_equal(METHOD.load(moved / "latest.pt"), saved)
 
 
 def test_link_left_by_a_killed_process_is_no_obstacle(file: Path) -> None:
     outputs = file.parent.parent
     (outputs / ".latest.pt.run").symlink_to("gone")
-    checkpoints.point_latest(outputs, file)
+    runs.point_latest(outputs, file)
     assert sorted(path.name for path in outputs.iterdir()) == ["latest.pt", "run"]
 
 
-def document_of(saved: Checkpoint) -> dict[str, Any]:
+def document_of(saved: Checkpoint[RunConfig]) -> dict[str, Any]:
     """What a checkpoint's file holds."""
     return {
-        "format": "my_project.checkpoint/1",
+        "format": "training.checkpoint/1",
         "weights": saved.weights,
         "config": saved.config.model_dump(),
         "data_digest": saved.data_digest,

@@ -15,12 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gates.errors import GateInputError
-from my_project import config as configs
 from my_project import data
-from my_project.config import DataConfig, ModelConfig, RunConfig
+from my_project.config import ModelConfig, RunConfig
+from training import config as configs
+from training.config import DataConfig
+from training.data import manifest_of
+from training.project import Split
 
 Prepare = Callable[[pa.Table, Path], Path]
-SPLITS: tuple[data.Split, ...] = ("train", "validation", "test")
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def source_of(source: str, folder: Path) -> DataConfig:
@@ -52,7 +55,7 @@ def error_of(call: Callable[[], object]) -> str:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "made" / "when missing"
-    return data.prepare(source_of("digits", folder))
+    return data.DATASET.prepare(source_of("digits", folder))
 
 
 hashes = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -61,14 +64,14 @@ hashes = st.text("0123456789abcdef", min_size=16, max_size=16)
 @given(identifier=hashes)
 @settings(derandomize=True, deadline=None)
 def test_split_of_an_example_is_always_the_same(identifier: str) -> None:
-    assert len({data.split_of(identifier) for _ in range(3)}) == 1
+    assert len({data.DATASET.split_of(identifier) for _ in range(3)}) == 1
 
 
 @given(old=st.lists(hashes, unique=True), new=st.lists(hashes, unique=True))
 @settings(derandomize=True, deadline=None)
 def test_adding_examples_moves_none(old: list[str], new: list[str]) -> None:
-    before = {identifier: data.split_of(identifier) for identifier in old}
-    after = {identifier: data.split_of(identifier) for identifier in new + old}
+    before = {identifier: data.DATASET.split_of(identifier) for identifier in old}
+    after = {identifier: data.DATASET.split_of(identifier) for identifier in new + old}
     assert before.items() <= after.items()
 
 
@@ -76,7 +79,7 @@ def test_adding_examples_moves_none(old: list[str], new: list[str]) -> None:
 @settings(derandomize=True, deadline=None, max_examples=8)
 def test_splits_get_the_shares_that_are_asked_for(salt: str) -> None:
     names = (hashlib.sha256(f"{salt}{number}".encode()).hexdigest() for number in range(2000))
-    counts = Counter(data.split_of(name[:16]) for name in names)
+    counts = Counter(data.DATASET.split_of(name[:16]) for name in names)
     shares = {split: count / 2000 for split, count in counts.items()}
     # Five standard errors of a share of 0.7 in 2,000.
     assert shares == pytest.approx({"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.051)
@@ -96,7 +99,7 @@ def test_splits_get_the_shares_that_are_asked_for(salt: str) -> None:
     ],
 )
 def test_split_of_worked_examples(identifier: str, split: str) -> None:
-    assert data.split_of(identifier) == split
+    assert data.DATASET.split_of(identifier) == split
 
 
 def test_thickness_is_the_quarter_of_the_reference() -> None:
@@ -132,7 +135,9 @@ def test_prepare_names_each_image_by_its_hash(prepared: Path) -> None:
     table = pq.read_table(prepared)
     first = bytes(table["pixels"][0].as_py())
     assert table["id"][0].as_py() == hashlib.sha256(first).hexdigest()[:16]
-    assert table["split"].to_pylist() == [data.split_of(name) for name in table["id"].to_pylist()]
+    assert table["split"].to_pylist() == [
+        data.DATASET.split_of(name) for name in table["id"].to_pylist()
+    ]
 
 
 def test_prepare_takes_the_bounds_of_thickness_from_the_training_split(prepared: Path) -> None:
@@ -151,12 +156,12 @@ def test_prepare_takes_the_bounds_of_thickness_from_the_training_split(prepared:
 
 def test_prepare_leaves_a_file_that_is_there(data_file: Path) -> None:
     before = data_file.read_bytes()
-    assert data.prepare(source_of("digits", data_file.parent)) == data_file
+    assert data.DATASET.prepare(source_of("digits", data_file.parent)) == data_file
     assert data_file.read_bytes() == before
 
 
 def test_manifest_says_what_the_file_holds(prepared: Path) -> None:
-    manifest = json.loads(data.manifest_of(prepared).read_text())
+    manifest = json.loads(manifest_of(prepared).read_text())
     table = pq.read_table(prepared)
     assert manifest == {
         "sha256": hashlib.sha256(prepared.read_bytes()).hexdigest(),
@@ -171,7 +176,7 @@ def test_manifest_says_what_the_file_holds(prepared: Path) -> None:
         "counts": dict(Counter(table["split"].to_pylist())),
     }
     assert sum(manifest["counts"].values()) == 1797
-    assert data.manifest_of(prepared) == prepared.with_name("digits.manifest.json")
+    assert manifest_of(prepared) == prepared.with_name("digits.manifest.json")
 
 
 def test_splits_of_the_digits_share_no_image_and_no_id(prepared: Path) -> None:
@@ -224,50 +229,50 @@ def test_prepared_file_that_is_gone_is_named(data_file: Path) -> None:
     ],
 )
 def test_manifest_that_is_damaged_is_named(data_file: Path, content: str) -> None:
-    manifest = data.manifest_of(data_file)
+    manifest = manifest_of(data_file)
     manifest.write_text(content)
     error = error_of(lambda: data.load(data_file, "train"))
     assert error.startswith(f"{manifest}: missing or damaged; delete it")
 
 
 def test_manifest_of_other_data_is_refused(data_file: Path) -> None:
-    data.manifest_of(data_file).write_text(json.dumps({"sha256": "0" * 64}))
+    manifest_of(data_file).write_text(json.dumps({"sha256": "0" * 64}))
     error = error_of(lambda: data.load(data_file, "train"))
     assert error.startswith(f"{data_file}: not the file that its manifest describes; delete both")
 
 
 def test_deleting_both_brings_the_same_data_back(prepared: Path, tmp_path: Path) -> None:
     config = source_of("digits", tmp_path)
-    file = data.prepare(config)
+    file = data.DATASET.prepare(config)
     file.write_bytes(b"damaged")
     file.unlink()
-    data.manifest_of(file).unlink()
-    assert data.prepare(config).read_bytes() == prepared.read_bytes()
+    manifest_of(file).unlink()
+    assert data.DATASET.prepare(config).read_bytes() == prepared.read_bytes()
 
 
 def test_file_that_was_split_by_another_rule_is_written_anew(
     data_file: Path, prepared: Path
 ) -> None:
-    manifest = data.manifest_of(data_file)
+    manifest = manifest_of(data_file)
     described = json.loads(manifest.read_text())
     described["shares"] = {"train": 0.8, "validation": 0.1, "test": 0.1}
     manifest.write_text(json.dumps(described))
-    data.prepare(source_of("digits", data_file.parent))
+    data.DATASET.prepare(source_of("digits", data_file.parent))
     assert data_file.read_bytes() == prepared.read_bytes()
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"shares": '])
 def test_damaged_manifest_is_left_to_be_told(data_file: Path, content: str) -> None:
-    data.manifest_of(data_file).write_text(content)
+    manifest_of(data_file).write_text(content)
     before = data_file.read_bytes()
-    data.prepare(source_of("digits", data_file.parent))
+    data.DATASET.prepare(source_of("digits", data_file.parent))
     assert data_file.read_bytes() == before
 
 
 def test_file_without_its_manifest_is_written_anew(prepared: Path, tmp_path: Path) -> None:
     # What a process that was killed between the two leaves behind.
     (tmp_path / "digits.parquet").write_bytes(b"half")
-    assert data.prepare(source_of("digits", tmp_path)).read_bytes() == prepared.read_bytes()
+    assert data.DATASET.prepare(source_of("digits", tmp_path)).read_bytes() == prepared.read_bytes()
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.999])
@@ -306,7 +311,7 @@ def test_prepared_data_of_another_schema_is_refused(
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_split_without_examples_is_refused(
-    tmp_path: Path, table: pa.Table, prepare: Prepare, split: data.Split
+    tmp_path: Path, table: pa.Table, prepare: Prepare, split: Split
 ) -> None:
     others = table.filter(pa.compute.not_equal(table["split"], split))
     file = prepare(others, tmp_path / "few.parquet")
@@ -325,7 +330,7 @@ def test_own_parquet_is_taken_from_where_it_is(tmp_path: Path, kind: str) -> Non
         "file_uri": own.as_uri(),
         "memory_uri": "memory://mine/own.parquet",
     }[kind]
-    file = data.prepare(source_of(uri, tmp_path / "cache"))
+    file = data.DATASET.prepare(source_of(uri, tmp_path / "cache"))
     digest = hashlib.sha256(own.read_bytes()).hexdigest()[:12]
     assert file == tmp_path / "cache" / f"own-{digest}.parquet"
     table = pq.read_table(file)
@@ -338,9 +343,9 @@ def test_own_parquet_is_taken_from_where_it_is(tmp_path: Path, kind: str) -> Non
 def test_own_parquet_of_another_content_gets_another_file(tmp_path: Path) -> None:
     own = tmp_path / "own.parquet"
     pq.write_table(table_of(noise(50)), own)
-    before = data.prepare(source_of(str(own), tmp_path / "cache"))
+    before = data.DATASET.prepare(source_of(str(own), tmp_path / "cache"))
     pq.write_table(table_of(noise(50, seed=1)), own)
-    after = data.prepare(source_of(str(own), tmp_path / "cache"))
+    after = data.DATASET.prepare(source_of(str(own), tmp_path / "cache"))
     assert before != after
     assert before.exists()
 
@@ -349,7 +354,7 @@ def test_own_columns_beyond_those_needed_are_left_out(tmp_path: Path) -> None:
     own = tmp_path / "own.parquet"
     table = table_of(noise(50)).append_column("split", pa.array(["test"] * 50))
     pq.write_table(table.append_column("writer", pa.array(["me"] * 50)), own)
-    prepared = pq.read_table(data.prepare(source_of(str(own), tmp_path / "cache")))
+    prepared = pq.read_table(data.DATASET.prepare(source_of(str(own), tmp_path / "cache")))
     assert prepared.column_names == data.SCHEMA.names
     assert set(prepared["split"].to_pylist()) == set(SPLITS), "its own split is not believed"
 
@@ -468,7 +473,7 @@ def test_own_parquet_that_is_not_as_it_should_be_is_refused(
 ) -> None:
     own, cache = tmp_path / "own.parquet", tmp_path / "cache"
     pq.write_table(table, own)
-    error = error_of(lambda: data.prepare(source_of(str(own), cache)))
+    error = error_of(lambda: data.DATASET.prepare(source_of(str(own), cache)))
     # Whether a list's values are called item or element depends on who wrote the file, and
     # whether a list's missing value can be read at all depends on pyarrow.
     expected = f"{own}: {explanation}".replace("<element:", "<item:")
@@ -500,14 +505,16 @@ def test_own_parquet_may_have_the_types_of_any_program(
     tmp_path: Path, column: str, kind: pa.DataType, *, has_arrow_schema: bool
 ) -> None:
     table = table_of(noise(40))
-    expected = data.prepare(source_of(str(written(table, tmp_path / "a")), tmp_path / "cache"))
+    expected = data.DATASET.prepare(
+        source_of(str(written(table, tmp_path / "a")), tmp_path / "cache")
+    )
     values = pa.array(table[column].to_pylist(), kind)
     # In another order, with an index and a column of no use, as pandas leaves them.
     others = {name: table[name] for name in reversed(table.column_names) if name != column}
     more = {"__index_level_0__": pa.array(range(40)), "weight": pa.array([0.5] * 40)}
     foreign = pa.table({column: values, **more, **others})
     own = written(foreign, tmp_path / "b", store_schema=has_arrow_schema)
-    prepared = data.prepare(source_of(str(own), tmp_path / "cache"))
+    prepared = data.DATASET.prepare(source_of(str(own), tmp_path / "cache"))
     assert pq.read_table(prepared).equals(pq.read_table(expected))
 
 
@@ -522,7 +529,7 @@ def test_id_that_is_no_text_is_refused(tmp_path: Path) -> None:
     offsets, letters = pa.py_buffer(np.arange(5, dtype=np.int32)), pa.py_buffer(b"ab\xffd")
     ids = pa.StringArray.from_buffers(4, offsets, letters)
     pq.write_table(with_column("id", ids), own)
-    error = error_of(lambda: data.prepare(source_of(str(own), cache)))
+    error = error_of(lambda: data.DATASET.prepare(source_of(str(own), cache)))
     assert error.startswith(f"{own}: not readable as Parquet (")
     assert "UTF8" in error
 
@@ -534,7 +541,7 @@ def test_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         [*table.columns, table["id"]], names=["id", "pixels", "label", "id"]
     )
     pq.write_table(twice, own)
-    assert error_of(lambda: data.prepare(source_of(str(own), cache))).startswith(f"{own}: ")
+    assert error_of(lambda: data.DATASET.prepare(source_of(str(own), cache))).startswith(f"{own}: ")
 
 
 @pytest.mark.parametrize(
@@ -548,7 +555,7 @@ def test_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
 def test_own_file_that_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
     own, cache = tmp_path / "own.parquet", tmp_path / "cache"
     own.write_bytes(content)
-    error = error_of(lambda: data.prepare(source_of(str(own), cache)))
+    error = error_of(lambda: data.DATASET.prepare(source_of(str(own), cache)))
     assert error.startswith(f"{own}: not readable as Parquet (")
     assert "source.parquet" not in error, "the name of a copy says nothing"
     assert not cache.exists()
@@ -557,7 +564,7 @@ def test_own_file_that_is_no_parquet_is_refused(tmp_path: Path, content: bytes) 
 @pytest.mark.parametrize("source", ["absent.parquet", "nosuch://x", "memory://absent", "digit"])
 def test_source_that_cannot_be_read_is_named(tmp_path: Path, source: str) -> None:
     cache = tmp_path / "cache"
-    error = error_of(lambda: data.prepare(source_of(source, cache)))
+    error = error_of(lambda: data.DATASET.prepare(source_of(source, cache)))
     assert error.startswith(f"data.source: {source}: cannot be read (")
     assert error.endswith("; name digits, synthetic, or the path or address of a Parquet file")
     assert not cache.exists()
@@ -568,18 +575,18 @@ def test_own_file_without_a_training_example_is_refused(tmp_path: Path, rows: in
     own = tmp_path / "own.parquet"
     of_test = [image for image in noise(100) if split_of_image(image) == "test"]
     pq.write_table(table_of(np.array(of_test[:rows])), own)
-    assert error_of(lambda: data.prepare(source_of(str(own), tmp_path / "cache"))) == (
+    assert error_of(lambda: data.DATASET.prepare(source_of(str(own), tmp_path / "cache"))) == (
         f"{own}: has no example in the split train"
     )
 
 
 def split_of_image(image: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> str:
-    return data.split_of(hashlib.sha256(image.tobytes()).hexdigest()[:16])
+    return data.DATASET.split_of(hashlib.sha256(image.tobytes()).hexdigest()[:16])
 
 
 def splits_in(table: pa.Table) -> dict[str, dict[str, object]]:
     """Each row of a table by its id, but for its thickness, whose bounds may move."""
-    rows: list[dict[str, object]] = data.with_splits(table).drop(["thickness"]).to_pylist()
+    rows: list[dict[str, object]] = data.complete(table, "source").drop(["thickness"]).to_pylist()
     return {str(row["id"]): row for row in rows}
 
 
@@ -599,7 +606,7 @@ def test_equal_images_are_in_one_split_whatever_their_names(
     rows: int, copies: list[int], seed: int
 ) -> None:
     pixels = noise(rows, seed)
-    table = data.with_splits(table_of(np.concatenate([pixels, pixels[copies]])))
+    table = data.complete(table_of(np.concatenate([pixels, pixels[copies]])), "source")
     seen = {split: set[bytes]() for split in SPLITS}
     for image, split in zip(table["pixels"].to_pylist(), table["split"].to_pylist(), strict=True):
         seen[split].add(bytes(image))
@@ -638,7 +645,9 @@ def test_synthetic_examples_need_no_file(config_file: Path, tmp_path: Path) -> N
     cache = tmp_path / "none"
     overrides = ["data.source=synthetic", f"data.cache_dir={cache}"]
     # A model that the digits do not fit.
-    config = configs.load(config_file, [*overrides, "model.image_size=16", "model.classes=3"])
+    config = configs.load(
+        RunConfig, config_file, [*overrides, "model.image_size=16", "model.classes=3"]
+    )
     examples = data.examples_of(config, "train", where="here")
     assert examples.images.shape[1:] == (1, 16, 16)
     assert not cache.exists()
@@ -657,7 +666,7 @@ def test_examples_come_from_the_source_of_the_configuration(
 def test_model_of_another_shape_than_the_data_is_refused(
     config_file: Path, key: str, needed: int
 ) -> None:
-    config = configs.load(config_file, [f"model.{key}=2"])
+    config = configs.load(RunConfig, config_file, [f"model.{key}=2"])
     assert error_of(lambda: data.examples_of(config, "train", where="a.yaml")) == (
         f"a.yaml: model.{key}: must be {needed} for these examples, got 2"
     )

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from my_project import determinism
 from my_project.config import RunConfig
+from training.pytorch import determinism
 
 # conftest.py undoes after each test what these set for the whole process.
 

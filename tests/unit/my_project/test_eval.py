@@ -15,12 +15,15 @@ import pytest
 import torch
 
 from gates.evaluation.predictions import open_predictions, write_predictions
-from my_project import checkpoint as checkpoints
-from my_project import data, evaluation, runs
+from my_project import data, evaluation
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.eval import main
+from my_project.learner import METHOD
+from my_project.project import PROJECT
 from tests.judged import write_policy
+from training import runs
+from training.data import manifest_of
 
 Refused = Callable[..., str]
 
@@ -160,8 +163,8 @@ def test_what_is_read_is_not_written_over(
 def test_data_is_not_written_over(
     checkpoint: Path, refused: Refused, option: str, tmp_path: Path
 ) -> None:
-    configured = checkpoints.load(checkpoint).config
-    prepared = data.prepare(configured.data)
+    configured = METHOD.load(checkpoint).config
+    prepared = data.DATASET.prepare(configured.data)
     source = tmp_path / "mine.parquet"
     pq.write_table(data.digits(), source)
     tree = configured.model_dump(mode="json")
@@ -169,7 +172,7 @@ def test_data_is_not_written_over(
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps(tree))
     options = ("--checkpoint", checkpoint, "--no-baseline", "first", "--config", config)
-    for file in (source, prepared, data.manifest_of(prepared), config):
+    for file in (source, prepared, manifest_of(prepared), config):
         before = file.read_bytes()
         error = refused(main, *options, option, file)
         assert f"{file}: would be written over {file}, which is read" in error
@@ -264,7 +267,7 @@ def of_other_images(config: RunConfig, tmp_path: Path) -> Path:
     section = config.data.model_copy(update={"source": "synthetic"})
     model = config.model.model_copy(update={"image_size": 4, "channels": 3, "classes": 4})
     other = config.model_copy(update={"data": section, "model": model})
-    request = runs.Request(config=other, outputs=tmp_path / "others", run_id="run")
+    request = runs.Request(project=PROJECT, config=other, outputs=tmp_path / "others", run_id="run")
     return runs.train(request)
 
 

@@ -13,12 +13,17 @@ from gates.errors import AnswerError, CheckpointError, GateError, GateInputError
 from gates.evaluation.policy import Policy
 from gates.evaluation.predictions import Predictions, open_predictions, write_predictions
 from gates.verdicts.verdict import Outcome
-from my_project import checkpoint as checkpoints
-from my_project import evaluation, training
+from my_project import evaluation
 from my_project.config import RunConfig
 from my_project.data import Examples
+from my_project.learner import LEARNER, is_right
+from my_project.project import PROJECT, smoke
 from tests import judged
 from tests.judged import in_order
+from training import evaluation as judging
+from training.pytorch import checkpoint as checkpoints
+from training.pytorch import loop
+from training.pytorch.outputs import mean_score, outputs
 
 
 @pytest.fixture
@@ -27,16 +32,16 @@ def predictions(checkpoint: Path, held_out_examples: Examples) -> Predictions:
 
 
 def test_accuracy_of_a_worked_example(config: RunConfig, held_out_examples: Examples) -> None:
-    model = training.new_model(config)
+    model = loop.new_model(LEARNER, config)
     # With no weights in the head, its bias alone decides: every image is a 3, and 2 of 20 are.
-    torch.nn.init.ones_(model.head.bias[3:4])
-    assert evaluation.accuracy(model, held_out_examples) == pytest.approx(0.1)
+    torch.nn.init.ones_(model.get_parameter("head.bias")[3:4])
+    assert mean_score(model, held_out_examples, is_right) == pytest.approx(0.1)
 
 
 def test_probabilities_of_a_worked_example(config: RunConfig, held_out_examples: Examples) -> None:
-    model = training.new_model(config)
-    torch.nn.init.constant_(model.head.bias[3:4], np.log(11))
-    scores = evaluation.probabilities(model, held_out_examples.images)
+    model = loop.new_model(LEARNER, config)
+    torch.nn.init.constant_(model.get_parameter("head.bias")[3:4], np.log(11))
+    scores = outputs(model, held_out_examples.images).softmax(dim=1)
     assert scores.dtype == torch.float64
     torch.testing.assert_close(scores[:, 3], torch.full((20,), 11 / 20, dtype=torch.float64))
     torch.testing.assert_close(scores.sum(dim=1), torch.ones(20, dtype=torch.float64))
@@ -45,24 +50,22 @@ def test_probabilities_of_a_worked_example(config: RunConfig, held_out_examples:
 def test_more_examples_than_fit_one_batch_are_all_scored(
     config: RunConfig, held_out_examples: Examples
 ) -> None:
-    model = training.new_model(config)
-    torch.nn.init.normal_(model.head.weight)
+    model = loop.new_model(LEARNER, config)
+    torch.nn.init.normal_(model.get_parameter("head.weight"))
     many = dataclasses.replace(
         held_out_examples, images=held_out_examples.images.repeat(60, 1, 1, 1)
     )
-    scores = evaluation.probabilities(model, many.images)
+    scores = outputs(model, many.images)
     assert scores.shape == (1200, 10)
-    torch.testing.assert_close(
-        scores[-20:], evaluation.probabilities(model, held_out_examples.images)
-    )
+    torch.testing.assert_close(scores[-20:], outputs(model, held_out_examples.images))
 
 
 @pytest.mark.parametrize("is_training", [True, False])
 def test_scoring_leaves_the_mode_of_the_model(
     config: RunConfig, held_out_examples: Examples, *, is_training: bool
 ) -> None:
-    model = training.new_model(config).train(is_training)
-    evaluation.probabilities(model, held_out_examples.images)
+    model = loop.new_model(LEARNER, config).train(is_training)
+    outputs(model, held_out_examples.images)
     assert model.training == is_training
 
 
@@ -103,7 +106,7 @@ def project(tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("project")
 def test_held_out_examples_are_those_of_the_project(checkpoint: Path, data_file: Path) -> None:
-    examples = evaluation.held_out_examples(checkpoint)
+    examples = judging.held_out_examples(PROJECT, checkpoint)
     assert len(examples) == 20
     assert examples.data_digest == hashlib.sha256(data_file.read_bytes()).hexdigest()
 
@@ -113,7 +116,7 @@ def test_configuration_may_name_other_data(
 ) -> None:
     data_file.write_bytes(b"damaged")
     with pytest.raises(GateInputError, match=str(data_file)):
-        evaluation.held_out_examples(checkpoint, config_file)
+        judging.held_out_examples(PROJECT, checkpoint, config_file)
 
 
 @pytest.fixture
@@ -125,7 +128,7 @@ def registered(project: Path, checkpoint: Path, candidate: Path) -> Path:
 
 
 def test_a_model_that_answers_as_when_it_was_judged_is_whole(registered: Path) -> None:
-    evaluation.smoke(registered)
+    smoke(registered)
 
 
 def edited(predictions: Predictions, /, **fields: Any) -> Predictions:
@@ -180,7 +183,7 @@ def test_predictions_that_are_not_those_of_the_model_are_told(
 ) -> None:
     write_predictions(change(predictions), registered / "predictions.parquet")
     with pytest.raises(AnswerError, match=told):
-        evaluation.smoke(registered)
+        smoke(registered)
 
 
 def test_a_model_that_was_judged_on_other_data_cannot_be_tried(
@@ -189,7 +192,7 @@ def test_a_model_that_was_judged_on_other_data_cannot_be_tried(
     changed = edited(predictions, data_digest="0" * 64)
     write_predictions(changed, registered / "predictions.parquet")
     with pytest.raises(GateInputError, match=r"judged on the data 000000000000, and configs/base"):
-        evaluation.smoke(registered)
+        smoke(registered)
 
 
 @pytest.fixture
@@ -207,7 +210,8 @@ def candidate(checkpoint: Path, predictions: Predictions) -> Path:
 def test_checkpoint_of_the_baseline_is_scored_and_the_scores_kept(
     checkpoint: Path, candidate: Path, held_out_examples: Examples, policy: Policy
 ) -> None:
-    verdict = evaluation.compare(
+    verdict = judging.compare(
+        PROJECT,
         candidate,
         checkpoint,
         policy,
@@ -235,8 +239,8 @@ def test_predictions_of_the_baseline_are_taken_as_they_are(
     )
     baseline = candidate.with_name(name)
     write_predictions(perfect, baseline)
-    verdict = evaluation.compare(
-        candidate, baseline, policy, name="production", examples=held_out_examples
+    verdict = judging.compare(
+        PROJECT, candidate, baseline, policy, name="production", examples=held_out_examples
     )
     assert verdict.outcome is Outcome.FAIL
     assert verdict.metrics["baseline_accuracy"] == 1
@@ -249,15 +253,15 @@ def test_baseline_scored_on_other_data_is_named_as_it_was_given(
     baseline = candidate.with_name("other.parquet")
     write_predictions(dataclasses.replace(predictions, data_digest="0" * 64), baseline)
     with pytest.raises(GateInputError, match=r"^production: scored on other data"):
-        evaluation.compare(
-            candidate, baseline, policy, name="production", examples=held_out_examples
+        judging.compare(
+            PROJECT, candidate, baseline, policy, name="production", examples=held_out_examples
         )
 
 
 def test_first_release_is_judged_by_the_floors(
     candidate: Path, predictions: Predictions, policy: Policy
 ) -> None:
-    verdict = evaluation.accept_without_baseline(candidate, policy, why="first")
+    verdict = judging.accept_without_baseline(candidate, policy, why="first")
     right = (predictions.predictions == predictions.labels).mean()
     assert verdict.metrics["accuracy"] == right
     assert verdict.notes == {"no baseline": "first"}
@@ -283,7 +287,7 @@ def test_checkpoint_for_other_images_is_refused(
 ) -> None:
     larger = config.model_copy(update={"model": config.model.model_copy(update={"image_size": 16})})
     file = tmp_path / "larger.pt"
-    weights = training.new_model(larger).state_dict()
+    weights = loop.new_model(LEARNER, larger).state_dict()
     checkpoints.save(
         checkpoints.Checkpoint(weights=dict(weights), config=larger, data_digest="", step=0), file
     )

@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 
 from gates.files import write_text
-from my_project import config as configs
-from my_project import data, training
+from my_project import data
 from my_project.config import RunConfig
 from my_project.data import Examples
-from my_project.training import StepReport
+from my_project.learner import LEARNER
 from tasks.project import ROOT
+from training import config as configs
+from training.pytorch import loop
+from training.pytorch.loop import StepReport
 
 FOLDER = Path(__file__).with_name("golden")
 FIRST_STEPS = 20
@@ -42,7 +44,7 @@ class EnoughError(Exception):
 def curve_of(config: RunConfig, examples: Examples) -> dict[str, list[float]]:
     """The loss of each of the first steps, and of the whole training split later on."""
     losses: list[float] = []
-    model = training.new_model(config)
+    model = loop.new_model(LEARNER, config)
 
     def record(report: StepReport) -> None:
         losses.append(report.loss)
@@ -50,7 +52,7 @@ def curve_of(config: RunConfig, examples: Examples) -> dict[str, list[float]]:
             raise EnoughError
 
     with pytest.raises(EnoughError):
-        training.fit(training.new_trainer(model, config.train), examples, config, on_step=record)
+        loop.fit(loop.new_trainer(model, config.train), examples, config, LEARNER, on_step=record)
     with torch.inference_mode():
         later = F.cross_entropy(model(examples.images), examples.labels).item()
     return {"first_losses": losses[:FIRST_STEPS], "later_loss": [later]}
@@ -70,12 +72,12 @@ def differences(golden: dict[str, list[float]], found: dict[str, list[float]]) -
 @pytest.fixture(scope="module")
 def ci_tiny(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     cache = tmp_path_factory.mktemp("data")
-    return configs.load(ROOT / "configs" / "ci-tiny.yaml", [f"data.cache_dir={cache}"])
+    return configs.load(RunConfig, ROOT / "configs" / "ci-tiny.yaml", [f"data.cache_dir={cache}"])
 
 
 @pytest.fixture(scope="module")
 def digits(ci_tiny: RunConfig) -> Examples:
-    return data.load(data.prepare(ci_tiny.data), "train")
+    return data.load(data.DATASET.prepare(ci_tiny.data), "train")
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gates.errors import GateInputError
-from my_project import lock
 from my_project.train import main
+from training import lock
 
 Refused = Callable[..., str]
 
@@ -19,7 +19,7 @@ Refused = Callable[..., str]
 HOLDER = """
 import os, sys
 from pathlib import Path
-from my_project.lock import locked
+from training.lock import locked
 
 with locked(Path(sys.argv[1]), may_exist=True, say=print):
     if os.fork() == 0:  # as a worker that loads data, which outlives a kill for a moment

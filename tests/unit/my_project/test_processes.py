@@ -4,9 +4,10 @@ import torch.distributed as dist
 from torch import nn
 
 from gates.errors import ConfigError, ExitCode
-from my_project import processes, training
 from my_project.config import RunConfig
-from my_project.processes import Processes
+from my_project.learner import LEARNER
+from training.pytorch import loop, processes
+from training.pytorch.processes import Processes
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 
@@ -43,7 +44,7 @@ def test_gradients_of_one_process_are_its_own(*, now: bool) -> None:
 
 @pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
 def test_model_of_one_process_is_not_wrapped(config: RunConfig, parallelism: str) -> None:
-    model = training.new_model(config)
+    model = loop.new_model(LEARNER, config)
     train = with_train(config, parallelism=parallelism).train
     assert ALONE.distribute(model, train) is model
 
@@ -57,7 +58,7 @@ def test_model_is_compiled_where_it_is_asked_for(
         compiled.append(module)
 
     monkeypatch.setattr(nn.Module, "compile", compile_it)
-    model = training.new_model(config)
+    model = loop.new_model(LEARNER, config)
     ALONE.distribute(model, config.train)
     assert compiled == []
     assert ALONE.distribute(model, with_train(config, compile=True).train) is model

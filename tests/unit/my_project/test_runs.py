@@ -13,10 +13,17 @@ import torch
 from gates.errors import CheckpointError, ConfigError, ExitCode, GateInputError, TrainingError
 from gates.evidence import provenance
 from gates.evidence.provenance import SourceState
-from my_project import checkpoint as checkpoints
-from my_project import config as configs
-from my_project import data, evaluation, runs, snapshots
+from my_project import data
 from my_project.config import RunConfig
+from my_project.learner import METHOD, is_right
+from my_project.project import PROJECT
+from training import config as configs
+from training import runs
+from training.metrics import Metrics
+from training.pytorch import snapshots
+from training.pytorch.outputs import mean_score
+
+Request = runs.Request[RunConfig]
 
 CLEAN = SourceState(commit="c" * 40, diff_digest=None, lock_digest="1" * 64)
 
@@ -26,23 +33,23 @@ class StoppedError(Exception):
 
 
 @pytest.fixture
-def asked(config: RunConfig, tmp_path: Path) -> runs.Request:
-    return runs.Request(config=config, outputs=tmp_path / "outputs", run_id="run")
+def asked(config: RunConfig, tmp_path: Path) -> Request:
+    return runs.Request(project=PROJECT, config=config, outputs=tmp_path / "outputs", run_id="run")
 
 
-def changed(request: runs.Request, section: str, **changes: object) -> runs.Request:
+def changed(request: Request, section: str, **changes: object) -> Request:
     """The same request with other values in one section of its configuration."""
     part = getattr(request.config, section).model_copy(update=changes)
     return dataclasses.replace(request, config=request.config.model_copy(update={section: part}))
 
 
-def resumed(request: runs.Request) -> runs.Request:
+def resumed(request: Request) -> Request:
     return dataclasses.replace(request, resume=True)
 
 
-def train_until(request: runs.Request, step: int) -> Path:
+def train_until(request: Request, step: int) -> Path:
     """Train until `step` has its line in metrics.jsonl, and stop; return the run's folder."""
-    write = runs._Metrics.write  # noqa: SLF001 - what a step does last but for its snapshot
+    write = Metrics.write
 
     def write_then_stop(metrics: Any, line: dict[str, Any]) -> None:
         write(metrics, line)
@@ -50,7 +57,7 @@ def train_until(request: runs.Request, step: int) -> Path:
             raise StoppedError
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(runs._Metrics, "write", write_then_stop)  # noqa: SLF001
+        patched.setattr(Metrics, "write", write_then_stop)
         with pytest.raises(StoppedError):
             runs.train(request)
     return request.outputs / (request.run_id or "")
@@ -61,7 +68,7 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return checkpoints.load(folder / "checkpoint.pt").weights
+    return METHOD.load(folder / "checkpoint.pt").weights
 
 
 def are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -74,7 +81,7 @@ def flip_a_byte(file: Path) -> None:
     file.write_bytes(content)
 
 
-def test_run_without_a_name_gets_one_by_the_clock(asked: runs.Request) -> None:
+def test_run_without_a_name_gets_one_by_the_clock(asked: Request) -> None:
     unnamed = changed(dataclasses.replace(asked, run_id=None), "train", epochs=1)
     folders = {runs.train(unnamed).parent for _ in range(2)}
     assert len(folders) == 2
@@ -84,7 +91,7 @@ def test_run_without_a_name_gets_one_by_the_clock(asked: runs.Request) -> None:
 
 
 @pytest.mark.parametrize("run_id", ["a", "2024-01-31", "lr_1e-3.v2"])
-def test_name_of_a_run_is_its_folder(asked: runs.Request, run_id: str) -> None:
+def test_name_of_a_run_is_its_folder(asked: Request, run_id: str) -> None:
     named = changed(dataclasses.replace(asked, run_id=run_id), "train", epochs=1)
     assert runs.train(named) == asked.outputs / run_id / "checkpoint.pt"
 
@@ -103,13 +110,13 @@ def test_name_of_a_run_is_its_folder(asked: runs.Request, run_id: str) -> None:
         pytest.param("a" * 101, id="too_long"),
     ],
 )
-def test_name_that_is_none_for_a_run_is_refused(asked: runs.Request, run_id: str) -> None:
+def test_name_that_is_none_for_a_run_is_refused(asked: Request, run_id: str) -> None:
     with pytest.raises(GateInputError, match=f"^--run-id {re.escape(run_id)}: "):
         runs.train(dataclasses.replace(asked, run_id=run_id))
     assert not asked.outputs.exists()
 
 
-def test_taken_name_is_refused(asked: runs.Request) -> None:
+def test_taken_name_is_refused(asked: Request) -> None:
     folder = asked.outputs / "run"
     folder.mkdir(parents=True)
     with pytest.raises(GateInputError) as raised:
@@ -131,16 +138,16 @@ def test_run_leaves_its_files(trained: Path) -> None:
     assert (trained.parent / "latest.pt").resolve() == (trained / "checkpoint.pt").resolve()
 
 
-def test_run_keeps_its_newest_two_snapshots(asked: runs.Request) -> None:
+def test_run_keeps_its_newest_two_snapshots(asked: Request) -> None:
     # Eight steps, and none after the last: what the run leaves then is its checkpoint.
     folder = runs.train(changed(asked, "train", snapshot_every=2)).parent
     assert snapshots.names(folder / "snapshots") == ["step-00000004", "step-00000006"]
 
 
 def test_checkpoint_says_how_it_was_made(trained: Path) -> None:
-    checkpoint = checkpoints.load(trained / "checkpoint.pt")
+    checkpoint = METHOD.load(trained / "checkpoint.pt")
     file = Path(checkpoint.config.data.cache_dir) / "digits.parquet"
-    assert checkpoint.config == configs.load(trained / "config.yaml")
+    assert checkpoint.config == configs.load(RunConfig, trained / "config.yaml")
     assert checkpoint.data_digest == data.load(file, "train").data_digest
     # Two epochs of 30 examples in batches of 8.
     assert checkpoint.step == 8
@@ -158,15 +165,15 @@ def test_metrics_have_a_line_per_step(trained: Path) -> None:
 
 
 def test_metrics_end_with_the_accuracy_of_the_checkpoint(trained: Path) -> None:
-    checkpoint = checkpoints.load(trained / "checkpoint.pt")
+    checkpoint = METHOD.load(trained / "checkpoint.pt")
     validation = data.load(Path(checkpoint.config.data.cache_dir) / "digits.parquet", "validation")
-    accuracy = evaluation.accuracy(checkpoint.model(), validation)
+    accuracy = mean_score(METHOD.model(checkpoint), validation, is_right)
     assert lines_of(trained)[-1]["validation_accuracy"] == accuracy
 
 
 def test_provenance_describes_the_run(trained: Path) -> None:
     statement = provenance.read(trained / "provenance.json")
-    checkpoint = checkpoints.load(trained / "checkpoint.pt")
+    checkpoint = METHOD.load(trained / "checkpoint.pt")
     facts = provenance.facts(statement)
     assert provenance.config_of(statement) == checkpoint.config.model_dump()
     assert facts["data"] == checkpoint.data_digest
@@ -177,7 +184,7 @@ def test_provenance_describes_the_run(trained: Path) -> None:
     assert run_details["metadata"]["invocationId"] == "run"
 
 
-def test_progress_is_said(asked: runs.Request, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_said(asked: Request, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = runs.train(asked)
     said = capsys.readouterr().out.splitlines()
     assert said[0] == (f"{checkpoint.parent}: 30 training examples, 1,146 parameters, 1 x cpu")
@@ -192,13 +199,13 @@ def test_progress_is_said(asked: runs.Request, capsys: pytest.CaptureFixture[str
     assert said[3:] == [f"checkpoint: {checkpoint}"]
 
 
-def test_same_configuration_gives_the_same_checkpoint(asked: runs.Request) -> None:
+def test_same_configuration_gives_the_same_checkpoint(asked: Request) -> None:
     one = runs.train(asked)
     other = runs.train(dataclasses.replace(asked, run_id="other"))
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_loss_that_is_not_finite_leaves_no_checkpoint(asked: runs.Request) -> None:
+def test_loss_that_is_not_finite_leaves_no_checkpoint(asked: Request) -> None:
     # The first step makes the weights as large as its rate, and the second overflows.
     with pytest.raises(TrainingError) as raised:
         runs.train(changed(asked, "train", lr=1e30, warmup_share=0.0))
@@ -212,32 +219,30 @@ def test_loss_that_is_not_finite_leaves_no_checkpoint(asked: runs.Request) -> No
 @pytest.mark.parametrize(
     ("key", "value"), [("image_size", 16), ("channels", 3), ("classes", 5)], ids=str
 )
-def test_model_that_does_not_fit_the_data_is_refused(
-    asked: runs.Request, key: str, value: int
-) -> None:
+def test_model_that_does_not_fit_the_data_is_refused(asked: Request, key: str, value: int) -> None:
     with pytest.raises((ConfigError, GateInputError), match=f"a.yaml: model.{key}: must be "):
         runs.train(dataclasses.replace(changed(asked, "model", **{key: value}), where="a.yaml"))
     assert not asked.outputs.exists()
 
 
-def test_file_where_the_outputs_should_be_is_refused(asked: runs.Request) -> None:
+def test_file_where_the_outputs_should_be_is_refused(asked: Request) -> None:
     asked.outputs.write_text("mine")
     with pytest.raises(GateInputError, match="cannot be written"):
         runs.train(asked)
     assert asked.outputs.read_text() == "mine"
 
 
-def test_synthetic_examples_can_be_trained_on(asked: runs.Request, tmp_path: Path) -> None:
+def test_synthetic_examples_can_be_trained_on(asked: Request, tmp_path: Path) -> None:
     cache = tmp_path / "none"
     synthetic = changed(asked, "data", source="synthetic", cache_dir=str(cache))
     checkpoint = runs.train(changed(synthetic, "train", epochs=1, batch_size=128))
-    assert checkpoints.load(checkpoint).step == 2
+    assert METHOD.load(checkpoint).step == 2
     assert not cache.exists()
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 8])
 def test_resumed_run_ends_as_the_uninterrupted_one(
-    asked: runs.Request, trained: Path, step: int
+    asked: Request, trained: Path, step: int
 ) -> None:
     # Snapshots are made after steps 3 and 6; step 3 is written, but stops before its snapshot.
     folder = train_until(asked, step)
@@ -250,9 +255,7 @@ def test_resumed_run_ends_as_the_uninterrupted_one(
     assert without_seconds(folder) == without_seconds(trained)
 
 
-def test_resumed_run_says_from_where(
-    asked: runs.Request, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resumed_run_says_from_where(asked: Request, capsys: pytest.CaptureFixture[str]) -> None:
     folder = train_until(asked, 5)
     runs.train(resumed(asked))
     said = capsys.readouterr().out
@@ -263,7 +266,7 @@ def test_resumed_run_says_from_where(
 
 
 def test_run_without_a_snapshot_starts_anew(
-    asked: runs.Request, capsys: pytest.CaptureFixture[str]
+    asked: Request, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = train_until(asked, 2)
     runs.train(resumed(asked))
@@ -271,12 +274,12 @@ def test_run_without_a_snapshot_starts_anew(
     assert [line["step"] for line in lines_of(folder)] == list(range(1, 9))
 
 
-def test_run_that_does_not_exist_yet_can_be_resumed(asked: runs.Request) -> None:
+def test_run_that_does_not_exist_yet_can_be_resumed(asked: Request) -> None:
     # So that one command line starts a run and goes on with it, as a scheduler repeats it.
     assert runs.train(resumed(asked)).exists()
 
 
-def test_metrics_cut_off_in_a_line_are_mended(asked: runs.Request) -> None:
+def test_metrics_cut_off_in_a_line_are_mended(asked: Request) -> None:
     folder = train_until(asked, 5)
     with (folder / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 6, "lo')
@@ -285,7 +288,7 @@ def test_metrics_cut_off_in_a_line_are_mended(asked: runs.Request) -> None:
 
 
 def test_damaged_and_lost_metrics_are_told_and_stop_nothing(
-    asked: runs.Request, trained: Path, capsys: pytest.CaptureFixture[str]
+    asked: Request, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = train_until(asked, 4)
     file = folder / "metrics.jsonl"
@@ -297,7 +300,7 @@ def test_damaged_and_lost_metrics_are_told_and_stop_nothing(
     assert are_equal(weights_of(folder), weights_of(trained))
 
 
-def test_files_that_a_kill_left_half_written_are_dropped(asked: runs.Request) -> None:
+def test_files_that_a_kill_left_half_written_are_dropped(asked: Request) -> None:
     folder = train_until(asked, 5)
     (folder / ".checkpoint.pt.abandoned").write_bytes(b"half")
     (folder / "snapshots" / ".step-00000006.unfinished").mkdir()
@@ -307,11 +310,11 @@ def test_files_that_a_kill_left_half_written_are_dropped(asked: runs.Request) ->
 
 
 def test_metrics_that_cannot_be_written_end_the_run_with_a_clear_line(
-    asked: runs.Request,
+    asked: Request,
 ) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
-    write = runs._Metrics.write  # noqa: SLF001 - where the disk becomes full
+    write = Metrics.write
 
     def fill_then_write(metrics: Any, line: dict[str, Any]) -> None:
         if line["step"] == 5:
@@ -321,7 +324,7 @@ def test_metrics_that_cannot_be_written_end_the_run_with_a_clear_line(
         write(metrics, line)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(runs._Metrics, "write", fill_then_write)  # noqa: SLF001
+        patched.setattr(Metrics, "write", fill_then_write)
         with pytest.raises(GateInputError) as raised:
             runs.train(asked)
     file = asked.outputs / "run" / "metrics.jsonl"
@@ -331,9 +334,7 @@ def test_metrics_that_cannot_be_written_end_the_run_with_a_clear_line(
     assert snapshots.names(file.parent / "snapshots") == ["step-00000003"]
 
 
-def test_finished_run_is_left_as_it_is(
-    asked: runs.Request, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_finished_run_is_left_as_it_is(asked: Request, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = runs.train(asked)
     before = {path: path.stat().st_mtime_ns for path in asked.outputs.rglob("*")}
     capsys.readouterr()
@@ -342,7 +343,7 @@ def test_finished_run_is_left_as_it_is(
     assert {path: path.stat().st_mtime_ns for path in asked.outputs.rglob("*")} == before
 
 
-def test_run_killed_before_its_provenance_is_finished(asked: runs.Request, trained: Path) -> None:
+def test_run_killed_before_its_provenance_is_finished(asked: Request, trained: Path) -> None:
     folder = runs.train(asked).parent
     (folder / "provenance.json").unlink()
     (folder / "checkpoint.pt").unlink()
@@ -364,7 +365,7 @@ def test_run_killed_before_its_provenance_is_finished(asked: runs.Request, train
 )
 @pytest.mark.parametrize("has_ended", [False, True], ids=["under_way", "ended"])
 def test_resume_with_another_configuration_names_the_key(  # noqa: PLR0913 - a table's columns
-    asked: runs.Request,
+    asked: Request,
     trained: Path,
     section: str,
     key: str,
@@ -383,14 +384,14 @@ def test_resume_with_another_configuration_names_the_key(  # noqa: PLR0913 - a t
     assert "same configuration" in str(raised.value)
 
 
-def test_resume_with_another_seed_is_refused(asked: runs.Request) -> None:
+def test_resume_with_another_seed_is_refused(asked: Request) -> None:
     train_until(asked, 2)
     other = dataclasses.replace(asked, config=asked.config.model_copy(update={"seed": 1}))
     with pytest.raises(ConfigError, match="seed is 0 in this run, and 1 is asked for"):
         runs.train(resumed(other))
 
 
-def test_resume_names_every_key_that_differs(asked: runs.Request) -> None:
+def test_resume_names_every_key_that_differs(asked: Request) -> None:
     train_until(asked, 2)
     other = changed(changed(asked, "train", lr=0.5, clip_norm=2.0), "model", depth=2)
     with pytest.raises(ConfigError) as raised:
@@ -399,7 +400,7 @@ def test_resume_names_every_key_that_differs(asked: runs.Request) -> None:
         assert f"{key} in this run, and " in str(raised.value)
 
 
-def test_snapshot_of_another_configuration_is_refused(asked: runs.Request) -> None:
+def test_snapshot_of_another_configuration_is_refused(asked: Request) -> None:
     folder = train_until(asked, 4)
     other = changed(asked, "train", lr=0.5)
     (folder / "config.yaml").write_bytes(configs.dump(other.config))  # by hand
@@ -408,7 +409,7 @@ def test_snapshot_of_another_configuration_is_refused(asked: runs.Request) -> No
 
 
 @pytest.mark.parametrize("name", [".env", "notes.txt", "snapshots"])
-def test_folder_that_is_no_run_is_left_as_it_is(asked: runs.Request, name: str) -> None:
+def test_folder_that_is_no_run_is_left_as_it_is(asked: Request, name: str) -> None:
     folder = asked.outputs / "run"
     folder.mkdir(parents=True)
     (folder / name).write_text("mine")
@@ -417,7 +418,7 @@ def test_folder_that_is_no_run_is_left_as_it_is(asked: runs.Request, name: str) 
     assert (folder / name).read_text() == "mine"
 
 
-def test_what_is_not_the_runs_own_is_left_as_it_is(asked: runs.Request) -> None:
+def test_what_is_not_the_runs_own_is_left_as_it_is(asked: Request) -> None:
     folder = train_until(asked, 4)
     (folder / ".ipynb_checkpoints").mkdir()
     (folder / ".env").write_text("mine")
@@ -427,7 +428,7 @@ def test_what_is_not_the_runs_own_is_left_as_it_is(asked: runs.Request) -> None:
 
 
 def test_data_that_changed_since_is_refused(
-    asked: runs.Request,
+    asked: Request,
     data_file: Path,
     table: pa.Table,
     prepare: Callable[[pa.Table, Path], Path],
@@ -444,7 +445,7 @@ def test_data_that_changed_since_is_refused(
 
 
 def test_damaged_newest_snapshot_is_passed_over(
-    asked: runs.Request, trained: Path, capsys: pytest.CaptureFixture[str]
+    asked: Request, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = train_until(asked, 7)
     newest = folder / "snapshots" / "step-00000006"
@@ -456,7 +457,7 @@ def test_damaged_newest_snapshot_is_passed_over(
     assert are_equal(weights_of(folder), weights_of(trained))
 
 
-def test_run_whose_snapshots_are_all_damaged_is_refused(asked: runs.Request) -> None:
+def test_run_whose_snapshots_are_all_damaged_is_refused(asked: Request) -> None:
     folder = train_until(asked, 7)
     for file in (folder / "snapshots").glob("*/*.distcp"):
         flip_a_byte(file)
@@ -464,7 +465,7 @@ def test_run_whose_snapshots_are_all_damaged_is_refused(asked: runs.Request) -> 
         runs.train(resumed(asked))
 
 
-def test_resume_needs_a_name(asked: runs.Request) -> None:
+def test_resume_needs_a_name(asked: Request) -> None:
     with pytest.raises(GateInputError) as raised:
         runs.train(resumed(dataclasses.replace(asked, run_id=None)))
     assert str(raised.value) == "--resume needs --run-id: the name of the run to go on with"
@@ -473,7 +474,7 @@ def test_resume_needs_a_name(asked: runs.Request) -> None:
 
 @pytest.mark.parametrize("changes", [{"run_id": None}, {"resume": False}])
 def test_torchrun_that_may_restart_must_be_told_with_which_run_to_go_on(
-    asked: runs.Request, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+    asked: Request, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(GateInputError, match=r"^torchrun --max-restarts needs --run-id and --res"):
@@ -482,7 +483,7 @@ def test_torchrun_that_may_restart_must_be_told_with_which_run_to_go_on(
 
 
 def test_worker_that_torchrun_restarts_goes_on(
-    asked: runs.Request, trained: Path, monkeypatch: pytest.MonkeyPatch
+    asked: Request, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = train_until(asked, 5)
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
@@ -499,7 +500,7 @@ def test_worker_that_torchrun_restarts_goes_on(
     ],
 )
 def test_release_refuses_source_that_no_commit_describes(
-    asked: runs.Request, monkeypatch: pytest.MonkeyPatch, state: SourceState
+    asked: Request, monkeypatch: pytest.MonkeyPatch, state: SourceState
 ) -> None:
     monkeypatch.setattr(provenance, "source_state", lambda _: state)
     with pytest.raises(GateInputError, match="the source is not what a commit says"):
@@ -515,7 +516,7 @@ def test_release_refuses_source_that_no_commit_describes(
     ],
 )
 def test_release_refuses_a_snapshot_of_other_source(
-    asked: runs.Request, monkeypatch: pytest.MonkeyPatch, before: SourceState
+    asked: Request, monkeypatch: pytest.MonkeyPatch, before: SourceState
 ) -> None:
     monkeypatch.setattr(provenance, "source_state", lambda _: before)
     train_until(asked, 4)
@@ -529,7 +530,7 @@ def test_release_refuses_a_snapshot_of_other_source(
 
 
 def test_provenance_lists_the_attempts_of_a_run(
-    asked: runs.Request, monkeypatch: pytest.MonkeyPatch
+    asked: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provenance, "source_state", lambda _: CLEAN)
     train_until(asked, 4)
@@ -542,7 +543,7 @@ def test_provenance_lists_the_attempts_of_a_run(
     assert not [name for name in provenance.facts(statement) if "from step" in name]
 
 
-def test_release_takes_a_clean_tree(asked: runs.Request, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_release_takes_a_clean_tree(asked: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provenance, "source_state", lambda _: CLEAN)
     release = dataclasses.replace(asked, needs_clean_tree=True)
     checkpoint = runs.train(changed(release, "train", epochs=1))
@@ -551,7 +552,7 @@ def test_release_takes_a_clean_tree(asked: runs.Request, monkeypatch: pytest.Mon
 
 
 def test_source_that_no_commit_describes_is_recorded(
-    asked: runs.Request, monkeypatch: pytest.MonkeyPatch
+    asked: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dirty = dataclasses.replace(CLEAN, diff_digest="d" * 64)
     monkeypatch.setattr(provenance, "source_state", lambda _: dirty)
@@ -563,7 +564,7 @@ def test_source_that_no_commit_describes_is_recorded(
 
 
 def test_run_looks_at_the_source_of_its_own_package(
-    asked: runs.Request, monkeypatch: pytest.MonkeyPatch
+    asked: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at: list[Path] = []
 
@@ -573,4 +574,4 @@ def test_run_looks_at_the_source_of_its_own_package(
 
     monkeypatch.setattr(provenance, "source_state", state_of)
     runs.train(changed(asked, "train", epochs=1))
-    assert looked_at == [Path(runs.__file__).parent]
+    assert looked_at == [Path(data.__file__).parent]

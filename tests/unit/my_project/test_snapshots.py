@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from gates.errors import CheckpointError
-from my_project import snapshots, training
 from my_project.config import RunConfig
 from my_project.data import Examples
-from my_project.processes import Processes
-from my_project.snapshots import Origin
-from my_project.training import Trainer
+from my_project.learner import LEARNER
+from training.pytorch import loop, snapshots
+from training.pytorch.loop import Trainer
+from training.pytorch.processes import Processes
+from training.pytorch.snapshots import Origin
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 
@@ -35,8 +36,8 @@ def origin(config: RunConfig) -> Origin:
 @pytest.fixture
 def trainer(config: RunConfig, training_examples: Examples) -> Trainer:
     """One that has taken all its eight steps, so that its optimiser has a state."""
-    trainer = training.new_trainer(training.new_model(config), config.train)
-    training.fit(trainer, training_examples, config)
+    trainer = loop.new_trainer(loop.new_model(LEARNER, config), config.train)
+    loop.fit(trainer, training_examples, config, LEARNER)
     return trainer
 
 
@@ -64,7 +65,7 @@ def flip(file: Path, position: int) -> None:
 
 def new_trainer(config: RunConfig) -> Trainer:
     other = config.model_copy(update={"seed": 99})
-    return training.new_trainer(training.new_model(other), other.train)
+    return loop.new_trainer(loop.new_model(LEARNER, other), other.train)
 
 
 def test_manifest_says_what_the_snapshot_holds(saved: list[Path], config: RunConfig) -> None:
@@ -404,7 +405,7 @@ def test_model_of_another_size_is_told_in_one_line(
     saved: list[Path], config: RunConfig, change: dict[str, int], named: str
 ) -> None:
     other = config.model_copy(update={"model": config.model.model_copy(update=change)})
-    trainer = training.new_trainer(training.new_model(other), other.train)
+    trainer = loop.new_trainer(loop.new_model(LEARNER, other), other.train)
     with pytest.raises(CheckpointError) as raised:
         snapshots.restore(saved[1], trainer, ALONE)
     assert str(raised.value).startswith(f"{saved[1]}: cannot be read (")
@@ -445,7 +446,7 @@ def no_space_through_torch(*_: object, **__: object) -> None:
 @pytest.mark.parametrize(
     ("place", "failure"),
     [
-        pytest.param("my_project.snapshots.save_shards", no_space_through_torch, id="shard"),
+        pytest.param("training.pytorch.snapshots.save_shards", no_space_through_torch, id="shard"),
         # Of the manifest, the last file.
         pytest.param("gates.files._fsync_folder", no_space, id="manifest"),
     ],
@@ -476,7 +477,7 @@ def test_snapshot_of_an_earlier_version_is_refused(saved: list[Path]) -> None:
     with pytest.raises(
         CheckpointError, match=r"from another version of this project \('attempts'\)"
     ):
-        snapshots.origin_of(saved[1])
+        snapshots.origin_of(saved[1], RunConfig)
 
 
 def test_first_snapshot_that_cannot_be_written_says_that_there_is_none(

@@ -15,9 +15,11 @@ import torch
 
 from gates.evidence import provenance
 from gates.evidence.provenance import SourceState
-from my_project import config as configs
-from my_project import data, training
+from my_project import data
+from my_project.config import RunConfig
 from my_project.train import main
+from training import config as configs
+from training.pytorch import loop
 
 Refused = Callable[..., str]
 
@@ -33,7 +35,7 @@ def test_command_leaves_a_checkpoint(
     options = ["--config", str(config_file), "--outputs", str(outputs), "--run-id", "mine"]
     assert main([*options, "--set", "train.epochs=1", "--set", "seed=3"]) == 0
     assert (outputs / "latest.pt").resolve() == (outputs / "mine" / "checkpoint.pt").resolve()
-    used = configs.load(outputs / "mine" / "config.yaml")
+    used = configs.load(RunConfig, outputs / "mine" / "config.yaml")
     assert (used.train.epochs, used.seed) == (1, 3)
     printed = capsys.readouterr()
     assert "epoch 1/1: loss " in printed.out
@@ -215,7 +217,7 @@ def test_lack_of_memory_is_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
     exhaust: Callable[[], None],
 ) -> None:
-    monkeypatch.setattr(training, "new_model", lambda _: exhaust())
+    monkeypatch.setattr(loop, "new_model", lambda *_: exhaust())
     options = ("--config", config_file, "--outputs", outputs)
     assert refused(main, *options).startswith("there is not enough memory; use a smaller batch")
 

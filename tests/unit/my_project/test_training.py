@@ -15,11 +15,12 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gates.errors import TrainingError
-from my_project import snapshots, training
 from my_project.config import RunConfig, TrainConfig
 from my_project.data import Examples
-from my_project.processes import Processes
-from my_project.training import StepReport, Trainer
+from my_project.learner import LEARNER
+from training.pytorch import loop, snapshots
+from training.pytorch.loop import StepReport, Trainer
+from training.pytorch.processes import Processes
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 CONFIG = TrainConfig(
@@ -45,13 +46,13 @@ AUGMENTED = {"distortion": 1.0, "mixup": 0.4, "noise": 0.2}
 
 
 def new_trainer(config: RunConfig) -> Trainer:
-    return training.new_trainer(training.new_model(config), config.train)
+    return loop.new_trainer(loop.new_model(LEARNER, config), config.train)
 
 
 def trained(config: RunConfig, examples: Examples) -> tuple[nn.Module, list[StepReport]]:
     reports: list[StepReport] = []
     trainer = new_trainer(config)
-    training.fit(trainer, examples, config, on_step=reports.append)
+    loop.fit(trainer, examples, config, LEARNER, on_step=reports.append)
     return trainer.model, reports
 
 
@@ -61,7 +62,7 @@ def double_trainer(config: RunConfig) -> Trainer:
     Keys in attention have a bias whose gradient is zero but for rounding, and Adam scales what
     it gets: in float32 any other order of adding moves that bias by up to the learning rate.
     """
-    return training.new_trainer(training.new_model(config).double(), config.train)
+    return loop.new_trainer(loop.new_model(LEARNER, config).double(), config.train)
 
 
 def fit_in_double(trainer: Trainer, config: RunConfig, examples: Examples) -> nn.Module:
@@ -69,7 +70,7 @@ def fit_in_double(trainer: Trainer, config: RunConfig, examples: Examples) -> nn
     with pytest.MonkeyPatch.context() as patched:
         # The loop takes its loss in float32, whatever the model is; here it must not round.
         patched.setattr(torch.Tensor, "float", torch.Tensor.double)
-        training.fit(trainer, doubled, config)
+        loop.fit(trainer, doubled, config, LEARNER)
     return trainer.model
 
 
@@ -115,7 +116,7 @@ def numbered(examples: Examples) -> Examples:
 
 def batches_seen(config: RunConfig, examples: Examples) -> list[list[int]]:
     model = SeesWhat()
-    training.fit(training.new_trainer(model, config.train), numbered(examples), config)
+    loop.fit(loop.new_trainer(model, config.train), numbered(examples), config, LEARNER)
     return model.seen
 
 
@@ -126,11 +127,13 @@ def epochs_seen(config: RunConfig, examples: Examples) -> list[list[int]]:
 
 
 def test_same_seed_gives_the_same_new_model(config: RunConfig) -> None:
-    assert are_equal(training.new_model(config), training.new_model(config))
+    assert are_equal(loop.new_model(LEARNER, config), loop.new_model(LEARNER, config))
 
 
 def test_another_seed_gives_another_new_model(config: RunConfig) -> None:
-    assert not are_equal(training.new_model(config), training.new_model(with_seed(config, 1)))
+    assert not are_equal(
+        loop.new_model(LEARNER, config), loop.new_model(LEARNER, with_seed(config, 1))
+    )
 
 
 def test_same_seed_gives_the_same_weights(config: RunConfig, training_examples: Examples) -> None:
@@ -160,7 +163,7 @@ def test_each_step_is_reported(config: RunConfig, training_examples: Examples) -
     assert [report.ends_epoch for report in reports] == [False, False, False, True] * 3
     train = with_train(config, epochs=3).train
     assert [report.lr for report in reports] == [
-        training.learning_rate(step, 12, train) for step in range(12)
+        loop.learning_rate(step, 12, train) for step in range(12)
     ]
 
 
@@ -169,10 +172,11 @@ def test_step_is_counted_before_it_is_reported(
 ) -> None:
     trainer = new_trainer(config)
     counted: list[tuple[int, int]] = []
-    training.fit(
+    loop.fit(
         trainer,
         training_examples,
         config,
+        LEARNER,
         on_step=lambda report: counted.append((report.step, trainer.step)),
     )
     assert counted == [(step, step) for step in range(1, 9)]
@@ -196,7 +200,7 @@ def test_reported_loss_is_the_mean_over_the_batch(
 def test_reported_gradient_norm_is_that_before_clipping(
     config: RunConfig, training_examples: Examples
 ) -> None:
-    model = training.new_model(config)
+    model = loop.new_model(LEARNER, config)
     F.cross_entropy(model(training_examples.images), training_examples.labels).backward()
     gradients = [parameter.grad for parameter in model.parameters()]
     norm = math.sqrt(sum(g.pow(2).sum().item() for g in gradients if g is not None))
@@ -211,13 +215,14 @@ def test_first_step_is_as_long_as_the_warm_up_says(
     # All four steps warm up, so the first has a quarter of the rate; Adam's first step moves
     # each weight by the rate, and those of the head start at zero.
     four_steps = with_train(config, epochs=4, batch_size=30, warmup_share=0.99, lr=0.1)
-    model = training.new_model(four_steps)
+    model = loop.new_model(LEARNER, four_steps)
     moved: list[float] = []
-    training.fit(
-        training.new_trainer(model, four_steps.train),
+    loop.fit(
+        loop.new_trainer(model, four_steps.train),
         training_examples,
         four_steps,
-        on_step=lambda _: moved.append(model.head.weight.abs().max().item()),
+        LEARNER,
+        on_step=lambda _: moved.append(model.get_parameter("head.weight").abs().max().item()),
     )
     assert moved[0] == pytest.approx(0.1 / 4, rel=1e-3)
 
@@ -232,7 +237,7 @@ def test_gradients_are_clipped(config: RunConfig, training_examples: Examples) -
 def test_model_is_left_in_training_mode(config: RunConfig, training_examples: Examples) -> None:
     trainer = new_trainer(config)
     trainer.model.eval()
-    training.fit(trainer, training_examples, config)
+    loop.fit(trainer, training_examples, config, LEARNER)
     assert trainer.model.training
 
 
@@ -325,12 +330,12 @@ def test_run_resumed_from_any_step_ends_with_the_same_weights(
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        training.fit(stopped, training_examples, config, on_step=save_then_stop)
+        loop.fit(stopped, training_examples, config, LEARNER, on_step=save_then_stop)
 
     resumed = new_trainer(with_seed(config, 99))
     snapshots.restore(tmp_path / f"step-{step:08d}", resumed, ALONE)
     reports: list[StepReport] = []
-    training.fit(resumed, training_examples, config, on_step=reports.append)
+    loop.fit(resumed, training_examples, config, LEARNER, on_step=reports.append)
     assert are_equal(resumed.model, expected)
     assert reports == curve[step:]
 
@@ -339,10 +344,10 @@ def test_training_that_has_ended_takes_no_further_step(
     config: RunConfig, training_examples: Examples
 ) -> None:
     trainer = new_trainer(config)
-    training.fit(trainer, training_examples, config)
+    loop.fit(trainer, training_examples, config, LEARNER)
     before = [parameter.clone() for parameter in trainer.model.parameters()]
     reports: list[StepReport] = []
-    training.fit(trainer, training_examples, config, on_step=reports.append)
+    loop.fit(trainer, training_examples, config, LEARNER, on_step=reports.append)
     assert reports == []
     assert all(map(torch.equal, before, trainer.model.parameters()))
 
@@ -384,10 +389,11 @@ def test_processes_share_each_batch(config: RunConfig, training_examples: Exampl
     shares = []
     for rank in range(2):
         model = SeesWhat()
-        training.fit(
-            training.new_trainer(model, config.train),
+        loop.fit(
+            loop.new_trainer(model, config.train),
             numbered(training_examples),
             config,
+            LEARNER,
             processes=TwoOfThem(rank=rank, count=2, device=torch.device("cpu")),
         )
         shares.append(model.seen)
@@ -413,12 +419,12 @@ def test_bfloat16_learns_and_keeps_its_weights_in_float32(
 def test_optimizer_is_adamw(config: RunConfig, training_examples: Examples) -> None:
     """Three steps by hand: Loshchilov and Hutter (2019), algorithm 2, without the schedule."""
     steps = with_train(config, epochs=3, batch_size=30, clip_norm=1e9, lr=0.01)
-    model = training.new_model(steps).double()
+    model = loop.new_model(LEARNER, steps).double()
     images, labels = training_examples.images.double(), training_examples.labels
     first = [torch.zeros_like(weights) for weights in model.parameters()]
     second = [torch.zeros_like(weights) for weights in model.parameters()]
     for step in range(3):
-        lr = training.learning_rate(step, 3, steps.train)
+        lr = loop.learning_rate(step, 3, steps.train)
         model.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         for weights, mean, square in zip(model.parameters(), first, second, strict=True):
@@ -483,7 +489,7 @@ def test_loss_that_becomes_infinite_later_names_its_step_and_batch(
     broken = dataclasses.replace(training_examples, images=images)
     reports: list[StepReport] = []
     with pytest.raises(TrainingError) as raised:
-        training.fit(new_trainer(config), broken, config, on_step=reports.append)
+        loop.fit(new_trainer(config), broken, config, LEARNER, on_step=reports.append)
     named = ", ".join(f"{row:016x}" for row in order[24:])
     assert str(raised.value).startswith("step 4: loss nan, gradient norm nan; lower train.lr, ")
     assert str(raised.value).endswith(f" holds: {named}")
@@ -494,12 +500,14 @@ def test_loss_that_becomes_infinite_later_names_its_step_and_batch(
 def test_gradient_that_is_not_finite_ends_training(
     config: RunConfig, training_examples: Examples, value: float
 ) -> None:
-    model = training.new_model(config)
-    model.head.bias.register_hook(lambda gradient: torch.full_like(gradient, value))
+    model = loop.new_model(LEARNER, config)
+    model.get_parameter("head.bias").register_hook(
+        lambda gradient: torch.full_like(gradient, value)
+    )
     with pytest.raises(
         TrainingError, match=r"^step 1: loss 2\.30\d*, gradient norm (inf|nan); lower"
     ):
-        training.fit(training.new_trainer(model, config.train), training_examples, config)
+        loop.fit(loop.new_trainer(model, config.train), training_examples, config, LEARNER)
 
 
 def test_last_step_that_spoils_the_weights_is_noticed(
@@ -514,24 +522,24 @@ def test_last_step_that_spoils_the_weights_is_noticed(
 
     one_epoch = with_train(config, epochs=1)
     with pytest.raises(TrainingError, match=r"^the last step left head\.bias not finite; lower"):
-        training.fit(trainer, training_examples, one_epoch, on_step=spoil)
+        loop.fit(trainer, training_examples, one_epoch, LEARNER, on_step=spoil)
 
 
 def test_learning_rate_of_a_worked_example() -> None:
     # Two of ten steps warm up; then half a cosine over eight: at a quarter of it
     # 0.2 · (1 + cos 45°), half-way 0.2, at three quarters 0.2 · (1 + cos 135°).
-    rates = [training.learning_rate(step, 10, CONFIG) for step in (0, 1, 2, 4, 6, 8)]
+    rates = [loop.learning_rate(step, 10, CONFIG) for step in (0, 1, 2, 4, 6, 8)]
     expected = [0.2, 0.4, 0.4, 0.2 * (1 + math.sqrt(0.5)), 0.2, 0.2 * (1 - math.sqrt(0.5))]
     assert rates == pytest.approx(expected)
 
 
 def test_learning_rate_without_warm_up_starts_full() -> None:
     config = CONFIG.model_copy(update={"warmup_share": 0.0})
-    assert training.learning_rate(0, 10, config) == 0.4
+    assert loop.learning_rate(0, 10, config) == 0.4
 
 
 def test_single_step_has_the_full_learning_rate() -> None:
-    assert training.learning_rate(0, 1, CONFIG) == 0.4
+    assert loop.learning_rate(0, 1, CONFIG) == 0.4
 
 
 @given(
@@ -544,7 +552,7 @@ def test_learning_rate_rises_then_falls_within_its_bounds(
     steps: int, lr: float, warmup_share: float
 ) -> None:
     config = CONFIG.model_copy(update={"lr": lr, "warmup_share": warmup_share})
-    rates = [training.learning_rate(step, steps, config) for step in range(steps)]
+    rates = [loop.learning_rate(step, steps, config) for step in range(steps)]
     warmup = round(steps * warmup_share)
     assert rates[:warmup] == sorted(rates[:warmup])
     assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
@@ -583,6 +591,6 @@ def test_a_run_on_augmented_images_goes_on_where_it_was(
             raise StopError
 
     with pytest.raises(StopError):
-        training.fit(trainer, training_examples, settings_, on_step=stop)
-    training.fit(trainer, training_examples, settings_)
+        loop.fit(trainer, training_examples, settings_, LEARNER, on_step=stop)
+    loop.fit(trainer, training_examples, settings_, LEARNER)
     assert are_equal(trainer.model, whole)

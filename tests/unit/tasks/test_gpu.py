@@ -179,7 +179,9 @@ def test_real_interpreter_says_what_it_is_and_lacks() -> None:
 def test_image_must_carry_what_training_imports_and_no_more() -> None:
     code = """if True:
         import sys
-        from my_project import gpu_bench, processes, runs, training, train
+        from my_project import gpu_bench, train
+        from training.pytorch import processes, loop
+        from training import runs
         own = [module for module in sys.modules.values()
                if module.__name__.split(".")[0] in ("gates", "my_project")]
         print(*[module.__file__ for module in own], sep="\\n")

@@ -1,24 +1,28 @@
 """Checkpoints: whole or absent, and read without running any code that they contain."""
 
+import hashlib
 import pickle
+import re
 import zipfile
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gates.errors import CheckpointError, ConfigError, GateInputError, underlying
 from gates.files import atomic_write
-from my_project.config import RunConfig, validate
-from my_project.model import VisionTransformer
+from training.config import Config, dump_tree, validate
 
-_FORMAT = "my_project.checkpoint/1"
+_FORMAT = "training.checkpoint/1"
+# What projects wrote before they had this library; the contents are the same.
+_OLDER = re.compile(r"\w+\.checkpoint/1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Generic[Config]):
     """A trained model with what it takes to use and to trace it.
 
     Args:
@@ -26,27 +30,44 @@ class Checkpoint:
         config: the configuration of the run.
         data_digest: SHA-256 of the data that it learned from.
         step: optimiser steps that it was trained for.
+        tree: the configuration as it was written, where a later version knows more keys.
     """
 
     weights: dict[str, Tensor]
-    config: RunConfig
+    config: Config
     data_digest: str
     step: int
+    tree: Mapping[str, Any] | None = None
 
-    def model(self) -> VisionTransformer:
-        """Return the model on the CPU, ready to predict."""
-        model = VisionTransformer(self.config.model)
+    def model(self, build_model: Callable[[Config], nn.Module]) -> nn.Module:
+        """Return the model on the CPU, ready to predict.
+
+        Args:
+            build_model: returns an untrained model of a configuration.
+        """
+        model = build_model(self.config)
         model.load_state_dict(self.weights)
         return model.eval()
 
+    @property
+    def config_digest(self) -> str:
+        """SHA-256 of the configuration as it was written."""
+        return hashlib.sha256(dump_tree(self.tree or self.config.model_dump())).hexdigest()
 
-def save(checkpoint: Checkpoint, file: Path) -> None:
+
+def save(checkpoint: Checkpoint[Config], file: Path) -> None:
     """Write `checkpoint` to `file`, whole or not at all.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    document = {**asdict(checkpoint), "format": _FORMAT, "config": checkpoint.config.model_dump()}
+    document = {
+        "weights": checkpoint.weights,
+        "config": checkpoint.config.model_dump(),
+        "data_digest": checkpoint.data_digest,
+        "step": checkpoint.step,
+        "format": _FORMAT,
+    }
     try:
         with atomic_write(file) as stream:
             torch.save(document, stream)
@@ -56,8 +77,15 @@ def save(checkpoint: Checkpoint, file: Path) -> None:
         raise CheckpointError(msg) from error
 
 
-def load(file: Path) -> Checkpoint:
+def load(
+    file: Path, kind: type[Config], build_model: Callable[[Config], nn.Module]
+) -> Checkpoint[Config]:
     """Return the checkpoint in `file`.
+
+    Args:
+        file: the checkpoint.
+        kind: the class of the project's configurations.
+        build_model: returns an untrained model of a configuration.
 
     A checkpoint is a pickle, which can run any code when it is read; this reads tensors and
     plain values only.
@@ -70,11 +98,12 @@ def load(file: Path) -> Checkpoint:
         _check_sums(file)
         document = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        msg = f"{file}: no such checkpoint; train one: python -m my_project.train --config …"
+        package = kind.__module__.partition(".")[0]
+        msg = f"{file}: no such checkpoint; train one: python -m {package}.train --config …"
         raise CheckpointError(msg) from error
     except pickle.UnpicklingError as error:
         msg = f"{file}: refused, as it holds more than tensors and plain values and reading it "
-        msg += "could run code; use a checkpoint that my_project.train wrote"
+        msg += "could run code; use a checkpoint that this project's training wrote"
         raise CheckpointError(msg) from error
     except IsADirectoryError as error:
         msg = f"{file}: is a folder; name the checkpoint in it, such as {file / 'checkpoint.pt'}"
@@ -88,29 +117,36 @@ def load(file: Path) -> Checkpoint:
             raise CheckpointError(msg) from error
         msg = f"{file}: damaged, cut off or no checkpoint; take an earlier one or train again"
         raise CheckpointError(msg) from error
-    return _parse(document, file)
+    return _parse(document, file, kind, build_model)
 
 
-def _parse(document: Any, file: Path) -> Checkpoint:
-    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+def _parse(
+    document: Any, file: Path, kind: type[Config], build_model: Callable[[Config], nn.Module]
+) -> Checkpoint[Config]:
+    if not isinstance(document, dict) or not _is_known(document.get("format")):
         msg = f"{file}: not a checkpoint of this project (expected the format {_FORMAT})"
         raise CheckpointError(msg)
     try:
         _check_types(document)
         checkpoint = Checkpoint(
             weights=document["weights"],
-            config=validate(document["config"], where=str(file)),
+            config=validate(kind, document["config"], where=str(file)),
             data_digest=document["data_digest"],
             step=document["step"],
+            tree=document["config"],
         )
-        _check_finite(checkpoint.model())
+        _check_finite(checkpoint.model(build_model))
     except (ConfigError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         msg = f"{file}: its contents do not fit together ({error}); train again"
         raise CheckpointError(msg) from error
     return checkpoint
 
 
-def _check_finite(model: VisionTransformer) -> None:
+def _is_known(form: object) -> bool:
+    return isinstance(form, str) and (form == _FORMAT or _OLDER.fullmatch(form) is not None)
+
+
+def _check_finite(model: nn.Module) -> None:
     for name, weight in model.state_dict().items():
         if weight.is_floating_point() and not weight.isfinite().all():
             msg = f"{name} is not finite"
@@ -136,12 +172,3 @@ def _check_types(document: dict[str, Any]) -> None:
         if not isinstance(document[name], kind):
             msg = f"{name} is {document[name]!r}"
             raise TypeError(msg)
-
-
-def point_latest(outputs: Path, checkpoint: Path) -> None:
-    """Make `outputs/latest.pt` a link to `checkpoint`, never missing in between."""
-    link = outputs / "latest.pt"
-    new = outputs / f".latest.pt.{checkpoint.parent.name}"
-    new.unlink(missing_ok=True)
-    new.symlink_to(checkpoint.relative_to(outputs))
-    new.replace(link)

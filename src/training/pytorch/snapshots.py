@@ -36,9 +36,9 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 from gates.errors import CheckpointError, ConfigError, GateInputError, said_by, underlying
 from gates.evidence.provenance import Attempt
 from gates.files import sha256, write_text
-from my_project.config import RunConfig, validate
-from my_project.processes import Processes
-from my_project.training import Trainer
+from training.config import RunConfig, validate
+from training.pytorch.loop import Trainer
+from training.pytorch.processes import Processes
 
 _MANIFEST = "manifest.json"
 _KEPT = 2  # the newest, and one to fall back on
@@ -128,8 +128,8 @@ def manifest_of(snapshot: Path) -> dict[str, Any]:
     return manifest
 
 
-def origin_of(snapshot: Path) -> Origin:
-    """Return of which run `snapshot` is.
+def origin_of(snapshot: Path, kind: type[RunConfig]) -> Origin:
+    """Return of which run `snapshot` is, whose configuration is of the class `kind`.
 
     Raises:
         CheckpointError: its manifest is of another form than that of today.
@@ -137,7 +137,7 @@ def origin_of(snapshot: Path) -> Origin:
     manifest = manifest_of(snapshot)
     try:
         return Origin(
-            config=validate(manifest["config"], where=str(snapshot)),
+            config=validate(kind, manifest["config"], where=str(snapshot)),
             data_digest=manifest["data_digest"],
             attempts=[Attempt.of(document) for document in manifest["attempts"]],
         )

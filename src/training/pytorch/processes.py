@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -16,14 +16,14 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from gates.errors import ConfigError, ExitCode
-from my_project.config import TrainConfig
-from my_project.model import VisionTransformer
+from training.config import TrainConfig
+from training.group import Group
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Processes:
+class Processes(Group):
     """The processes of a run, as one of them sees them.
 
     Args:
@@ -32,14 +32,7 @@ class Processes:
         device: where this one computes.
     """
 
-    rank: int
-    count: int
     device: torch.device
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the one that writes files and speaks."""
-        return self.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum of `value` over all processes."""
@@ -71,17 +64,18 @@ class Processes:
             raise SystemExit(exit_code)
         return cast("Result", result)
 
-    def distribute(self, model: VisionTransformer, config: TrainConfig) -> nn.Module:
+    def distribute(self, model: nn.Module, config: TrainConfig) -> nn.Module:
         """Return `model`, compiled and shared among the processes as `config` says.
 
-        Gradients are averaged over the processes in both kinds of sharing.
+        Gradients are averaged over the processes in both kinds of sharing. FSDP2 shards each of
+        the model's `blocks`, if it has an attribute of that name, and then what is left.
         """
         if self.count > 1 and config.parallelism == "fsdp":
             # Half a second to import, which one process need not wait for.
             from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
 
             mesh = init_device_mesh(self.device.type, (self.count,))
-            for block in model.blocks:
+            for block in cast("Iterable[nn.Module]", getattr(model, "blocks", ())):
                 fully_shard(block, mesh=mesh)
             fully_shard(model, mesh=mesh)
         if config.compile:

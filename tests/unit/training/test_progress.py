@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from my_project import progress
+from training import progress
 
 
 def show(*, silent: bool = False) -> None:

@@ -8,22 +8,19 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gates.errors import TrainingError
-from my_project.augmentation import Draws, augmented, augments
-from my_project.config import RunConfig, TrainConfig
-from my_project.data import Examples
-from my_project.model import VisionTransformer
-from my_project.processes import Processes, device_of
+from training.config import TrainConfig
+from training.pytorch.learner import Batch, Draws, Learner, TensorExamples, Torch
+from training.pytorch.processes import Processes, device_of
 
-Batch = tuple[Tensor, Tensor]
-Part = tuple[Tensor, Draws | None]  # indices, partners' included, and what changes the images
+Part = tuple[Tensor, Draws | None]  # indices of the examples, and what changes them
 
 
 @dataclass
@@ -31,7 +28,7 @@ class Trainer:
     """A model in training: all that a step changes.
 
     Args:
-        model: gives logits (batch, classes) for images; it may be shared among processes.
+        model: what is trained; it may be shared among processes.
         optimizer: AdamW over its parameters.
         step: optimiser steps taken so far.
     """
@@ -49,8 +46,7 @@ class StepReport:
         step: counted from 1.
         epoch: counted from 1.
         ends_epoch: whether it is the last step of its epoch.
-        loss: mean cross-entropy over the global batch before the step, in nats; where images are
-            mixed, against the share of each class.
+        loss: the mean over the global batch, before the step.
         lr: learning rate.
         gradient_norm: of all gradients together, before clipping.
     """
@@ -63,10 +59,10 @@ class StepReport:
     gradient_norm: float
 
 
-def new_model(config: RunConfig) -> VisionTransformer:
+def new_model(learner: Learner[Torch], config: Torch) -> nn.Module:
     """Return an untrained model; the same seed gives the same weights."""
     torch.manual_seed(config.seed)
-    return VisionTransformer(config.model).to(device_of(config.train))
+    return learner.build_model(config).to(device_of(config.train))
 
 
 def new_trainer(model: nn.Module, config: TrainConfig) -> Trainer:
@@ -79,41 +75,44 @@ def new_trainer(model: nn.Module, config: TrainConfig) -> Trainer:
 
 def fit(
     trainer: Trainer,
-    examples: Examples,
-    run_config: RunConfig,
+    examples: TensorExamples,
+    config: Torch,
+    learner: Learner[Torch],
     *,
     processes: Processes | None = None,
-    on_step: Callable[[StepReport], None] = lambda _: None,
+    on_step: Callable[[StepReport], object] = lambda _: None,
 ) -> None:
     """Train from the trainer's step to the end of the last epoch.
 
     Args:
         trainer: changed in place.
         examples: what the model learns from, all of it in each epoch.
-        run_config: how, and by its seed in which order.
+        config: how, and by its seed in which order.
+        learner: the loss of the model, and how its examples are changed.
         processes: those that train together; this one alone if not given.
         on_step: called after each step, in every process.
 
     Raises:
         TrainingError: a loss, a gradient or a weight is not finite.
     """
-    config = run_config.train
-    processes = processes or Processes(rank=0, count=1, device=device_of(config))
-    steps_per_epoch = batches_in(len(examples), config.batch_size)
-    steps = steps_per_epoch * config.epochs
+    train = config.train
+    processes = processes or Processes(rank=0, count=1, device=device_of(train))
+    steps_per_epoch = batches_in(len(examples), train.batch_size)
+    steps = steps_per_epoch * train.epochs
     # What loads runs ahead of the steps, so it has an order of its own.
-    order, loading = (_Order(len(examples), config.batch_size, run_config.seed) for _ in range(2))
+    order, loading = (_Order(len(examples), train.batch_size, config.seed) for _ in range(2))
     remaining = range(trainer.step, steps)
-    parts = _parts(loading, remaining, examples.images.shape[1:], config, processes)
-    batches = _load(examples, parts, run_config, processes.device)
+    parts = _parts(loading, remaining, config, learner, processes)
+    batches = _load(examples, parts, config.data.workers, processes.device)
     _keep_freed_memory()
     trainer.model.train()
     for step in remaining:
         indices = order.batch(step)
-        lr = learning_rate(step, steps, config)
+        lr = learning_rate(step, steps, train)
         # Read before the weights are changed: what is not finite spoils none, and a GPU is still
         # changing them while this process prepares the next step.
-        loss, norm = _compute_gradients(trainer, batches, len(indices), config, processes)
+        gradients = _Gradients(learner, trainer, train, processes)
+        loss, norm = gradients.compute(batches, len(indices))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             named = ", ".join(examples.ids[indices.numpy()])
             msg = f"step {step + 1}: loss {loss}, gradient norm {norm}; lower train.lr, or look at "
@@ -184,95 +183,91 @@ class _Order:
 
 
 def _parts(
-    order: _Order, steps: range, image: torch.Size, config: TrainConfig, processes: Processes
+    order: _Order, steps: range, config: Torch, learner: Learner[Torch], processes: Processes
 ) -> Iterator[Part]:
     """Yield this process's share of each step's batch, in parts that may be empty."""
     for step in steps:
         batch = order.batch(step)
         rows = torch.arange(len(batch))[processes.rank :: processes.count]
-        draws = None
-        if augments(config):
-            draws = Draws.of_batch((order.seed, step), len(batch), image, config)
-        for part in rows.tensor_split(config.accumulation_steps):
+        draws = learner.draw(config, (order.seed, step), len(batch))
+        for part in rows.tensor_split(config.train.accumulation_steps):
             if draws is None:
                 yield batch[part], None
             else:
                 drawn = draws.of(part)
-                both = [batch[part], batch[drawn.partners]] if config.mixup else [batch[part]]
-                yield torch.cat(both), drawn
+                yield drawn.needed(batch, part), drawn
 
 
 def _load(
-    examples: Examples, parts: Iterator[Part], config: RunConfig, device: torch.device
+    examples: TensorExamples, parts: Iterator[Part], workers: int, device: torch.device
 ) -> Iterator[Batch]:
-    """Yield the images of each part, on `device`, and their labels or shares of each class."""
+    """Yield the tensors of each part on `device`, changed as was drawn."""
     loaded, drawn = itertools.tee(parts)
-    workers = config.data.workers
     batches = (
         _from_workers(examples, loaded, workers, device)
         if workers
         else _from_memory(examples, loaded, device)
     )
-    for (images, labels), (_, draws) in zip(batches, drawn, strict=True):
-        if draws is None:
-            yield images, labels
-        else:
-            there = draws.to(device)
-            yield augmented(images, labels, there, config.train, config.model.classes)
+    for batch, (_, draws) in zip(batches, drawn, strict=True):
+        yield batch if draws is None else draws.to(device).applied(batch)
 
 
 def _from_memory(
-    examples: Examples, parts: Iterator[Part], device: torch.device
+    examples: TensorExamples, parts: Iterator[Part], device: torch.device
 ) -> Iterator[Batch]:
-    images, labels = examples.images.to(device), examples.labels.to(device)
+    tensors = [tensor.to(device) for tensor in examples.tensors]
     for part, _ in parts:
         on_device = part.to(device, non_blocking=True)  # else it waits for the step before
-        yield images[on_device], labels[on_device]
+        yield tuple(tensor[on_device] for tensor in tensors)
 
 
 def _from_workers(
-    examples: Examples, parts: Iterator[Part], workers: int, device: torch.device
+    examples: TensorExamples, parts: Iterator[Part], workers: int, device: torch.device
 ) -> Iterator[Batch]:
     loader = DataLoader(
-        TensorDataset(examples.images, examples.labels),
+        TensorDataset(*examples.tensors),
         sampler=(part.tolist() for part, _ in parts),
         batch_size=None,  # a part at a time, which may be empty
         num_workers=workers,
         generator=torch.Generator(),  # from the global one it would take a number
         pin_memory=device.type == "cuda",
     )
-    for images, labels in loader:
-        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    for batch in loader:
+        yield tuple(tensor.to(device, non_blocking=True) for tensor in batch)
 
 
-def _compute_gradients(
-    trainer: Trainer,
-    batches: Iterator[Batch],
-    batch_size: int,
-    config: TrainConfig,
-    processes: Processes,
-) -> tuple[float, float]:
-    """Compute a step's gradients and clip them; return its loss and their norm before that."""
-    device = processes.device
-    loss_of_batch = torch.zeros((), dtype=torch.float64, device=device)
-    trainer.optimizer.zero_grad(set_to_none=True)
-    for part in range(config.accumulation_steps):
-        images, labels = next(batches)
-        is_last = part == config.accumulation_steps - 1
-        with processes.reducing(trainer.model, now=is_last):
-            with torch.autocast(
-                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
-            ):
-                logits = trainer.model(images)
-            # Summed and divided by the global batch, so that how it is split does not matter;
-            # times the processes, as their gradients are averaged.
-            loss = F.cross_entropy(logits.float(), labels, reduction="sum") / batch_size
-            (loss * processes.count).backward()
-        loss_of_batch += loss.detach()
-    norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), config.clip_norm)
-    # Under FSDP the norm is spread over the processes until it is asked for.
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return processes.sum(loss_of_batch).item(), norm.item()
+@dataclass(frozen=True)
+class _Gradients(Generic[Torch]):
+    """What computes a step's gradients."""
+
+    learner: Learner[Torch]
+    trainer: Trainer
+    config: TrainConfig
+    processes: Processes
+
+    def compute(self, batches: Iterator[Batch], batch_size: int) -> tuple[float, float]:
+        """Compute and clip them; return the step's loss and their norm before that."""
+        model, config, processes = self.trainer.model, self.config, self.processes
+        device = processes.device
+        loss_of_batch = torch.zeros((), dtype=torch.float64, device=device)
+        self.trainer.optimizer.zero_grad(set_to_none=True)
+        for part in range(config.accumulation_steps):
+            batch = next(batches)
+            is_last = part == config.accumulation_steps - 1
+            with processes.reducing(model, now=is_last):
+                with torch.autocast(
+                    device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+                ):
+                    losses = self.learner.loss(model, batch)
+                # Summed and divided by the global batch, so that how it is split does not matter;
+                # times the processes, as their gradients are averaged.
+                loss = losses.sum() / batch_size
+                (loss * processes.count).backward()
+            loss_of_batch += loss.detach()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        # Under FSDP the norm is spread over the processes until it is asked for.
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        return processes.sum(loss_of_batch).item(), norm.item()
 
 
 def _change_weights(trainer: Trainer, lr: float) -> None:

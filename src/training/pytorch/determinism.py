@@ -6,10 +6,10 @@ import random
 import numpy as np
 import torch
 
-from my_project.config import RunConfig
+from training.config import TorchConfig
 
 
-def configure(config: RunConfig) -> dict[str, str]:
+def configure(config: TorchConfig) -> dict[str, str]:
     """Seed every generator and choose the algorithms; return what was set, for the provenance.
 
     Call it before anything is computed on a GPU: cuBLAS reads its workspace once.

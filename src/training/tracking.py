@@ -13,25 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 from gates.configuration import flat
 from gates.errors import ConfigError, GateInputError, said_by
-from my_project.config import RunConfig
+from training.config import RunConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-EXPERIMENT = "my_project"
-_TAG = "my_project.run_id"  # by which a resumed run finds its page again
-_MEASURES = ("loss", "lr", "gradient_norm", "validation_accuracy")
+_TAG = "training.run_id"  # by which a resumed run finds its page again
+_OF_PLACE = ("step", "epoch", "ends_epoch")  # where a line is, and no measure
 
 Track = Callable[[Mapping[str, Any]], None]
 
 
 @contextlib.contextmanager
-def tracked(config: RunConfig | None, run_id: str, say: Callable[[str], None]) -> Iterator[Track]:
+def tracked(
+    config: RunConfig | None, project: str, run_id: str, say: Callable[[str], None]
+) -> Iterator[Track]:
     """Give a function that takes each line of metrics.jsonl; it does nothing if none is asked for.
 
     Args:
         config: its `tracking` says whether; its values become the run's parameters. None in a
             process that is not the first.
+        project: its package, the name of MLflow's experiment.
         run_id: the name of the run.
         say: is given a line if the server goes away.
 
@@ -48,11 +50,11 @@ def tracked(config: RunConfig | None, run_id: str, say: Callable[[str], None]) -
         from mlflow import MlflowClient  # noqa: PLC0415
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
     except ImportError as error:
-        msg = "tracking: mlflow is not installed; install my-project[mlflow], or say none"
+        msg = "tracking: mlflow is not installed; install training[mlflow], or say none"
         raise ConfigError(msg) from error
     try:
         client = MlflowClient()
-        page = _page_of(client, config, run_id)
+        page = _page_of(client, config, project, run_id)
     except MlflowException as error:
         where = os.environ.get("MLFLOW_TRACKING_URI", "MLflow's default place")
         msg = f"tracking: {where} cannot be used ({said_by(error)}); "
@@ -82,9 +84,9 @@ class _Sender:
 
         now_ms = int(time.time() * 1000)
         self._waiting += [
-            Metric(name, float(line[name]), now_ms, int(line["step"]))
-            for name in _MEASURES
-            if name in line
+            Metric(name, float(value), now_ms, int(line["step"]))
+            for name, value in line.items()
+            if name not in _OF_PLACE
         ]
         if line["ends_epoch"]:
             self._send()
@@ -111,10 +113,10 @@ class _Sender:
             self._say(f"tracking: MLflow was lost ({error}); metrics.jsonl has everything")
 
 
-def _page_of(client: "MlflowClient", config: RunConfig, run_id: str) -> str:
+def _page_of(client: "MlflowClient", config: RunConfig, project: str, run_id: str) -> str:
     """Return MLflow's id of the run of that name, which is made if there is none."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    place = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT)
+    experiment = client.get_experiment_by_name(project)
+    place = experiment.experiment_id if experiment else client.create_experiment(project)
     found = client.search_runs([place], filter_string=f"tags.`{_TAG}` = '{run_id}'", max_results=1)
     if found:
         page: str = found[0].info.run_id

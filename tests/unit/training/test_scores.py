@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
 from gates.errors import GateInputError
 from gates.evaluation.predictions import Predictions
-from my_project import scores
+from training import scores
 
 
 def predictions_of(n: int = 200, classes: int = 4, *, seed: int = 0) -> Predictions:

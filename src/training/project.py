@@ -1,0 +1,100 @@
+"""A project as the library sees it: what each has to say, and nothing that two would share."""
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, cast
+
+from gates.evaluation.predictions import Predictions
+from training.config import Config, DataConfig
+from training.group import Group
+from training.run import Ended, Run, Seen
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Generic[Config]):
+    """What the commands must know of a project before they import anything heavy.
+
+    Args:
+        package: its name, as in `python -m PACKAGE.train`; `PACKAGE.project.PROJECT` is the rest.
+        config: the class of its configurations.
+        defaults: the configuration that says where the project's data is. What a checkpoint or a
+            provenance says of that is only compared with it: whoever wrote the file could name any
+            address and any folder.
+    """
+
+    package: str
+    config: type[Config]
+    defaults: Path
+
+    @property
+    def project(self) -> "Project[Config, Any]":
+        """The project itself, which may take seconds to import."""
+        module = importlib.import_module(f"{self.package}.project")
+        return cast("Project[Config, Any]", module.PROJECT)
+
+
+class Method(ABC, Generic[Config, Seen]):
+    """How models are trained: by torch's loop, or by a library that does it in one call.
+
+    Args:
+        checkpoint: the name of the file that a model is kept in.
+        can_resume: whether a run that was interrupted can go on.
+    """
+
+    checkpoint: str
+    can_resume: bool
+
+    def check(self, *, run_id: str | None, resume: bool) -> None:
+        """Refuse what a method cannot do with a run of that name, before anything is made."""
+
+    @abstractmethod
+    def joined(self, config: Config) -> AbstractContextManager[Group]:
+        """Join the processes that train together, if there are several, for this block."""
+
+    @abstractmethod
+    def configure(self, config: Config) -> dict[str, str]:
+        """Seed the generators and choose algorithms; return what was set, for the provenance."""
+
+    @abstractmethod
+    def train(self, run: Run[Config, Seen]) -> Ended:
+        """Train from wherever the run is to its end, and leave its checkpoint."""
+
+    @abstractmethod
+    def config_of(self, checkpoint: Path) -> Config:
+        """Return the configuration that the model in `checkpoint` was trained with.
+
+        Raises:
+            CheckpointError: the file is no checkpoint of this method that can be read.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project(Generic[Config, Seen]):
+    """A project.
+
+    Args:
+        settings: what its commands know of it.
+        examples: returns the examples of a split that a run on a configuration sees; the last
+            argument is what an error names as the place of the configuration.
+        data_files: the local files of the data, which nothing may overwrite.
+        method: how its models are trained.
+        predict: what the model in a checkpoint predicts for examples.
+        write_scores: writes figures and pictures of predictions into a folder.
+        score_files: the files that it writes there.
+        tolerance: by how much the probabilities of one model may differ between two processors.
+    """
+
+    settings: Settings[Config]
+    examples: Callable[[Config, Split, str], Seen]
+    data_files: Callable[[DataConfig], list[Path]]
+    method: Method[Config, Any]
+    predict: Callable[[Path, Seen], Predictions]
+    write_scores: Callable[[Predictions, Path], None]
+    score_files: Callable[[Path], tuple[Path, ...]]
+    tolerance: float = 1e-3

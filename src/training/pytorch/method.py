@@ -1,0 +1,220 @@
+"""How torch trains a run: with snapshots to resume from, on one process or many."""
+
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from gates.errors import GateInputError
+from gates.evidence import provenance
+from gates.evidence.provenance import Attempt
+from training import tracking
+from training.metrics import Metrics
+from training.project import Method
+from training.pytorch import checkpoint as checkpoints
+from training.pytorch import determinism, loop, snapshots
+from training.pytorch.checkpoint import Checkpoint
+from training.pytorch.learner import Learner, TensorExamples, Torch
+from training.pytorch.loop import StepReport, Trainer
+from training.pytorch.outputs import mean_score
+from training.pytorch.processes import Processes, joined, number_in
+from training.pytorch.snapshots import Origin
+from training.run import Ended, Run, check_same
+from training.tracking import Track
+
+
+@dataclass(frozen=True)
+class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
+    """Trains with torch's loop.
+
+    Args:
+        kind: the class of the project's configurations.
+        learner: what is learned.
+    """
+
+    kind: type[Torch]
+    learner: Learner[Torch]
+    checkpoint: str = "checkpoint.pt"
+    can_resume: bool = True
+
+    def check(self, *, run_id: str | None, resume: bool) -> None:
+        """Refuse restarts by torchrun without a run to go on with."""
+        may_restart = number_in("TORCHELASTIC_MAX_RESTARTS", 0) > 0
+        # Not by itself: a worker that is started again could not tell its own run from another's.
+        if may_restart and not (run_id and resume):
+            msg = "torchrun --max-restarts needs --run-id and --resume: with which run a worker "
+            msg += "goes on"
+            raise GateInputError(msg)
+
+    def joined(self, config: Torch) -> AbstractContextManager[Processes]:
+        """Join the other processes that `torchrun` has started."""
+        return joined(config.train)
+
+    def configure(self, config: Torch) -> dict[str, str]:
+        """Seed every generator and choose the algorithms."""
+        return determinism.configure(config)
+
+    def train(self, run: Run[Torch, TensorExamples]) -> Ended:
+        """Train from wherever the run is to its end, and leave its checkpoint."""
+        under_way = _UnderWay(run, self.learner, self.kind)
+        trainer, attempts = under_way.start()
+        is_first = run.group.is_first
+        with tracking.tracked(
+            run.config if is_first else None, run.project, run.folder.name, run.display.line
+        ) as track:
+            under_way.fit(trainer, attempts, track)
+        weights = _whole_weights(trainer.model)
+        run.group.first_does(lambda: under_way.save(weights))
+        return Ended(attempts=attempts)
+
+    def config_of(self, checkpoint: Path) -> Torch:
+        """Return the configuration that the model in `checkpoint` was trained with."""
+        return self.load(checkpoint).config
+
+    def load(self, checkpoint: Path) -> Checkpoint[Torch]:
+        """Return the checkpoint in a file.
+
+        Raises:
+            CheckpointError: it cannot be read, or is of another project.
+        """
+        return checkpoints.load(checkpoint, self.kind, self.learner.build_model)
+
+    def model(self, checkpoint: Checkpoint[Torch]) -> nn.Module:
+        """Return the model in a checkpoint, on the CPU, ready to predict."""
+        return checkpoint.model(self.learner.build_model)
+
+
+@dataclass(frozen=True)
+class _UnderWay(Generic[Torch]):
+    """A run under way."""
+
+    run: Run[Torch, TensorExamples]
+    learner: Learner[Torch]
+    kind: type[Torch]
+
+    @property
+    def processes(self) -> Processes:
+        return cast("Processes", self.run.group)
+
+    @property
+    def snapshots(self) -> Path:
+        return self.run.folder / "snapshots"
+
+    @property
+    def steps(self) -> int:
+        train = self.run.config.train
+        return loop.batches_in(len(self.run.training), train.batch_size) * train.epochs
+
+    def start(self) -> tuple[Trainer, list[Attempt]]:
+        """Return a trainer at its first step, or where the newest whole snapshot is.
+
+        And the attempts of the run up to this one.
+        """
+        run, processes = self.run, self.processes
+        model = loop.new_model(self.learner, run.config)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        train = run.config.train
+        trainer = loop.new_trainer(processes.distribute(model, train), train)
+        run.display.line(
+            f"{run.folder}: {len(run.training):,} training examples, {parameters:,} parameters, "
+            f"{processes.count} x {processes.device.type}"
+        )
+        snapshot, earlier = processes.first_does(self._newest)
+        if snapshot is not None:
+            snapshots.restore(snapshot, trainer, processes)
+            run.display.line(f"resumed at step {trainer.step} from {snapshot}")
+        now = run.attempt(trainer.step, _runtime(processes))
+        return trainer, [*earlier, now]
+
+    def _newest(self) -> tuple[Path | None, list[Attempt]]:
+        """Return the snapshot to go on from, if any, and the attempts in which it was reached."""
+        newest = snapshots.newest_whole(self.snapshots, say=self.run.display.line)
+        # What a kill has left: old snapshots, and those that were not whole.
+        snapshots.drop_remains(self.snapshots, newest)
+        if newest is None:
+            self.run.begin()
+            return None, []
+        origin = snapshots.origin_of(newest, self.kind)
+        self._check_origin(origin, newest)
+        return newest, [*origin.attempts]
+
+    def _check_origin(self, origin: Origin, snapshot: Path) -> None:
+        """Refuse a snapshot of another configuration, other data or, for a release, source."""
+        run = self.run
+        check_same(origin.config, run.config, snapshot)
+        if origin.data_digest != run.training.data_digest:
+            msg = f"{snapshot}: made from other data than data.source has now; start a new run"
+            raise GateInputError(msg)
+        sources = [attempt.source for attempt in origin.attempts]
+        if run.needs_clean_tree and any(source != run.source for source in sources):
+            msg = f"{snapshot}: made from other source than the commit that is checked out, which "
+            msg += "alone would not say what this run was; start a new run"
+            raise GateInputError(msg)
+
+    def fit(self, trainer: Trainer, attempts: list[Attempt], track: Track) -> None:
+        """Train to the end, with metrics and snapshots on the way."""
+        run, processes, config = self.run, self.processes, self.run.config.train
+        score = self.learner.score
+        measure = f"validation_{score.name}"
+        started = time.monotonic()
+        metrics = None
+        if processes.is_first:
+            metrics = Metrics(run.folder / "metrics.jsonl", trainer.step, run.display.line)
+        origin = Origin(config=run.config, data_digest=run.training.data_digest, attempts=attempts)
+
+        def record(report: StepReport) -> None:
+            line: dict[str, Any] = asdict(report)
+            if report.ends_epoch:
+                line[measure] = mean_score(trainer.model, run.validation, score.of, processes)
+            run.display.step(report.step, self.steps, report.loss)
+            if metrics:
+                metrics.write({**line, "seconds": round(time.monotonic() - started, 3)})
+                track(line)
+                if report.ends_epoch:
+                    run.display.line(
+                        f"epoch {report.epoch}/{config.epochs}: "
+                        f"loss {metrics.mean_loss(report.epoch):.4f}, "
+                        f"{measure.replace('_', ' ')} {line[measure]:.4f}"
+                    )
+            if report.step % config.snapshot_every == 0 and report.step < self.steps:
+                snapshots.save(self.snapshots, trainer, origin, processes)
+
+        loop.fit(
+            trainer, run.training, run.config, self.learner, processes=processes, on_step=record
+        )
+
+    def save(self, weights: dict[str, Tensor]) -> None:
+        """Leave the checkpoint."""
+        run = self.run
+        ended = Checkpoint(
+            weights=weights,
+            config=run.config,
+            data_digest=run.training.data_digest,
+            step=self.steps,
+        )
+        checkpoints.save(ended, run.checkpoint)
+
+
+def _whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return all weights on the CPU, gathered from the processes that share them."""
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return cast("dict[str, Tensor]", get_model_state_dict(model, options=options))
+
+
+def _runtime(processes: Processes) -> dict[str, str]:
+    """Return the versions and the hardware that can change a result."""
+    is_gpu = processes.device.type == "cuda"
+    return {
+        **provenance.machine(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cuda": str(torch.version.cuda) if is_gpu else "not used",
+        "device": torch.cuda.get_device_name() if is_gpu else "cpu",
+        "processes": str(processes.count),
+    }
