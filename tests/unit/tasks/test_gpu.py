@@ -176,14 +176,17 @@ def test_real_interpreter_says_what_it_is_and_lacks() -> None:
     assert not found.sees_gpu
 
 
+OWN = ("gates", "my_project", "training")
+
+
 def test_image_must_carry_what_training_imports_and_no_more() -> None:
     code = """if True:
         import sys
-        from my_project import gpu_bench, train
+        from my_project import gpu_bench, project, train
         from training.pytorch import processes, loop
         from training import runs
         own = [module for module in sys.modules.values()
-               if module.__name__.split(".")[0] in ("gates", "my_project")]
+               if module.__name__.split(".")[0] in ("gates", "my_project", "training")]
         print(*[module.__file__ for module in own], sep="\\n")
     """
     listed = subprocess.run(
@@ -194,7 +197,7 @@ def test_image_must_carry_what_training_imports_and_no_more() -> None:
         for file in listed.stdout.splitlines()
         for statement in ast.parse(Path(file).read_text(encoding="utf-8")).body
         for module in modules_of(statement)
-        if module.split(".")[0] not in {"gates", "my_project", "torch", *sys.stdlib_module_names}
+        if module.split(".")[0] not in {*OWN, "torch", *sys.stdlib_module_names}
     }
     assert {module.split(".")[0] for module in imported} - {"pydantic_core"} == {
         module.split(".")[0] for module in gpu.IMAGE_MODULES
