@@ -13,7 +13,6 @@ from gates.evaluation.metrics import (
     expected_calibration_error,
     negative_log_likelihood,
 )
-from gates.evaluation.plots import figure
 from gates.evaluation.predictions import Predictions
 from gates.files import write_text
 
@@ -94,6 +93,8 @@ def confusion_matrix(predictions: Predictions) -> npt.NDArray[np.int64]:
 
 def draw_confusion_matrix(matrix: npt.NDArray[np.int64], file: Path) -> None:
     """Draw how often each class, by row, was predicted as each, by column."""
+    from gates.evaluation.plots import figure  # noqa: PLC0415 - training draws nothing
+
     classes = len(matrix)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = max(3.0, 0.4 * classes + 1)
@@ -114,6 +115,8 @@ def draw_reliability(labels: npt.NDArray[np.int64], probabilities: FloatArray, f
 
     Source: Guo et al. (2017), On Calibration of Modern Neural Networks, ICML, figure 1.
     """
+    from gates.evaluation.plots import figure  # noqa: PLC0415 - as above
+
     counts, confidences, right = calibration(labels, probabilities)
     there = counts > 0
     confidence, accuracy = confidences[there] / counts[there], right[there] / counts[there]
