@@ -1,4 +1,4 @@
-"""Functions of a project that a policy names, as in `my_project.evaluation:smoke`."""
+"""Functions of a project that a policy names, as in `project.module:smoke`."""
 
 import importlib
 from typing import Any

@@ -73,7 +73,7 @@ def sbom(session: nox.Session) -> None:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(session.posargs)
     tools = environment.prepare(environment.of_supply(environment.default_python()))
-    arguments = ["--check"] if options.check else []
+    arguments = ["--project", PROJECT.model, *(["--check"] if options.check else [])]
     if options.cell:
         cell = _cell(options.cell)
         text = environment.exported(environment.of_cell(cell))

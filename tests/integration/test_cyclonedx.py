@@ -48,7 +48,14 @@ def test_a_cell_is_what_cyclonedx_bom_finds_installed(tmp_path: Path) -> None:
     exported, ours = tmp_path / "requirements.txt", tmp_path / "ours.json"
     exported.write_text(environment.exported(environment.of_cell(cell)))
     folder = ROOT / "configs"
-    where = ["--lock", ROOT / "uv.lock", "--licences", folder / "licences.json"]
+    where = [
+        "--project",
+        "mine",
+        "--lock",
+        ROOT / "uv.lock",
+        "--licences",
+        folder / "licences.json",
+    ]
     where += ["--settings", folder / "audit.yaml", "--output", ours, "--requirements", exported]
     assert main(["sbom", "--cell", f"{python}-{cell.torch}", *map(str, where)]) == 0
     mine, theirs = json.loads(ours.read_text()), described(tmp_path / "theirs.json")

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--output": "artifacts/sbom.cdx.json",
         },
     )
-    parser.add_argument("--project", default="my-project", metavar="NAME", help="what it is of")
+    parser.add_argument("--project", required=True, metavar="NAME", help="what it is of")
     parser.add_argument(
         "--requirements", type=Path, metavar="FILE", help="what uv exported for one cell"
     )

@@ -139,7 +139,7 @@ class EvaluationPolicy(Section):
                 raise ValueError(msg)
             if name not in BUILT_IN_METRICS and not all(given):
                 msg = f"metrics.{name} is not one of {', '.join(BUILT_IN_METRICS)}: give its "
-                msg += "function, as in my_project.metrics:brier, and higher_is_better"
+                msg += "function, as in project.metrics:brier, and higher_is_better"
                 raise ValueError(msg)
         return self
 

@@ -144,7 +144,7 @@ class PredictionsFile:
         digests = {f"{key}_digest": digest for key, digest in self.digests.items()}
         if rows != self.n or (written is not None and written != content.digest(digests)):
             msg = f"{self.name}: damaged, or changed since: its content is not what was written; "
-            msg += "write it anew with: python -m my_project.eval"
+            msg += "write it anew with: python -m PROJECT.eval"
             raise GateInputError(msg)
 
 
@@ -193,7 +193,7 @@ def _check_columns(schema: pa.Schema, metadata: Mapping[str, str], name: str) ->
     missing = [column for column in _REQUIRED if column not in schema.names]
     missing += [key for key in ("data_digest", "checkpoint_digest") if key not in metadata]
     if missing:
-        msg = f"{name}: lacks {', '.join(missing)}; write it with: python -m my_project.eval"
+        msg = f"{name}: lacks {', '.join(missing)}; write it with: python -m PROJECT.eval"
         raise GateInputError(msg)
     repeated = [column for column in schema.names if schema.names.count(column) > 1]
     if repeated:

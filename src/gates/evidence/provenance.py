@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import stat
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,14 @@ from pydantic import ValidationError
 
 from gates.configuration import first_problem
 from gates.errors import GateInputError
-from gates.evidence.statement import BUILD_TYPE, BUILDER, PREDICATE_TYPE, STATEMENT_TYPE, Statement
+from gates.evidence.statement import (
+    BUILD_TYPE,
+    BUILDER,
+    IS_BUILD_TYPE,
+    PREDICATE_TYPE,
+    STATEMENT_TYPE,
+    Statement,
+)
 from gates.files import sha256, write_text
 
 
@@ -224,8 +232,8 @@ def _check_kind(document: Any, file: Path) -> None:
     """Refuse a statement about something else: it is not a damaged one about a run."""
     with contextlib.suppress(KeyError, TypeError):
         build = document["predicate"]["buildDefinition"]["buildType"]
-        kinds = (document["_type"], document["predicateType"], build)
-        if kinds != (STATEMENT_TYPE, PREDICATE_TYPE, BUILD_TYPE):
+        kinds = (document["_type"], document["predicateType"])
+        if kinds != (STATEMENT_TYPE, PREDICATE_TYPE) or not re.match(IS_BUILD_TYPE, build):
             msg = f"{file}: the provenance of something else ({build})"
             raise GateInputError(msg)
 

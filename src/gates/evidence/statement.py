@@ -12,8 +12,12 @@ from pydantic.alias_generators import to_camel
 STATEMENT_TYPE: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Literal["https://slsa.dev/provenance/v1"] = "https://slsa.dev/provenance/v1"
 # What a training run is, for readers who compare two of them: its parameters are a configuration.
-BUILD_TYPE: Literal["urn:my-project:training-run:v1"] = "urn:my-project:training-run:v1"
-BUILDER: Literal["urn:my-project:train"] = "urn:my-project:train"
+# The names are the template's, so a project that is renamed keeps them. Earlier versions wrote the
+# project's name in their place, and what they wrote is read all the same.
+BUILD_TYPE = "urn:ml-project-template:training-run:v1"
+BUILDER = "urn:ml-project-template:train"
+IS_BUILD_TYPE = r"^urn:[a-z0-9-]+:training-run:v1$"
+_IS_BUILDER = r"^urn:[a-z0-9-]+:train$"
 
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
@@ -87,7 +91,7 @@ class _Internal(_Part):
 
 
 class _Definition(_Part):
-    build_type: Literal["urn:my-project:training-run:v1"]
+    build_type: str = Field(pattern=IS_BUILD_TYPE)
     external_parameters: _External
     internal_parameters: _Internal
     resolved_dependencies: list[Annotated[_Source | _Dependency, Field(discriminator="name")]]
@@ -118,7 +122,7 @@ class _Definition(_Part):
 
 
 class _Builder(_Part):
-    id: Literal["urn:my-project:train"]
+    id: str = Field(pattern=_IS_BUILDER)
 
 
 class _Metadata(_Part):

@@ -71,13 +71,13 @@ def _check_predictions(run: Path, checkpoint: str, data: str) -> None:
         found = predictions.digests.get(what, "none")
         if found != digest:
             msg = f"{file}: is of another {what} ({found[:12]}) than {run / where} has "
-            msg += f"({digest[:12]}); {advice}: python -m my_project.eval"
+            msg += f"({digest[:12]}); {advice}: python -m PROJECT.eval"
             raise GateInputError(msg)
     if not predictions.is_sealed:
         msg = (
             f"{file}: has no content_digest, so nothing shows that it is as it was written; write "
         )
-        msg += "it anew: python -m my_project.eval"
+        msg += "it anew: python -m PROJECT.eval"
         raise GateInputError(msg)
 
 
@@ -92,5 +92,5 @@ def _check_verdict(run: Path, file: Path, checkpoint: str, data: str) -> None:
         found = verdict.evidence.get(name)
         if found != digest:
             msg = f"{file}: is a verdict on another {name} ({(found or 'none')[:12]}) than "
-            msg += f"{run} has ({digest[:12]}); judge it: python -m my_project.eval"
+            msg += f"{run} has ({digest[:12]}); judge it: python -m PROJECT.eval"
             raise GateInputError(msg)

@@ -48,9 +48,7 @@ def read_submission(
         raise GateInputError(msg)
     for name in _REQUIRED:
         if not (run / name).is_file():
-            told = (
-                "python -m my_project.eval" if name == PREDICTIONS else "python -m my_project.train"
-            )
+            told = "python -m PROJECT.eval" if name == PREDICTIONS else "python -m PROJECT.train"
             msg = f"{run / name}: is missing; {told} writes it"
             raise GateInputError(msg)
     facts = evidence.facts(run, verdict)

@@ -28,7 +28,15 @@ def sbom(file: Path, *more: str, lock: Path = LOCK) -> int:
         "--settings": ROOT / "configs" / "audit.yaml",
         "--output": file,
     }
-    return main(["sbom", *(str(word) for pair in where.items() for word in pair), *more])
+    return main(
+        [
+            "sbom",
+            "--project",
+            "mine",
+            *(str(word) for pair in where.items() for word in pair),
+            *more,
+        ]
+    )
 
 
 @pytest.fixture(scope="module")

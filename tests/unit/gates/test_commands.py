@@ -82,7 +82,11 @@ def test_predictions_that_nothing_vouches_for_are_said_to_be_unproved(
     [
         (["card", "--run", "run"], ["--verdict", "--settings"], "--output"),
         (["mlbom", "--run", "run"], ["--verdict", "--settings", "--sbom", "--wheel"], "--output"),
-        (["sbom"], ["--lock", "--licences", "--settings", "--requirements"], "--output"),
+        (
+            ["sbom", "--project=mine"],
+            ["--lock", "--licences", "--settings", "--requirements"],
+            "--output",
+        ),
         (["audit"], ["--lock", "--settings", "--licences", "--base-lock"], "--report"),
         (["audit"], ["--lock", "--settings", "--licences", "--base-lock"], "--last-answer"),
         (["audit", "--record-licences"], ["--lock", "--settings"], "--licences"),

@@ -106,7 +106,7 @@ def test_subgroups_of_any_name_are_shown_as_text(
         ["history", "--name", "m", "--against", "{}"],
         ["trace", "{}"],
         ["card", "--run", "{}", "--verdict", "{}"],
-        ["sbom", "--lock", "{}", "--output", "sbom.json"],
+        ["sbom", "--project", "mine", "--lock", "{}", "--output", "sbom.json"],
         ["mlbom", "--run", "{}", "--verdict", "{}"],
         ["audit", "--lock", "{}", "--settings", "{}"],
         ["{}"],

@@ -90,12 +90,19 @@ def test_statement_is_one_of_in_toto_about_the_checkpoint(statement: dict[str, A
     assert provenance.subject_digest(statement) == abc
 
 
+def test_what_an_earlier_version_wrote_is_read(statement: dict[str, Any], file: Path) -> None:
+    statement["predicate"]["buildDefinition"]["buildType"] = "urn:my-digits:training-run:v1"
+    statement["predicate"]["runDetails"]["builder"]["id"] = "urn:my-digits:train"
+    file.write_text(json.dumps(statement))
+    assert provenance.read(file) == statement
+
+
 def test_predicate_is_one_of_slsa(statement: dict[str, Any]) -> None:
     # https://slsa.dev/spec/v1.0/provenance, the fields that it requires and those that we use.
     assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
     assert statement["predicate"] == {
         "buildDefinition": {
-            "buildType": "urn:my-project:training-run:v1",
+            "buildType": "urn:ml-project-template:training-run:v1",
             "externalParameters": {"config": {"seed": 0, "train": {"lr": 0.5}}},
             "internalParameters": {
                 "determinism": {"seed": "0"},
@@ -110,7 +117,7 @@ def test_predicate_is_one_of_slsa(statement: dict[str, Any]) -> None:
             ],
         },
         "runDetails": {
-            "builder": {"id": "urn:my-project:train"},
+            "builder": {"id": "urn:ml-project-template:train"},
             "metadata": {
                 "invocationId": "mine",
                 "startedOn": "2026-01-31T12:00:00+00:00",

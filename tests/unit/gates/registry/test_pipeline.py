@@ -134,9 +134,9 @@ def without_data(run: Run) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lacks("checkpoint.pt"), "checkpoint.pt: is missing; python -m my_project.train"),
+        (lacks("checkpoint.pt"), "checkpoint.pt: is missing; python -m PROJECT.train"),
         (lacks("provenance.json"), "provenance.json: is missing"),
-        (lacks("predictions.parquet"), "is missing; python -m my_project.eval"),
+        (lacks("predictions.parquet"), "is missing; python -m PROJECT.eval"),
         (lacks("config.yaml"), "config.yaml: is missing"),
         (lacks("judged.json"), "judged.json: cannot be read"),
         (other_weights, "provenance.json: is about another checkpoint"),
