@@ -56,3 +56,11 @@ def locked(folder: Path, *, may_exist: bool, say: Callable[[str], None]) -> Iter
             yield
         finally:
             (folder / NAME).unlink(missing_ok=True)
+
+
+def drop_left_over(folder: Path) -> None:
+    """Drop the file of a process that was killed when its run had ended."""
+    if not (folder / NAME).exists():
+        return
+    with contextlib.suppress(GateInputError), locked(folder, may_exist=True, say=lambda _: None):
+        pass

@@ -75,6 +75,7 @@ def train(request: Request[Config]) -> Path:
         folder = request.outputs / group.first_does(lambda: _run_id(request))
         checkpoint = folder / method.checkpoint
         if (folder / "provenance.json").exists():
+            group.first_does(lambda: lock.drop_left_over(folder))
             display.line(f"{checkpoint}: this run has ended already; nothing to do")
             return checkpoint
         examples, validation = _examples(request, group)
