@@ -20,6 +20,15 @@ COPY docker/uv.txt .
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3 -m pip install --no-cache-dir --require-hashes --only-binary=:all: --target=/uv -r uv.txt
 
+# Of each package what the lock is made from, and an empty module in its place: another change of the
+# source leaves the layers that are made from this alone.
+FROM ${CPU_BASE} AS packages
+WORKDIR /packages
+COPY src src
+RUN find src -type f ! -path 'src/*/pyproject.toml' ! -path 'src/*/LICENSE' -delete && \
+    find src -mindepth 2 -type d -empty -delete && \
+    for folder in src/*; do touch "$folder/__init__.py"; done
+
 FROM ${CPU_BASE} AS cpu
 COPY --from=uv /uv/bin/uv /uv/bin/uvx /usr/local/bin/
 # Sessions ask git which files there are, and GitHub's checkout without git leaves no repository.
@@ -33,22 +42,21 @@ ENV PATH=/app/.nox/default/bin:$PATH UV_CACHE_DIR=/opt/uv-cache UV_PYTHON_DOWNLO
 WORKDIR /app
 USER 1001
 # Only what the environment is made from: other changes leave its layer, by far the largest, alone.
-# The empty files stand for the project, which is installed as a link to its source.
-COPY --chown=1001:1001 pyproject.toml uv.lock LICENSE ./
+# The packages are installed as links to their source.
+COPY --chown=1001:1001 pyproject.toml uv.lock ./
+COPY --from=packages --chown=1001:1001 /packages/src src
 COPY --chown=1001:1001 tasks/__init__.py tasks/display.py tasks/errors.py tasks/git.py tasks/project.py tasks/
 COPY --chown=1001:1001 tasks/environments/__init__.py tasks/environments/environment.py tasks/environments/installed.py tasks/environments/interpreters.py tasks/environments/uv.py tasks/environments/
 COPY --chown=1001:1001 tasks/evidence/__init__.py tasks/evidence/inputs.py tasks/evidence/manifest.py tasks/evidence/
 COPY --chown=1001:1001 tasks/evidence/observer/__init__.py tasks/evidence/observer/sitecustomize.py tasks/evidence/observer/
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
-    mkdir -p src/gates src/my_project src/training && \
-    touch README.md src/gates/__init__.py src/my_project/__init__.py src/training/__init__.py && \
     python3 -c "import os; from tasks.environments import environment; \
     os.symlink(environment.prepare_default_cell(), '.nox/default')"
 # A job's workspace is another file system, to which nothing links but by name: torch's gigabytes
 # would be copied. The cache under such links lasts as long as the container.
 ENV UV_LINK_MODE=symlink
 COPY --chown=1001:1001 . .
-HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["python", "-c", "import torch, my_project.train"]
+HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["python", "-c", "import torch, training.runs"]
 CMD ["nox", "-s", "smoke"]
 
 FROM ${GPU_BASE} AS gpu
@@ -58,15 +66,16 @@ ENV PATH=/opt/environment/bin:$PATH UV_PYTHON_DOWNLOADS=never
 WORKDIR /app
 USER 1001
 COPY --chown=1001:1001 pyproject.toml uv.lock ./
+COPY --from=packages --chown=1001:1001 /packages/src src
 # torch, and what only torch needs, is the base's; everything else is the lock's. pip's settings in
 # that base do not bind uv.
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
-    uv export --frozen --quiet --no-emit-project --no-default-groups --group build --group test \
-    --extra mlflow --extra torch-2-15 --prune torch --output-file /tmp/requirements.txt && \
+    uv export --frozen --quiet --no-emit-workspace --all-packages --no-default-groups --group build \
+    --group test --extra mlflow --extra supply --extra torch-2-15 --prune torch --output-file /tmp/requirements.txt && \
     uv venv --quiet --system-site-packages --python "$(command -v python3)" --clear /opt/environment && \
     uv pip sync --no-cache --require-hashes --no-build --compile-bytecode \
     --python /opt/environment/bin/python /tmp/requirements.txt
 COPY --chown=1001:1001 . .
 ENV PYTHONPATH=/app/src
-HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["python", "-c", "import torch, my_project.train"]
+HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["python", "-c", "import torch, training.runs"]
 CMD ["nox", "--no-venv", "-s", "gpu-test"]

@@ -1,5 +1,6 @@
-"""What pyproject.toml says of the project: the supported interpreters and torch versions."""
+"""What the pyproject.toml files say: the packages, the interpreters and torch versions."""
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,9 +32,10 @@ class Project:
 
     Args:
         pythons: the interpreters, from the trove classifiers.
-        torches: the torch versions, from the extras named `torch-MAJOR-MINOR`.
+        torches: the torch versions, from the packages' extras named `torch-MAJOR-MINOR`.
         default: the cell in which sessions run that need only one.
-        baseline: the options of my_project.eval that name the model in production.
+        package: the default project, as in `python -m PACKAGE.train`.
+        baseline: the options of its command `eval` that name the model in production.
         model: the name under which the registry keeps the project's models.
         runners: the labels of the machine that each kind of runner is, on GitHub.
     """
@@ -41,6 +43,7 @@ class Project:
     pythons: tuple[str, ...]
     torches: tuple[str, ...]
     default: Cell
+    package: str
     baseline: tuple[str, ...]
     model: str
     runners: Mapping[str, list[str]]
@@ -60,20 +63,47 @@ def read(pyproject: Path = ROOT / "pyproject.toml") -> Project:
         for classifier in table["project"]["classifiers"]
         if classifier.startswith(f"{prefix}3.")
     )
-    torches = (
+    torches = {
         extra.removeprefix("torch-").replace("-", ".")
-        for extra in table["project"]["optional-dependencies"]
-        if extra.startswith("torch-")
-    )
+        for member in members(pyproject.parent)
+        for extra in project_table(member).get("optional-dependencies", {})
+        if re.fullmatch(r"torch-\d+-\d+", extra)
+    }
     tasks = table["tool"]["tasks"]
+    own = tasks_table(pyproject.parent / "src" / tasks["default-project"])
     return Project(
         pythons=tuple(sorted(pythons, key=_numbers)),
         torches=tuple(sorted(torches, key=_numbers)),
         default=Cell(tasks["default-python"], tasks["default-torch"]),
-        baseline=tuple(tasks["baseline"]),
-        model=tasks["model"],
+        package=tasks["default-project"],
+        baseline=tuple(own["baseline"]),
+        model=own["model"],
         runners=tasks["runners"],
     )
+
+
+def members(root: Path = ROOT) -> list[Path]:
+    """Return the folders of the workspace's packages, by their names."""
+    return sorted(file.parent for file in (root / "src").glob("*/pyproject.toml"))
+
+
+def is_project(folder: Path) -> bool:
+    """Whether the package in `folder` is a project: its pyproject.toml has a table tool.tasks."""
+    return bool(tasks_table(folder))
+
+
+def tasks_table(folder: Path) -> dict[str, Any]:
+    """Return the table `tool.tasks` of the package in `folder`; empty if it is no project."""
+    text = (folder / "pyproject.toml").read_text(encoding="utf-8")
+    table: dict[str, Any] = tomllib.loads(text).get("tool", {}).get("tasks", {})
+    return table
+
+
+def project_table(folder: Path) -> dict[str, Any]:
+    """Return the table `project` of the pyproject.toml in `folder`."""
+    text = (folder / "pyproject.toml").read_text(encoding="utf-8")
+    table: dict[str, Any] = tomllib.loads(text)["project"]
+    return table
 
 
 def torch_index(root: Path = ROOT) -> str | None:

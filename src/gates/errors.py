@@ -134,6 +134,21 @@ def run_command(command: Callable[[], ExitCode]) -> int:
     return code
 
 
+# The extra of this package that brings a module.
+_EXTRAS = {
+    "aiohttp": "supply",
+    "cyclonedx": "supply",
+    "gcsfs": "gcs",
+    "license_expression": "supply",
+    "mlflow": "mlflow",
+    "packageurl": "supply",
+    "packaging": "supply",
+    "rapidfuzz": "supply",
+    "s3fs": "s3",
+    "wandb": "wandb",
+}
+
+
 def _line_of(error: Exception) -> str:
     if isinstance(error, GateError):
         return str(error)
@@ -145,6 +160,10 @@ def _line_of(error: Exception) -> str:
             "there is not enough memory; use a smaller batch or model, fewer examples, or a larger "
             "machine"
         )
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        extra = _EXTRAS.get(error.name.partition(".")[0])
+        if extra:
+            return f"{error.name} is not installed; install the extra: gates[{extra}]"
     what = f"{type(error).__name__}: {error}"
     return f"unexpected {what}; {_TRACEBACK}=1 shows where it comes from, for a bug report"
 

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING
 from tasks.environments import installed, interpreters, uv
 from tasks.errors import stop
 from tasks.evidence import inputs, manifest
-from tasks.project import PROJECT, ROOT, Cell, torch_index
+from tasks.project import PROJECT, ROOT, Cell, members, project_table, torch_index
 
 if TYPE_CHECKING:
     import nox  # the git hooks run this module without Nox
@@ -55,24 +55,29 @@ class Environment:
         folder: where it is, relative to the root.
         python: the interpreter, `major.minor`.
         groups: the dependency groups of pyproject.toml.
-        torch: the torch version, `major.minor`; None for tools without the project's packages.
-        with_project: whether the project is installed, editable, with what its sessions use.
+        torch: the torch version, `major.minor`; None for tools without what the packages need.
+        package: the one package whose needs it has, if that is so.
+        with_project: whether the workspace's packages are installed, editable, with their extras.
     """
 
     folder: str
     python: str
     groups: tuple[str, ...]
     torch: str | None = None
+    package: str | None = None
     with_project: bool = True
 
     @property
     def selection(self) -> list[str]:
         """The arguments with which `uv export` selects the packages."""
+        if self.package is not None:
+            return [f"--package={self.package}", "--no-default-groups"]
         if self.torch is None:
             return [f"--only-group={group}" for group in self.groups]
         extras = [f"--extra=torch-{self.torch.replace('.', '-')}"]
-        extras += ["--extra=mlflow"] if self.with_project else []
-        return [*extras, "--no-default-groups", *(f"--group={group}" for group in self.groups)]
+        extras += [f"--extra={name}" for name in ("mlflow", "supply")] if self.with_project else []
+        groups = (f"--group={group}" for group in self.groups)
+        return ["--all-packages", *extras, "--no-default-groups", *groups]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +120,29 @@ def of_release(python: str) -> Environment:
     return Environment(folder=".nox/release", python=python, groups=("build", "release"))
 
 
-def of_wheel(cell: Cell) -> Environment:
-    """What the wheel needs, and not the project: a session installs its wheel there.
+def of_wheel(package: str, python: str) -> Environment:
+    """What the wheel of `package` says that it needs: a session installs the wheel itself there.
 
     The next session that asks for it finds it changed, and takes the wheel out again.
     """
     return Environment(
-        folder=f".nox/{cell}-wheel",
-        python=cell.python,
-        torch=cell.torch,
+        folder=f".nox/wheel-{package}",
+        python=python,
         groups=(),
+        package=package,
         with_project=False,
     )
+
+
+def needed_members(package: str, root: Path = ROOT) -> list[str]:
+    """Return the packages of the workspace that `package` needs, by its pyproject.toml."""
+    names = {folder.name for folder in members(root)}
+    found: list[str] = []
+    for requirement in project_table(root / "src" / package).get("dependencies", []):
+        name = re.split(r"[^\w.-]", requirement)[0].replace("-", "_")
+        if name in names:
+            found += [name, *needed_members(name, root)]
+    return sorted(set(found))
 
 
 def of_supply(python: str) -> Environment:
@@ -332,7 +348,7 @@ def exported(environment: Environment, root: Path = ROOT) -> str:
         "export",
         "--frozen",
         "--quiet",
-        "--no-emit-project",
+        "--no-emit-workspace",
         "--no-header",
         "--no-annotate",
         *environment.selection,
@@ -369,11 +385,14 @@ def _base(folder: Path, environment: Environment, interpreter: Path) -> str:
 
 
 def _contents(folder: Path, requirements: str, root: Path) -> str:
-    """Return a digest of what is installed: the requirements, the project, and nothing else."""
-    pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    """Return a digest of what is installed: the requirements, the packages, and nothing else."""
+    tables = [
+        [each.name, tomllib.loads((each / "pyproject.toml").read_text(encoding="utf-8"))]
+        for each in members(root)
+    ]
     # Changes when a package comes or goes behind our back (`uv pip install` into it).
     touched = [packages.stat().st_mtime_ns for packages in folder.glob("lib/*/site-packages")]
-    return _digest(requirements, pyproject.get("project"), pyproject.get("build-system"), touched)
+    return _digest(requirements, tables, touched)
 
 
 def _digest(*parts: object) -> str:
@@ -407,9 +426,10 @@ def _fill(folder: Path, requirements: str, root: Path, lock: int, broken: list[s
 
 def _install_project(folder: Path, root: Path, lock: int) -> None:
     python = f"--python={folder / 'bin' / 'python'}"
-    # The build backend is among the locked packages: nothing is fetched to build the project.
-    own = ("pip", "install", "--no-deps", "--no-build-isolation", python, "--editable=.")
-    uv.install(*own, cwd=root, lock=lock)
+    # The build backend is among the locked packages: nothing is fetched to build them.
+    own = ("pip", "install", "--no-deps", "--no-build-isolation", python)
+    packages = [f"--editable={folder.relative_to(root)}" for folder in members(root)]
+    uv.install(*own, *packages, cwd=root, lock=lock)
 
 
 def _where_torch_is(root: Path) -> list[str]:

@@ -14,12 +14,12 @@ import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks.environments import uv
 from tasks.errors import stop
-from tasks.project import ROOT, torch_index
+from tasks.project import ROOT, members, project_table, torch_index
 
 PLACEHOLDER = "https://index.invalid"
 
@@ -39,15 +39,22 @@ def portable(lock: str) -> str:
 
 def foreign_sources(lock: str) -> list[str]:
     """Return what `lock` names besides the placeholder and the project itself."""
-    own = ({"registry": f"{PLACEHOLDER}/simple"}, {"editable": "."}, {"virtual": "."})
     found: list[str] = []
     for package in tomllib.loads(lock).get("package", []):
-        if package["source"] not in own:
+        if not _is_own(package["source"]):
             found += [str(value) for value in package["source"].values()]
         files = [*package.get("wheels", []), *filter(None, [package.get("sdist")])]
         addresses = (file.get("url") or file.get("path", "") for file in files)
         found += [address for address in addresses if not address.startswith(f"{PLACEHOLDER}/")]
     return found
+
+
+def _is_own(source: Mapping[str, str]) -> bool:
+    """Whether a package comes from the placeholder, or is one of the workspace."""
+    if source == {"registry": f"{PLACEHOLDER}/simple"}:
+        return True
+    ((kind, place),) = source.items()
+    return kind in {"editable", "virtual"} and re.fullmatch(r"\.|src/\w+", place) is not None
 
 
 def staleness(root: Path = ROOT) -> str | None:
@@ -59,7 +66,7 @@ def staleness(root: Path = ROOT) -> str | None:
     """
     foreign = _foreign_extras(root)
     if foreign:
-        return f"its markers name the extra {foreign[0]}, which the project does not have"
+        return f"its markers name the extra {foreign[0]}, which no package here has"
     index = f"--default-index={PLACEHOLDER}/simple"
     problem = uv.problem("lock", "--check", "--offline", index, cwd=root)
     # It never asks an index, so that what it misses is missing in the lock.
@@ -67,13 +74,14 @@ def staleness(root: Path = ROOT) -> str | None:
 
 
 def _foreign_extras(root: Path) -> list[str]:
-    """Return what the lock's markers call an extra and is none of the project's."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    name = re.sub(r"[-_.]+", "-", project["name"]).lower()
-    # uv puts the length before the name, so that no two projects' extras have the same name.
-    ours = {
-        f"extra-{len(name)}-{name}-{extra}" for extra in project.get("optional-dependencies", {})
-    }
+    """Return what the lock's markers call an extra and is none of a package here."""
+    ours: set[str] = set()
+    for folder in (root, *members(root)):
+        project = project_table(folder)
+        name = re.sub(r"[-_.]+", "-", project["name"]).lower()
+        # uv puts the length before the name, so that no two packages' extras have the same name.
+        extras = project.get("optional-dependencies", {})
+        ours |= {f"extra-{len(name)}-{name}-{extra}" for extra in extras}
     lock = (root / "uv.lock").read_text(encoding="utf-8")
     return sorted(set(re.findall(r"extra [!=]= '(extra-\d+-[^']+)'", lock)) - ours)
 
@@ -94,9 +102,9 @@ def renew(root: Path, arguments: Sequence[str]) -> str:
     lock = root / "uv.lock"
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "uv.lock"
-        project = (root / "pyproject.toml").read_text(encoding="utf-8")
-        sources = _sources_of_torch(torch_index(root))
-        Path(scratch, "pyproject.toml").write_text(project + sources, encoding="utf-8")
+        _copy_pyprojects(root, Path(scratch))
+        with Path(scratch, "pyproject.toml").open("a", encoding="utf-8") as copied:
+            copied.write(_sources_of_torch(torch_index(root)))
         if lock.exists():
             shutil.copy(lock, copy)
         changes = uv.changes("lock", *arguments, cwd=Path(scratch))
@@ -105,6 +113,14 @@ def renew(root: Path, arguments: Sequence[str]) -> str:
     new.write_text(renewed, encoding="utf-8")
     new.replace(lock)
     return changes or "uv.lock: no version changed"
+
+
+def _copy_pyprojects(root: Path, folder: Path) -> None:
+    """Copy what a lock is made from: the pyproject.toml of the workspace and of each package."""
+    for each in (root, *members(root)):
+        copy = folder / each.relative_to(root)
+        copy.mkdir(parents=True, exist_ok=True)
+        shutil.copy(each / "pyproject.toml", copy)
 
 
 def _sources_of_torch(place: str | None) -> str:
@@ -175,7 +191,7 @@ def _is_by_dependabot() -> bool:
 
 def _staleness_of_portable_form(root: Path) -> str | None:
     with tempfile.TemporaryDirectory() as scratch:
-        shutil.copy(root / "pyproject.toml", scratch)
+        _copy_pyprojects(root, Path(scratch))
         lock = portable((root / "uv.lock").read_text(encoding="utf-8"))
         Path(scratch, "uv.lock").write_text(lock, encoding="utf-8")
         return staleness(Path(scratch))

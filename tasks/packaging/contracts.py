@@ -5,6 +5,7 @@ breaking: nobody has shown that it is not.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +15,9 @@ from tasks import git
 
 # What is `read` here others write, so all that was accepted must be accepted. What is `written`
 # here others read, old files too: besides that, nothing new may be where they don't expect it.
-CONTRACTS: Mapping[str, Literal["read", "written"]] = {
-    "src/my_project/config.schema.json": "read",
-    "src/gates/verdict.schema.json": "written",
+_CONTRACTS: Mapping[str, Literal["read", "written"]] = {
+    r"src/\w+/config\.schema\.json": "read",
+    r"src/gates/verdict\.schema\.json": "written",
 }
 INDEX = ""  # what git calls the staged files: `git show :FILE`
 
@@ -38,12 +39,21 @@ def broken(before: str, after: str, root: Path) -> list[str]:
     A revision is what git calls one; `INDEX` is what is staged.
     """
     found: list[str] = []
-    for file, use in CONTRACTS.items():
+    for file, use in contracts(before, root):
         old, new = (_text(revision, file, root) for revision in (before, after))
         if old is None or old == new:
             continue  # a contract that is new breaks nothing
         found += [f"{file}: {what}" for what in _compare(old, new, use)]
     return found
+
+
+def contracts(revision: str, root: Path) -> Iterator[tuple[str, Literal["read", "written"]]]:
+    """Yield each schema that `revision` has, and how it is used."""
+    listed = git.output("ls-tree", "-r", "-z", "--name-only", revision, "src", cwd=root) or ""
+    for file in listed.split("\0"):
+        for pattern, use in _CONTRACTS.items():
+            if re.fullmatch(pattern, file):
+                yield file, use
 
 
 def _text(revision: str, file: str, root: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Builds the wheel and the source distribution, and looks at what is in them.
+"""Builds the wheel and the source distribution of each package, and looks at what is in them.
 
 From clean clones, so that only what is committed gets in; with the build backend of the lock, so
 that nothing is fetched; with the commit's time for a clock, so that anybody gets the same bytes.
@@ -7,9 +7,9 @@ that nothing is fetched; with the commit's time for a clock, so that anybody get
 import email.parser
 import hashlib
 import os
+import re
 import subprocess
 import tarfile
-import tomllib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from tasks import git
 from tasks.environments import environment
 from tasks.errors import stop
 from tasks.evidence import manifest
-from tasks.project import ROOT
+from tasks.project import ROOT, members, project_table
 
 # What hatchling adds by itself.
 _OF_SDIST = frozenset(("PKG-INFO", ".gitignore", "hatch_build.py", "pyproject.toml"))
@@ -91,11 +91,11 @@ def build(
     circumstances: Circumstances,
     targets: Sequence[str] = ("sdist", "wheel"),
 ) -> list[Path]:
-    """Build `source` into `out` and return the files.
+    """Build the package in `source` into `out` and return the files.
 
     Args:
         tools: the environment that has the build backend.
-        source: a clean clone, or an unpacked source distribution.
+        source: its folder in a clean clone, or an unpacked source distribution.
         out: a folder of its own.
         epoch: the time that the files get, in seconds since 1970.
         circumstances: those to build in.
@@ -162,16 +162,22 @@ def _contents(sdist: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def problems_of_contents(files: Sequence[Path], source: Path) -> list[str]:
     """Return what the archives lack of the clean clone `source`, or have besides."""
-    pyproject = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))
-    tracked = (git.output("ls-files", "-z", cwd=source) or "").split("\0")[:-1]
+    packages = {_stem(project_table(folder)): folder for folder in members(source)}
     found: list[str] = []
     for file in files:
-        expected = _expected_of(file, tracked, pyproject)
+        folder = packages[file.name.partition("-")[0]]
+        project = project_table(folder)
+        expected = _expected_of(file, folder, project)
         names = _names(file)
         found += [f"{file.name}: lacks {name}" for name in sorted(expected - names)]
         found += [f"{file.name}: also holds {name}" for name in sorted(names - expected)]
-        found += _problems_of_metadata(file, pyproject["project"])
+        found += _problems_of_metadata(file, project)
     return found
+
+
+def _stem(project: Mapping[str, Any]) -> str:
+    """Return what the names of a package's archives begin with."""
+    return re.sub(r"[-_.]+", "_", project["name"]).lower()
 
 
 def _names(archive: Path) -> set[str]:
@@ -187,24 +193,15 @@ def _is_of_format(name: str) -> bool:
     return folder.endswith(".dist-info") and file in _OF_WHEEL
 
 
-def _expected_of(archive: Path, tracked: Sequence[str], pyproject: Mapping[str, Any]) -> set[str]:
-    targets = pyproject["tool"]["hatch"]["build"]["targets"]
+def _expected_of(archive: Path, folder: Path, project: Mapping[str, Any]) -> set[str]:
+    listed = git.output("ls-files", "-z", ".", cwd=folder) or ""
+    tracked = set(listed.split("\0")[:-1])
     if archive.suffix != ".whl":
-        included = [each.strip("/") for each in targets["sdist"]["include"]]
-        return {name for name in tracked if _is_under(name, included)} - _OF_SDIST
-    code = {
-        name.removeprefix(f"{folder}/")
-        for folder in targets["wheel"]["sources"]
-        for name in tracked
-        if _is_under(name, [folder])
-    }
+        return tracked - _OF_SDIST
+    licences = set(project.get("license-files", []))
     information = "-".join(archive.name.split("-")[:2]) + ".dist-info"
-    licences = pyproject["project"].get("license-files", [])
+    code = {f"{folder.name}/{name}" for name in tracked - licences - _OF_SDIST}
     return code | {f"{information}/licenses/{name}" for name in licences}
-
-
-def _is_under(name: str, folders: Sequence[str]) -> bool:
-    return any(name == folder or name.startswith(f"{folder}/") for folder in folders)
 
 
 def _problems_of_metadata(archive: Path, project: Mapping[str, Any]) -> list[str]:

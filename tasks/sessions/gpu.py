@@ -21,7 +21,7 @@ INPUTS = ("src", "configs")
 # Nothing is installed into an image: the project is imported from its source.
 _SOURCE = str(ROOT / "src")
 
-# What an image must carry beside torch, as nothing is installed into it: what my_project imports
+# What an image must carry beside torch, as nothing is installed into it: what the project imports
 # to train. The modules are named as pip names them.
 IMAGE_MODULES = ("numpy", "pyarrow", "pydantic", "rich", "ruamel.yaml")
 
@@ -91,10 +91,10 @@ def gpu_bench(session: nox.Session) -> None:
 
     Skipped where torch sees no GPU; with CI=true that is a failure. With Nox's own --no-venv the
     python on PATH runs it, as in an image that carries torch. After --: arguments of
-    my_project.gpu_bench.
+    python -m PROJECT.gpu_bench.
     """
     python = _python(session, "gpu-bench", needs=IMAGE_MODULES)
-    _run(session, python, "-m", "my_project.gpu_bench", *session.posargs)
+    _run(session, python, "-m", f"{PROJECT.package}.gpu_bench", *session.posargs)
 
 
 def _python(session: nox.Session, name: str, *, needs: Iterable[str]) -> Found:

@@ -3,7 +3,6 @@
 import argparse
 import shutil
 import subprocess
-import tomllib
 
 import nox
 
@@ -12,7 +11,7 @@ from tasks.environments import environment
 from tasks.errors import stop
 from tasks.images import container, oci
 from tasks.options import Options
-from tasks.project import ROOT
+from tasks.project import PROJECT, ROOT
 
 # The last needs neither a daemon nor much of a machine.
 ENGINES = ("docker", "podman", "buildah")
@@ -161,8 +160,7 @@ def _push_as(session: nox.Session, engine: str, name: str, login: oci.Login) -> 
 
 def local_name(target: str) -> str:
     """Return the name of the image on this machine."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return f"localhost/{project['name']}:{container.tag(target)}"
+    return f"localhost/{PROJECT.model}:{container.tag(target)}"
 
 
 def build_arguments(engine: str, target: str) -> list[str]:

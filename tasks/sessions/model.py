@@ -21,8 +21,8 @@ _GAVE_A_VERDICT = (0, 1, 3)
 def train(session: nox.Session) -> None:
     """Train the reference model; outputs/latest.pt then points to its checkpoint.
 
-    After --: arguments of my_project.train; without any, --config configs/base.yaml. A release
-    adds --require-clean-tree.
+    After --: arguments of python -m PROJECT.train; without any, --config configs/base.yaml. A
+    release adds --require-clean-tree.
     """
     folder = environment.prepare_default_cell()
     _train(session, folder, *(session.posargs or _BASE))
@@ -33,8 +33,8 @@ def evaluate(session: nox.Session) -> None:
     """Judge outputs/latest.pt on held-out data and write its model card; trains one if needed.
 
     Fails unless the verdict, in artifacts/verdicts/evaluation.json, is a pass. After --: how to
-    judge, as in --baseline models:/my-project@production --fail-if-worse-than 0.02; without any,
-    what [tool.tasks] in pyproject.toml names as the baseline.
+    judge, as in --baseline models:/NAME@production --fail-if-worse-than 0.02; without any, what
+    [tool.tasks] in the project's pyproject.toml names as the baseline.
     """
     folder = environment.prepare_default_cell()
     if not _LATEST.exists():
@@ -42,11 +42,18 @@ def evaluate(session: nox.Session) -> None:
         _train(session, folder, *_BASE)
     # One of an earlier run must not be taken for this one's.
     _VERDICT.unlink(missing_ok=True)
-    judge = ["-m", "my_project.eval", "--checkpoint", str(_LATEST), "--report", str(_VERDICT)]
+    judge = [
+        "-m",
+        f"{PROJECT.package}.eval",
+        "--checkpoint",
+        str(_LATEST),
+        "--report",
+        str(_VERDICT),
+    ]
     how = session.posargs or PROJECT.baseline
     environment.run(session, folder, "python", *judge, *how, success_codes=_GAVE_A_VERDICT)
     if not _VERDICT.exists():
-        session.error("my_project.eval ended without a verdict; its message is above")
+        session.error(f"{PROJECT.package}.eval ended without a verdict; its message is above")
     # By the link: a run's name is made of the time, and no two machines would do the same.
     card = ["-m", "gates", "card", "--run", str(_LATEST)]
     environment.run(session, folder, "python", *card, "--verdict", str(_VERDICT))
@@ -61,7 +68,7 @@ def reproduce(session: nox.Session) -> None:
     """Train twice in separate processes and compare the checkpoints bit for bit.
 
     The two differ in their hash seed and their working directory. After --: arguments of
-    my_project.train; without any, --config configs/base.yaml.
+    python -m PROJECT.train; without any, --config configs/base.yaml.
     """
     folder = environment.prepare_default_cell()
     arguments = [_absolute(word) for word in session.posargs or _BASE]
@@ -72,7 +79,7 @@ def reproduce(session: nox.Session) -> None:
 
 
 def _train(session: nox.Session, folder: Path, *arguments: str) -> None:
-    environment.run(session, folder, "python", "-m", "my_project.train", *arguments)
+    environment.run(session, folder, "python", "-m", f"{PROJECT.package}.train", *arguments)
 
 
 def _train_somewhere(
@@ -81,7 +88,7 @@ def _train_somewhere(
     """Train in a directory of its own; return the SHA-256 of the checkpoint."""
     with tempfile.TemporaryDirectory() as place:
         with session.chdir(place):
-            train = ["-m", "my_project.train", *arguments, "--outputs", "outputs"]
+            train = ["-m", f"{PROJECT.package}.train", *arguments, "--outputs", "outputs"]
             environment.run(session, folder, "python", *train, PYTHONHASHSEED=hash_seed)
         checkpoint = Path(place, "outputs", "latest.pt")
         return hashlib.sha256(checkpoint.read_bytes()).hexdigest()

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import tempfile
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,14 +20,14 @@ from tasks.options import Options
 from tasks.packaging import changelog as log
 from tasks.packaging import commits as messages
 from tasks.packaging import versions, wheels
-from tasks.project import LATEST, ROOT
+from tasks.project import LATEST, PROJECT, ROOT, is_project, members, project_table
 
 # Relative to the root.
 DIST = "dist"
 SUMS = "artifacts/SHA256SUMS"
 NOTES = "artifacts/release-notes.md"
 _CHANGELOG = "CHANGELOG.md"
-_PACKAGED = ("src", "README.md", "LICENSE", "CHANGELOG.md")
+_PACKAGED = ("src",)
 
 
 @session(tiers=["pr"], timeout_minutes=5, inputs=["."], parallel=True)
@@ -61,12 +60,12 @@ def commits(session: nox.Session) -> None:
 
 @session(tiers=["release"], timeout_minutes=30, inputs=[*_PACKAGED, "configs"])
 def build(session: nox.Session) -> None:
-    """Build the wheel and the source distribution twice, alike to the byte; train with the wheel.
+    """Build every package twice, alike to the byte, and try each wheel in an empty environment.
 
     From clean clones of HEAD in different places, under different locale, time zone, umask and
-    file times, and the wheel a third time from the source distribution; then twine check, what
-    the archives hold, and my_project.train from the wheel alone in an empty environment with the
-    locked dependencies. Leaves dist/ and artifacts/SHA256SUMS.
+    file times, and each wheel a third time from its source distribution; then twine check, what
+    the archives hold, and each wheel with the locked versions of what it says that it needs: its
+    modules are imported, and a project trains. Leaves dist/ and artifacts/SHA256SUMS.
     """
     commit = _commit()
     if git.output("status", "--porcelain", cwd=ROOT):
@@ -82,7 +81,7 @@ def build(session: nox.Session) -> None:
         if problems:
             session.error(f"what is in the archives is not what is committed: {len(problems)}")
         environment.run(session, tools, "twine", "check", "--strict", *map(str, files))
-        _train_with(session, _wheel(files), place / "here" / "configs" / "ci-tiny.yaml")
+        _try_each(session, files, place / "here")
         if sums != _sums(files):
             session.error("what was built has changed while it was checked; nothing is kept")
         _keep(files, sums)
@@ -95,19 +94,25 @@ def _build_alike(session: nox.Session, tools: Path, commit: str, place: Path) ->
     epoch = wheels.commit_time(commit, ROOT)
     one = wheels.clone(commit, place / "here", wheels.HERE, ROOT)
     other = wheels.clone(commit, place / "else where", wheels.ELSEWHERE, ROOT)
-    files = wheels.build(tools, one, place / "1", epoch, wheels.HERE)
-    again = wheels.build(tools, other, place / "2", epoch, wheels.ELSEWHERE)
-    sdist = next(file for file in again if file.suffix != ".whl")
-    unpacked = wheels.unpack(sdist, place / "unpacked")
-    built = wheels.build(tools, unpacked, place / "3", epoch, wheels.HERE, ["wheel"])
-    if [file.name for file in files] != [file.name for file in again]:
-        session.error("two builds of one commit made files of different names")
-    pairs = [*zip(files, again, strict=True), (_wheel(files), built[0])]
-    found = [line for pair in pairs for line in wheels.differences(*pair)]
+    files: list[Path] = []
+    found: list[str] = []
+    for folder in members(one):
+        name = folder.name
+        made = wheels.build(tools, folder, place / "1" / name, epoch, wheels.HERE)
+        source = other / "src" / name
+        again = wheels.build(tools, source, place / "2" / name, epoch, wheels.ELSEWHERE)
+        sdist = next(file for file in again if file.suffix != ".whl")
+        unpacked = wheels.unpack(sdist, place / "unpacked" / name)
+        (built,) = wheels.build(tools, unpacked, place / "3" / name, epoch, wheels.HERE, ["wheel"])
+        if [file.name for file in made] != [file.name for file in again]:
+            session.error(f"two builds of {name} made files of different names")
+        pairs = [*zip(made, again, strict=True), (_wheel(made), built)]
+        found += [line for pair in pairs for line in wheels.differences(*pair)]
+        files += made
     show(*found)
     if found:
         session.error(f"two builds of {commit[:8]} are not alike; they differ in {len(found)}")
-    session.log(f"Two builds of {commit[:8]} and one from the source distribution are alike")
+    session.log(f"Two builds of {commit[:8]} and one from the source distributions are alike")
     return files
 
 
@@ -115,17 +120,39 @@ def _wheel(files: list[Path]) -> Path:
     return next(file for file in files if file.suffix == ".whl")
 
 
-def _train_with(session: nox.Session, wheel: Path, config: Path) -> None:
-    """Train a little with nothing but the wheel and the locked packages that it needs."""
-    folder = environment.prepare(environment.of_wheel(environment.default_cell()))
-    python = f"--python={folder / 'bin' / 'python'}"
-    install = ("pip", "install", "--reinstall", "--no-deps", "--no-index", python, str(wheel))
-    problem = uv.problem(*install, cwd=ROOT) or uv.problem("pip", "check", python, cwd=ROOT)
-    if problem:
-        session.error(f"the wheel and the lock do not fit together: {problem}")
-    with tempfile.TemporaryDirectory() as empty, session.chdir(empty):
-        training = ("-m", "my_project.train", "--config", str(config), "--set", "train.epochs=1")
-        environment.run(session, folder, "python", *training)
+# Those beside its __init__.py: what needs an extra is in a folder of its own, or imported late.
+_IMPORT_MODULES = """\
+import importlib, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.iter_modules(package.__path__):
+    if not module.ispkg and module.name != "__main__":
+        importlib.import_module(f"{sys.argv[1]}.{module.name}")
+"""
+
+
+def _try_each(session: nox.Session, files: Sequence[Path], source: Path) -> None:
+    """Use each wheel with nothing but the locked packages that it says it needs."""
+    built = {file.name.partition("-")[0]: file for file in files if file.suffix == ".whl"}
+    for name in built:
+        folder = environment.prepare(environment.of_wheel(name, environment.default_python()))
+        python = f"--python={folder / 'bin' / 'python'}"
+        install = ("pip", "install", "--reinstall", "--no-deps", "--no-index", python)
+        needed = [str(built[each]) for each in (name, *environment.needed_members(name, source))]
+        problem = uv.problem(*install, *needed, cwd=ROOT)
+        problem = problem or uv.problem("pip", "check", python, cwd=ROOT)
+        if problem:
+            session.error(f"the wheel of {name} and the lock do not fit together: {problem}")
+        with tempfile.TemporaryDirectory() as empty, session.chdir(empty):
+            environment.run(session, folder, "python", "-c", _IMPORT_MODULES, name)
+            if is_project(source / "src" / name):
+                _train_with(session, folder, name, source / "configs")
+
+
+def _train_with(session: nox.Session, folder: Path, name: str, configs: Path) -> None:
+    """Train a little."""
+    config = configs / "ci-tiny.yaml"
+    training = ("-m", f"{name}.train", "--config", str(config), "--set", "train.epochs=1")
+    environment.run(session, folder, "python", *training)
 
 
 def _keep(files: Sequence[Path], lines: Sequence[str]) -> None:
@@ -163,13 +190,17 @@ def version(session: nox.Session) -> None:
         session.error("; ".join(problems))
     if options.write and release.version:
         write_version(release.version, ROOT)
-        session.log(f"pyproject.toml and uv.lock say {release.version}")
+        session.log(f"Every pyproject.toml and uv.lock say {release.version}")
 
 
 def write_version(new: str, root: Path) -> None:
-    """Put the package's version into pyproject.toml and uv.lock."""
-    pyproject, lock = root / "pyproject.toml", root / "uv.lock"
-    name = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["name"]
+    """Put the packages' version into their pyproject.toml, the workspace's, and uv.lock."""
+    for folder in (root, *members(root)):
+        name = re.sub(r"[-_.]+", "-", project_table(folder)["name"]).lower()
+        _write_version(new, name, folder / "pyproject.toml", root / "uv.lock")
+
+
+def _write_version(new: str, name: str, pyproject: Path, lock: Path) -> None:
     entry = rf'(^\[\[package\]\]\nname = "{re.escape(name)}"\nversion = )"[^"]*"'
     for file, pattern in ((pyproject, r'(^version = )"[^"]*"'), (lock, entry)):
         text = file.read_text(encoding="utf-8")
@@ -254,20 +285,22 @@ def publish(session: nox.Session) -> None:
     _must_be_on(session, os.environ.get("DEFAULT_BRANCH"))
     if not (ROOT / SUMS).exists():
         stop(f"publish: there is no {SUMS}; run first: nox -s build")
-    name, declared = _name(), _declared()
+    declared = _declared()
     files = sorted((ROOT / DIST).iterdir()) if (ROOT / DIST).is_dir() else []
     sums = _sums(files)
     if sums != (ROOT / SUMS).read_text(encoding="utf-8").splitlines():
         session.error("dist/ is not what nox -s build left there; run it again")
-    stem = f"{name.replace('-', '_')}-{declared}"
-    strangers = [file.name for file in files if not re.match(rf"{re.escape(stem)}[-.]", file.name)]
+    names = "|".join(folder.name for folder in members(ROOT))
+    ours = re.compile(rf"({names})-{re.escape(declared)}(-|\.tar)")
+    strangers = [file.name for file in files if not ours.match(file.name)]
     if strangers:
-        session.error(f"{strangers[0]} is not {name} {declared}; run again: nox -s build")
+        session.error(f"{strangers[0]} is no package of {declared}; run again: nox -s build")
     tagged = versions.of_head(declared, ROOT).tagged
     when = f"HEAD is v{tagged}" if tagged else f"not yet: HEAD has no tag v{declared}"
     print(f"Dry run. release.yml uploads on a pushed tag v{declared} only ({when}):")
     for file, line in zip(files, sums, strict=True):
         print(f"  {line}, {file.stat().st_size:,} bytes")
+        name = file.name.partition("-")[0]
         print(f"    to PyPI as {name} {declared}, by trusted publishing: environment `pypi`")
         print("    its provenance to GitHub's attestations of this repository")
     state = "written" if (ROOT / NOTES).exists() else "not yet written: nox -s changelog"
@@ -309,19 +342,18 @@ def _commit() -> str:
 
 
 def _name() -> str:
-    name: str = _project()["name"]
-    return name
+    """Return the name of what is released: that of its model."""
+    return PROJECT.model
 
 
 def _declared() -> str:
-    """Return the version in pyproject.toml."""
-    declared = _project()["version"]
+    """Return the version that every package has."""
+    declared: str = project_table(ROOT)["version"]
     if not versions.is_version(declared):
         stop(f"pyproject.toml: version is {declared!r}; write MAJOR.MINOR.PATCH")
+    for folder in members(ROOT):
+        found = project_table(folder)["version"]
+        if found != declared:
+            file = f"src/{folder.name}/pyproject.toml"
+            stop(f"{file}: version is {found}, and all packages share {declared}; write that")
     return declared
-
-
-def _project() -> dict[str, str]:
-    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    project: dict[str, str] = table["project"]
-    return project

@@ -87,7 +87,10 @@ def sbom(session: nox.Session) -> None:
         session.log("No ML-BOM: there is no evaluated model here; nox -s evaluate makes one")
         return
     run = (ROOT / LATEST).resolve().parent
-    linked = {"--sbom": [ROOT / SBOM], "--wheel": sorted(ROOT.glob("dist/*.whl"))[-1:]}
+    linked = {
+        "--sbom": [ROOT / SBOM],
+        "--wheel": sorted(ROOT.glob(f"dist/{PROJECT.package}-*.whl"))[-1:],
+    }
     words = [word for name, files in linked.items() for file in files for word in (name, str(file))]
     _gates(session, tools, "mlbom", "--run", str(run), "--verdict", VERDICT, *words)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests import repository
 
-PRODUCTION = "models:/my-project@production"
+PRODUCTION = "models:/my_project@production"
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def train_and_judge(root: Path, run: str, epochs: int, *baseline: str) -> None:
 
 
 def status(root: Path) -> str:
-    command = [sys.executable, "-m", "gates", "status", "--name", "my-project"]
+    command = [sys.executable, "-m", "gates", "status", "--name", "my_project"]
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
 
 

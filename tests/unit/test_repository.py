@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.project import ROOT
+from tasks.project import ROOT, is_project, members, project_table
 from tests import repository
 
 
@@ -77,3 +77,27 @@ def test_the_tests_that_security_names_are_there() -> None:
 
 def text_of(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_every_package_carries_the_licence_and_the_version_of_the_workspace() -> None:
+    version = project_table(ROOT)["version"]
+    for folder in members(ROOT):
+        assert (folder / "LICENSE").read_text() == text_of("LICENSE")
+        assert project_table(folder)["version"] == version
+
+
+def test_libraries_sessions_and_workflows_name_no_project() -> None:
+    names = [folder.name for folder in members(ROOT) if is_project(folder)]
+    assert names
+    pattern = "|".join(name.replace("_", ".") for name in names)
+    searched = (
+        "src/gates",
+        "src/training",
+        "tasks",
+        "noxfile.py",
+        ".github",
+        "Dockerfile",
+        "docker",
+    )
+    found = repository.git("grep", "-ilE", pattern, "--", *searched)
+    assert (found.returncode, found.stdout) == (1, ""), "1: searched, and found nothing"

@@ -358,7 +358,7 @@ def _client(address: str, shown: str) -> "MlflowClient":
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "mlflow":
             raise _translated(error, "", shown) from error
-        msg = f"{shown}: needs MLflow; install the extra: my-project[mlflow]"
+        msg = f"{shown}: needs MLflow; install the extra: gates[mlflow]"
         raise GateInputError(msg) from error
     except Exception as error:  # a file that is no database, an unknown kind of address
         raise _translated(error, "", shown) from error

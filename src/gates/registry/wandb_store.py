@@ -52,7 +52,7 @@ class WandbStore:
         try:
             import wandb  # noqa: PLC0415 - an extra
         except ImportError as error:
-            msg = f"{address}: needs Weights & Biases; install the extra: my-project[wandb]"
+            msg = f"{address}: needs Weights & Biases; install the extra: gates[wandb]"
             raise GateInputError(msg) from error
         self._wandb = wandb
         self._connected: Any = None

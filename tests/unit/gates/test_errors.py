@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from gates.__main__ import main
 from gates.errors import (
     CheckpointError,
     CommandParser,
@@ -158,3 +159,24 @@ def test_what_cannot_be_shown_is_no_verdict(end: str | None) -> None:
     assert ended.returncode == 2
     assert ended.stderr.count("\n") == 1
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [
+        ("rapidfuzz", ["audit"]),
+        ("cyclonedx", ["sbom", "--project", "mine"]),
+    ],
+)
+def test_a_command_whose_extra_is_missing_names_it(
+    module: str,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in [name for name in sys.modules if name.startswith((f"{module}.", "gates.supply"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("is not installed; install the extra: gates[supply]")

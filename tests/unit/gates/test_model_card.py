@@ -107,7 +107,7 @@ def test_hugging_face_reads_the_metadata_back(run: Path) -> None:
 
 def test_model_is_named_by_commit_and_checkpoint(run: Path) -> None:
     digest = sha256(run / "checkpoint.pt")
-    assert f"# my-project 01234567-{digest[:12]}" in card_of(run, verdict_on(run))
+    assert f"# my_project 01234567-{digest[:12]}" in card_of(run, verdict_on(run))
 
 
 @pytest.mark.parametrize(

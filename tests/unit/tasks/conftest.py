@@ -13,14 +13,20 @@ from tasks.environments import lockfile, uv
 from tests.local_index import Index
 from tests.repository import commit
 
-PYPROJECT = """\
+MEMBER = """\
 [build-system]
 requires = []
 build-backend = "backend"
 backend-path = ["."]
 
 [project]
-name = "own-project"
+name = "own_project"
+version = "0.1.0"
+requires-python = ">=3.11"
+"""
+PYPROJECT = """\
+[project]
+name = "own-workspace"
 version = "0.1.0"
 requires-python = ">=3.11"
 
@@ -29,7 +35,11 @@ build = ["tiny"]
 
 [tool.uv]
 required-version = ">=0.13.0"
+package = false
 default-groups = "all"
+
+[tool.uv.workspace]
+members = ["src/*"]
 
 [[tool.uv.index]]
 name = "placeholder"
@@ -168,11 +178,14 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 @pytest.fixture
 def project(tmp_path: Path, index: Index) -> Path:
-    """A locked project that needs tiny; its folder's name has a space."""
+    """A locked workspace of one package that needs tiny; its folder's name has a space."""
     root = tmp_path / "own project"
     root.mkdir()
     (root / "pyproject.toml").write_text(PYPROJECT)
-    (root / "backend.py").write_text(BACKEND)
+    member = root / "src" / "own_project"
+    member.mkdir(parents=True)
+    (member / "pyproject.toml").write_text(MEMBER)
+    (member / "backend.py").write_text(BACKEND)
     assert index.url
     lockfile.renew(root, [])
     return root

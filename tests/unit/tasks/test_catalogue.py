@@ -254,7 +254,7 @@ def test_the_matrix_is_read_from_pyproject() -> None:
 def test_every_torch_is_declared_to_conflict_with_the_others() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for torch in PROJECT.torches:
-        assert f'{{ extra = "torch-{torch.replace(".", "-")}" }}' in pyproject
+        assert f'{{ package = "training", extra = "torch-{torch.replace(".", "-")}" }}' in pyproject
 
 
 def test_tools_need_no_torch() -> None:

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from tasks.packaging import contracts
 from tasks.packaging.contracts import breaking
 from tasks.project import ROOT
 
@@ -276,7 +275,3 @@ def test_a_schema_that_holds_itself_is_compared(use: Literal["read", "written"])
     assert breaking(tree("string"), tree("string"), use=use) == []
     found = breaking(tree("string"), tree("number"), use=use)
     assert "old files: value must be number, not string" in found
-
-
-def test_every_contract_is_either_read_or_written() -> None:
-    assert set(contracts.CONTRACTS.values()) == {"read", "written"}

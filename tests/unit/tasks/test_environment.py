@@ -319,7 +319,10 @@ def test_the_environment_comes_first_on_path(tmp_path: Path) -> None:
 def test_cells_differ_in_folder_and_torch() -> None:
     environments = [environment.of_cell(cell) for cell in PROJECT.cells]
     assert len({made.folder for made in environments}) == len(PROJECT.cells)
-    assert environment.of_cell(Cell("3.11", "2.11")).selection[0] == "--extra=torch-2-11"
+    assert environment.of_cell(Cell("3.11", "2.11")).selection[:2] == [
+        "--all-packages",
+        "--extra=torch-2-11",
+    ]
 
 
 @pytest.mark.parametrize("cell", PROJECT.cells, ids=str)

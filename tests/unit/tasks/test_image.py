@@ -105,7 +105,7 @@ def test_the_gpu_image_keeps_the_bases_own_torch() -> None:
 )
 def test_the_image_runs_a_check_and_says_its_health(target: str, command: list[str]) -> None:
     assert json.loads(last(target, "CMD")) == command
-    assert "my_project.train" in last(target, "HEALTHCHECK")
+    assert "training.runs" in last(target, "HEALTHCHECK")
 
 
 def test_python_in_the_image_is_that_of_the_environment() -> None:
@@ -235,7 +235,7 @@ def lock_digest() -> str:
 
 
 def expected_build(engine: str, options: str, target: str = "cpu", more: str = "") -> str:
-    name = f"localhost/my-project:{container.tag(target)}"
+    name = f"localhost/my_project:{container.tag(target)}"
     label = f"--label=uv.lock.sha256={lock_digest()}"
     return f"{engine} build {options}--target={target} --tag={name} {label} {more}."
 
@@ -256,7 +256,7 @@ def test_the_first_engine_that_answers_builds_and_runs_smoke(
     run()
     built, *ran = (engines / "log").read_text().splitlines()
     assert built == expected_build(engine, options)
-    name = f"localhost/my-project:{container.tag('cpu')}"
+    name = f"localhost/my_project:{container.tag('cpu')}"
     assert ran == (
         [
             f"buildah from {name}",
@@ -403,7 +403,7 @@ def test_an_image_is_asked_of_the_registry_in_its_name(name: str, manifests: str
 
 
 def built_and_tried(engine: str = "docker") -> list[str]:
-    name = f"localhost/my-project:{container.tag('cpu')}"
+    name = f"localhost/my_project:{container.tag('cpu')}"
     return [expected_build(engine, ""), f"{engine} run --rm {name}"]
 
 
@@ -422,7 +422,7 @@ def test_what_is_not_there_is_built_tried_and_pushed(images: Images, engines: Pa
     logged = run("--publish", f"{images.host}/team/image")
     assert (engines / "log").read_text().splitlines() == [
         *built_and_tried(),
-        f"docker tag localhost/my-project:{container.tag('cpu')} {name}",
+        f"docker tag localhost/my_project:{container.tag('cpu')} {name}",
         f"docker push {name}",
     ]
     assert logged[-1] == f"Published {name}"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tasks.environments import lockfile, uv
-from tasks.project import ROOT
+from tasks.project import ROOT, members
 from tests.local_index import Index
 from tests.repository import git
 
@@ -101,12 +101,27 @@ def test_the_users_own_configuration_of_uv_is_not_written_into_the_lock(
     assert "exclude-newer" not in (project / "uv.lock").read_text()
 
 
+def copied(folder: Path) -> None:
+    """Copy the lock and what it is made from."""
+    for each in (ROOT, *members(ROOT)):
+        copy = folder / each.relative_to(ROOT)
+        copy.mkdir(parents=True, exist_ok=True)
+        shutil.copy(each / "pyproject.toml", copy)
+    shutil.copy(ROOT / "uv.lock", folder)
+
+
 def renamed(folder: Path) -> None:
-    """Rename the project as a search and replace over all files does."""
-    for name in ("pyproject.toml", "uv.lock"):
-        text = (ROOT / name).read_text()
-        assert "my-project" in text
-        (folder / name).write_text(text.replace("my-project", "fraud-detector"))
+    """Rename the package of the torch extras as a search and replace over all files does."""
+    copied(folder)
+    (folder / "src" / "training").rename(folder / "src" / "learning")
+    for name in (
+        "pyproject.toml",
+        "uv.lock",
+        *(f"src/{each.name}/pyproject.toml" for each in members(folder)),
+    ):
+        text = (folder / name).read_text()
+        text = re.sub(r"(?<!-)\btraining(?!-torch)\b", "learning", text)
+        (folder / name).write_text(text)
 
 
 def test_a_lock_whose_markers_select_nothing_is_refused(
@@ -119,7 +134,7 @@ def test_a_lock_whose_markers_select_nothing_is_refused(
     assert lockfile.main(tmp_path) == 1
     assert capsys.readouterr().out == (
         "uv.lock: not what pyproject.toml asks for (its markers name the extra "
-        "extra-10-fraud-detector-torch-2-11, which the project does not have); renew it: "
+        "extra-8-training-torch-2-11, which no package here has); renew it: "
         "nox -s lock\n"
     )
 
@@ -127,7 +142,7 @@ def test_a_lock_whose_markers_select_nothing_is_refused(
 def test_a_requirement_that_was_added_makes_the_lock_stale(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(ROOT / "uv.lock", tmp_path)
+    copied(tmp_path)
     pyproject = (ROOT / "pyproject.toml").read_text()
     changed = pyproject.replace('types = ["mypy>=2.3"]', 'types = ["mypy>=2.3", "flask"]')
     assert changed != pyproject
@@ -144,7 +159,7 @@ def test_a_requirement_that_was_added_makes_the_lock_stale(
 def test_a_lock_that_is_cut_off_is_named_as_such(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    copied(tmp_path)
     text = (ROOT / "uv.lock").read_text()
     (tmp_path / "uv.lock").write_text(text[: len(text) // 2])
     assert lockfile.main(tmp_path) == 1

@@ -1,6 +1,7 @@
 """The package, built for real: alike whatever differs between two machines, and nothing missing."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,24 +37,25 @@ requires = ["hatchling"]
 build-backend = "hatchling.build"
 
 [project]
-name = "own-project"
+name = "own"
 version = "1.2.3"
-readme = "README.md"
+readme = { text = "# Own", content-type = "text/markdown" }
 license = "MIT"
 license-files = ["LICENSE"]
 requires-python = ">=3.11,<4"
 
-[tool.hatch.build.targets.wheel]
-only-include = ["src"]
-sources = ["src"]
+[tool.hatch.build]
+dev-mode-dirs = [".."]
+ignore-vcs = true
 
-[tool.hatch.build.targets.sdist]
-include = ["/src", "/LICENSE", "/README.md"]
+[tool.hatch.build.targets.wheel]
+include = ["**/*"]
+exclude = ["/.gitignore", "/LICENSE", "/PKG-INFO", "/pyproject.toml", "/hatch_build.py", "/made.py"]
+sources = { "" = "own" }
 """
 FILES = {
-    "pyproject.toml": PYPROJECT,
-    "README.md": "# Own\n",
-    "LICENSE": "MIT\n",
+    "src/own/pyproject.toml": PYPROJECT,
+    "src/own/LICENSE": "MIT\n",
     "src/own/__init__.py": "",
     "src/own/data/table.csv": "a,b\n1,2\n",
 }
@@ -67,7 +69,7 @@ class CustomBuildHook(BuildHookInterface):
     def initialize(self, version, build_data):
         made = pathlib.Path(self.root, "made.py")
         made.write_text(f"{MADE_OF}")
-        build_data["force_include"][str(made)] = "own/made.py"
+        build_data["force_include"][str(made)] = "made.py"
 """
 HOOKED = PYPROJECT + "\n[tool.hatch.build.hooks.custom]\n"
 
@@ -90,11 +92,12 @@ def head(root: Path) -> str:
 
 
 def built(root: Path, folder: Path, circumstances: Circumstances) -> dict[str, Path]:
-    """Build the last commit of `root` in a clone; return the files by their endings."""
+    """Build a package of the last commit of `root`; return the files by their endings."""
     commit = head(root)
     clone = wheels.clone(commit, folder / "clone", circumstances, root)
     epoch = wheels.commit_time(commit, root)
-    files = wheels.build(TOOLS, clone, folder / "dist", epoch, circumstances)
+    package = clone / "src" / ("own" if root != ROOT else "gates")
+    files = wheels.build(TOOLS, package, folder / "dist", epoch, circumstances)
     return {file.suffix: file for file in files}
 
 
@@ -182,7 +185,7 @@ def test_the_users_line_ends_do_not_get_in(
 def test_what_is_not_committed_does_not_get_in(history: History, tmp_path: Path) -> None:
     one = built(history.root, tmp_path / "1", wheels.HERE)
     (history.root / "src" / "own" / "secret.py").write_text("TOKEN = 1\n")
-    (history.root / "README.md").write_text("# Changed\n")
+    (history.root / "src" / "own" / "__init__.py").write_text("CHANGED = 1\n")
     assert differences(one, built(history.root, tmp_path / "2", wheels.HERE)) == []
 
 
@@ -191,9 +194,9 @@ def test_what_is_not_committed_does_not_get_in(history: History, tmp_path: Path)
     [
         pytest.param("{time.tzname}", id="time_zone"),
         pytest.param("{self.root}", id="path"),
-        pytest.param("{os.stat('README.md').st_mtime}", id="file_times"),
+        pytest.param("{os.stat('LICENSE').st_mtime}", id="file_times"),
         pytest.param("{hash('a')}", id="hash_seed"),
-        pytest.param("{oct(os.stat('README.md').st_mode)}", id="umask"),
+        pytest.param("{oct(os.stat('LICENSE').st_mode)}", id="umask"),
         pytest.param("{os.environ['LC_ALL']}", id="locale"),
     ],
 )
@@ -201,10 +204,12 @@ def test_a_package_made_of_its_surroundings_is_found(
     made_of: str, history: History, tmp_path: Path
 ) -> None:
     hook = HOOK.replace("{MADE_OF}", made_of)
-    history.commit("feat: a hook", {"pyproject.toml": HOOKED, "hatch_build.py": hook})
+    history.commit(
+        "feat: a hook", {"src/own/pyproject.toml": HOOKED, "src/own/hatch_build.py": hook}
+    )
     one = built(history.root, tmp_path / "1", wheels.HERE)
     other = built(history.root, tmp_path / "2", wheels.ELSEWHERE)
-    assert "own_project-1.2.3-py3-none-any.whl: own/made.py" in differences(one, other)
+    assert "own-1.2.3-py3-none-any.whl: own/made.py" in differences(one, other)
 
 
 def test_an_archive_that_is_only_packed_differently_is_found(
@@ -229,12 +234,13 @@ def problems(history: History, folder: Path, change: Mapping[str, str | None]) -
             (clone / name).unlink()
         else:
             (clone / name).write_text(text)
-    files = wheels.build(TOOLS, clone, folder / "dist", "1", wheels.HERE)
-    shutil.copy(history.root / "pyproject.toml", clone)
+    package = clone / "src" / "own"
+    files = wheels.build(TOOLS, package, folder / "dist", "1", wheels.HERE)
+    shutil.copy(history.root / "src" / "own" / "pyproject.toml", package)
     return wheels.problems_of_contents(files, clone)
 
 
-WHEEL, SDIST = "own_project-1.2.3-py3-none-any.whl", "own_project-1.2.3.tar.gz"
+WHEEL, SDIST = "own-1.2.3-py3-none-any.whl", "own-1.2.3.tar.gz"
 
 
 @pytest.mark.parametrize(
@@ -243,19 +249,19 @@ WHEEL, SDIST = "own_project-1.2.3-py3-none-any.whl", "own_project-1.2.3.tar.gz"
         pytest.param({}, [], id="nothing"),
         pytest.param(
             {"src/own/stray.py": "x = 1\n"},
-            [f"{SDIST}: also holds src/own/stray.py", f"{WHEEL}: also holds own/stray.py"],
+            [f"{SDIST}: also holds stray.py", f"{WHEEL}: also holds own/stray.py"],
             id="more",
         ),
         pytest.param(
             {"src/own/data/table.csv": None},
             [
-                f"{SDIST}: lacks src/own/data/table.csv",
+                f"{SDIST}: lacks data/table.csv",
                 f"{WHEEL}: lacks own/data/table.csv",
             ],
             id="less",
         ),
         pytest.param(
-            {"pyproject.toml": PYPROJECT.replace(">=3.11,<4", ">=3.8")},
+            {"src/own/pyproject.toml": PYPROJECT.replace(">=3.11,<4", ">=3.8")},
             [
                 f"{SDIST}: its Requires-Python is >=3.8, in pyproject.toml it is <4,>=3.11",
                 f"{WHEEL}: its Requires-Python is >=3.8, in pyproject.toml it is <4,>=3.11",
@@ -264,11 +270,11 @@ WHEEL, SDIST = "own_project-1.2.3-py3-none-any.whl", "own_project-1.2.3.tar.gz"
         ),
         pytest.param(
             {
-                "pyproject.toml": PYPROJECT.replace(
+                "src/own/pyproject.toml": PYPROJECT.replace(
                     'license-files = ["LICENSE"]', "license-files=[]"
                 )
             },
-            [f"{WHEEL}: lacks own_project-1.2.3.dist-info/licenses/LICENSE"],
+            [f"{WHEEL}: lacks own-1.2.3.dist-info/licenses/LICENSE"],
             id="licence",
         ),
     ],
@@ -282,7 +288,8 @@ def test_archives_are_compared_with_what_is_committed(
 def test_a_project_that_does_not_build_is_one_line_and_exit_2(
     history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    history.commit("feat: no", {"pyproject.toml": PYPROJECT.replace('"README.md"', '"NO.md"')})
+    without = re.sub("readme = .*", 'readme = "NO.md"', PYPROJECT)
+    history.commit("feat: no", {"src/own/pyproject.toml": without})
     with pytest.raises(SystemExit) as ended:
         built(history.root, tmp_path, wheels.HERE)
     assert ended.value.code == 2

@@ -183,7 +183,13 @@ def test_version_prints_why_and_writes_it(root: Path, capsys: pytest.CaptureFixt
     assert first == "commits since v0.1.0: 1"
     assert re.fullmatch(r"minor  [0-9a-f]{8} feat\(data\): more of it", second)
     assert re.fullmatch(r"next: 0.1.0 -> 0.2.0, because [0-9a-f]{8} adds a feature", third)
-    assert git("diff", "--numstat", cwd=root).stdout == "1\t1\tpyproject.toml\n1\t1\tuv.lock\n"
+    assert git("diff", "--numstat", cwd=root).stdout == (
+        "1\t1\tpyproject.toml\n"
+        "1\t1\tsrc/gates/pyproject.toml\n"
+        "1\t1\tsrc/my_project/pyproject.toml\n"
+        "1\t1\tsrc/training/pyproject.toml\n"
+        "4\t4\tuv.lock\n"
+    )
     assert lockfile.staleness(root) is None
     git("tag", "v0.2.1", cwd=root)
     with pytest.raises(FailedError, match=r"tagged v0\.2\.1, and pyproject\.toml says 0\.2\.0"):
@@ -235,7 +241,7 @@ def test_changelog_moves_the_text_and_adds_what_nobody_wrote(root: Path) -> None
     )
     assert re.fullmatch(expected, text), text
     notes = (root / "artifacts" / "release-notes.md").read_text()
-    assert notes.startswith("# my-project 0.2.0\n")
+    assert notes.startswith("# my_project 0.2.0\n")
     assert "none was trained" in notes
     assert any("there is no model in outputs/: nox -s train makes one" in line for line in logged)
     assert "CHANGELOG.md has a section of 0.2.0 already" in run("changelog").logged
@@ -342,7 +348,7 @@ def test_build_checks_the_package_and_leaves_it_with_its_digests(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The environment with torch is the integration test's.
-    monkeypatch.setattr(release, "_train_with", lambda *_: None)
+    monkeypatch.setattr(release, "_try_each", lambda *_: None)
     (root / "dist").mkdir()
     (root / "dist" / "my_project-0.0.9.tar.gz").write_text("of an earlier build")
     (root / "uncommitted.py").write_text("")
@@ -351,24 +357,23 @@ def test_build_checks_the_package_and_leaves_it_with_its_digests(
     assert "are alike" in session.logged[1]
     ((_, *twine),) = session.ran
     assert twine[:2] == ["check", "--strict"]
-    wheel, sdist = sorted((root / "dist").iterdir())
-    assert (wheel.suffix, sdist.name) == (".whl", "my_project-0.1.0.tar.gz")
+    files = sorted((root / "dist").iterdir())
+    names = ("gates", "my_project", "training")
+    endings = ("-0.1.0-py3-none-any.whl", "-0.1.0.tar.gz")
+    assert [file.name for file in files] == [name + end for name in names for end in endings]
     sums = (root / "artifacts" / "SHA256SUMS").read_text().splitlines()
-    assert sums == [
-        f"{wheels.digest(wheel)}  dist/{wheel.name}",
-        f"{wheels.digest(sdist)}  dist/{sdist.name}",
-    ]
+    assert sums == [f"{wheels.digest(file)}  dist/{file.name}" for file in files]
     assert session.logged[2:] == sums
 
 
 def test_build_keeps_nothing_that_changed_while_it_was_checked(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def train_and_change(_: object, wheel: Path, __: Path) -> None:
-        with wheel.open("ab") as file:
+    def try_and_change(_: object, files: list[Path], __: Path) -> None:
+        with files[0].open("ab") as file:
             file.write(b"more")
 
-    monkeypatch.setattr(release, "_train_with", train_and_change)
+    monkeypatch.setattr(release, "_try_each", try_and_change)
     with pytest.raises(FailedError, match="has changed while it was checked; nothing is kept"):
         run("build")
     assert not (root / "dist").exists()
@@ -383,7 +388,7 @@ class CustomBuildHook(BuildHookInterface):
     def initialize(self, version, build_data):
         made = pathlib.Path(self.root, "made.py")
         made.write_text({CONTENTS})
-        build_data["force_include"][str(made)] = "gates/made.py"
+        build_data["force_include"][str(made)] = "made.py"
 """
 
 
@@ -397,9 +402,12 @@ class CustomBuildHook(BuildHookInterface):
 def test_build_refuses(
     contents: str, refused: str, printed: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pyproject = (root / "pyproject.toml").read_text()
-    (root / "pyproject.toml").write_text(f"{pyproject}\n[tool.hatch.build.hooks.custom]\n")
-    commit(root, "feat: a hook", **{"hatch_build.py": HOOK.replace("{CONTENTS}", contents)})
+    file = root / "src" / "gates" / "pyproject.toml"
+    text = file.read_text().replace("exclude = [", 'exclude = ["/hatch_build.py", "/made.py", ')
+    file.write_text(f"{text}\n[tool.hatch.build.hooks.custom]\n")
+    commit(
+        root, "feat: a hook", **{"src/gates/hatch_build.py": HOOK.replace("{CONTENTS}", contents)}
+    )
     with pytest.raises(FailedError, match=refused):
         run("build")
     assert printed in capsys.readouterr().out
@@ -422,7 +430,7 @@ def test_publish_says_what_would_go_where_and_uploads_nothing(
     run("publish")
     told = capsys.readouterr().out
     assert f"{wheels.digest(wheel)}  dist/{wheel.name}, 7 bytes" in told
-    assert "to PyPI as my-project 0.1.0, by trusted publishing" in told
+    assert "to PyPI as my_project 0.1.0, by trusted publishing" in told
     assert "GitHub's attestations" in told
     assert "not yet: HEAD has no tag v0.1.0" in told
     git("tag", "v0.1.0", cwd=root)
@@ -434,7 +442,7 @@ def test_publish_says_what_would_go_where_and_uploads_nothing(
         run("publish")
     sums.write_text(f"{wheels.digest(wheel)}  dist/{wheel.name}\n")
     release.write_version("0.1.1", root)
-    with pytest.raises(FailedError, match=r"any\.whl is not my-project 0\.1\.1"):
+    with pytest.raises(FailedError, match=r"any\.whl is no package of 0\.1\.1"):
         run("publish")
 
 

@@ -11,19 +11,25 @@ from tasks import project
 from tasks.environments import environment, lockfile
 from tasks.environments.environment import Environment
 from tests.local_index import Index
-from tests.unit.tasks.conftest import PYPROJECT
+from tests.unit.tasks.conftest import MEMBER, PYPROJECT
 
-# As in this repository's own pyproject.toml: every supported torch is an extra, and they conflict.
+# As in src/training/pyproject.toml: every supported torch is an extra, and they conflict.
 EXTRAS = """\
 dependencies = ["torch"]
 
 [project.optional-dependencies]
 mlflow = []
+supply = []
 torch-2-11 = ["torch==2.11.*"]
 torch-2-13 = ["torch==2.13.*"]
 """
 CONFLICTS = """\
-conflicts = [[{ extra = "torch-2-11" }, { extra = "torch-2-13" }]]
+conflicts = [
+  [
+    { package = "own-project", extra = "torch-2-11" },
+    { package = "own-project", extra = "torch-2-13" },
+  ],
+]
 
 [tool.tasks]
 # torch-index
@@ -35,8 +41,8 @@ def torch_project(project: Path, index: Index) -> Path:
     """A locked project that needs torch in two versions, from the index that has everything."""
     for version in ("2.11.0", "2.13.0"):
         index.publish("torch", version)
-    text = PYPROJECT.replace("\n[dependency-groups]", f"{EXTRAS}\n[dependency-groups]")
-    text = text.replace('default-groups = "all"\n', f'default-groups = "all"\n{CONFLICTS}')
+    (project / "src" / "own_project" / "pyproject.toml").write_text(MEMBER + EXTRAS)
+    text = PYPROJECT.replace('default-groups = "all"\n', f'default-groups = "all"\n{CONFLICTS}')
     (project / "pyproject.toml").write_text(text)
     lockfile.renew(project, [])
     return project

@@ -109,7 +109,7 @@ def test_an_address_that_is_none_is_one_line(
 @pytest.mark.usefixtures("folder")
 def test_without_the_extra_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(GateInputError, match=r"install the extra: my-project\[wandb\]"):
+    with pytest.raises(GateInputError, match=r"install the extra: gates\[wandb\]"):
         open_store()
 
 
