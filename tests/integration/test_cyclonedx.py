@@ -8,7 +8,7 @@ from typing import Any
 
 from gates.__main__ import main
 from tasks.environments import environment
-from tasks.project import PROJECT, ROOT, Cell
+from tasks.project import PROJECT, ROOT, Cell, members, project_table
 
 
 def keys(document: dict[str, Any]) -> dict[str, str]:
@@ -28,7 +28,8 @@ def edges(document: dict[str, Any]) -> set[tuple[str, str]]:
 
 
 def described(file: Path) -> dict[str, Any]:
-    """Return what the tool says of the installed packages, less the project."""
+    """Return what the tool says of the installed packages, less those of the workspace."""
+    own = {project_table(folder)["name"].replace("_", "-") for folder in members(ROOT)}
     command = ["-m", "cyclonedx_py", "environment", "--spec-version", "1.6", "--output-file"]
     subprocess.run(
         [sys.executable, *command, str(file), sys.executable], check=True, capture_output=True
@@ -37,7 +38,7 @@ def described(file: Path) -> dict[str, Any]:
     document["components"] = [
         {**each, "name": each["name"].lower().replace("_", "-").replace(".", "-")}
         for each in document["components"]
-        if each["name"] != "my-project"
+        if each["name"].replace("_", "-") not in own
     ]
     return document
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.project import members
 from tests import repository
 from tests.repository import git, nox
 
@@ -20,7 +21,7 @@ class CustomBuildHook(BuildHookInterface):
     def initialize(self, version, build_data):
         made = pathlib.Path(self.root, "made.py")
         made.write_text(f"BUILT_IN = {self.root!r}")
-        build_data["force_include"][str(made)] = "gates/made.py"
+        build_data["force_include"][str(made)] = "made.py"
 """
 
 
@@ -38,10 +39,10 @@ def test_build_leaves_the_package_and_its_digests(checkout: Path) -> None:
     (checkout / "dist" / "my_project-0.0.9.tar.gz").write_text("of an earlier build")
     ran = build(checkout)
     assert ran.returncode == 0, ran.stderr
-    assert "and one from the source distribution are alike" in ran.stderr
+    assert "and one from the source distributions are alike" in ran.stderr
     assert "epoch 1/1: loss" in ran.stdout + ran.stderr, "trained with the wheel"
     files = sorted((checkout / "dist").iterdir())
-    assert [file.suffix for file in files] == [".whl", ".gz"]
+    assert [file.suffix for file in files] == [".whl", ".gz"] * len(members(checkout))
     sums = (checkout / "artifacts" / "SHA256SUMS").read_text().splitlines()
     assert sums == [
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  dist/{file.name}" for file in files
@@ -70,9 +71,9 @@ def of_hook(text: str) -> str:
 
 
 def without_schemas(text: str) -> str:
-    wheel = "[tool.hatch.build.targets.wheel]\n"
-    assert wheel in text
-    return text.replace(wheel, f'{wheel}exclude = ["*.json"]\n')
+    excluded = "\nexclude = ["
+    assert excluded in text
+    return text.replace(excluded, f'{excluded}"*.json", ')
 
 
 def with_more_needs(text: str) -> str:
@@ -89,7 +90,7 @@ def with_more_needs(text: str) -> str:
         pytest.param(without_schemas, r"lacks gates/verdict\.schema\.json", id="a_file_left_out"),
         pytest.param(
             with_more_needs,
-            r"The package `my-project` requires `not-in-the-lock>=1`, but it's not installed",
+            r"The package `gates` requires `not-in-the-lock>=1`, but it's not installed",
             id="needs_what_is_not_locked",
         ),
     ],
@@ -97,11 +98,12 @@ def with_more_needs(text: str) -> str:
 def test_build_finds_a_planted_defect(
     change: Callable[[str], str], found: str, checkout: Path
 ) -> None:
-    pyproject = checkout / "pyproject.toml"
+    pyproject = checkout / "src" / "gates" / "pyproject.toml"
     before = pyproject.read_text()
     sums = (checkout / "artifacts" / "SHA256SUMS").read_text()
     pyproject.write_text(change(before))
-    (checkout / "hatch_build.py").write_text(HOOK)
+    if change is of_hook:
+        (pyproject.parent / "hatch_build.py").write_text(HOOK)
     repository.commit(cwd=checkout)
     try:
         ran = build(checkout)
