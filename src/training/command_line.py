@@ -78,6 +78,11 @@ def _train_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
         help="go on with the run of that name from its newest snapshot, if there is one",
     )
     parser.add_argument(
+        "--print-config",
+        action="store_true",
+        help="print the whole configuration that would be trained, and train nothing",
+    )
+    parser.add_argument(
         "--require-clean-tree",
         action="store_true",
         help="refuse source that no commit describes, as for a release",
@@ -96,6 +101,9 @@ def _train(settings: Settings[Config], options: argparse.Namespace) -> ExitCode:
         config = configs.validate(settings.config, tree, where=where)
         trusted = options.config or settings.defaults
         _check_data(config.data, where, trusted, settings)
+    if options.print_config:
+        print(configs.dump(config).decode(), end="")
+        return ExitCode.PASSED
     # Imports torch: after the configuration, so that a typo is told at once.
     from training import runs  # noqa: PLC0415
 

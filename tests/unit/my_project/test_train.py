@@ -486,3 +486,15 @@ def test_module_is_a_command(config_file: Path, tmp_path: Path) -> None:
     assert done.stderr == "--set: train.lr: must be > 0, got -1\n"
     assert done.stdout == ""
     assert not (tmp_path / "outputs").exists()
+
+
+def test_print_config_shows_what_would_be_trained_and_trains_nothing(
+    config_file: Path, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--config", str(config_file), "--outputs", str(outputs), "--set", "train.epochs=7"]
+    assert main([*options, "--print-config"]) == 0
+    printed = config_file.with_name("printed.yaml")
+    printed.write_text(capsys.readouterr().out)
+    expected = configs.load(RunConfig, config_file, ["train.epochs=7"])
+    assert configs.load(RunConfig, printed) == expected
+    assert not outputs.exists()
