@@ -11,10 +11,7 @@ from typing import Any
 
 from tasks.evidence import manifest
 from tasks.evidence.manifest import DamagedManifestError, Manifest
-
-# The job whose outputs are the plan, and the jobs that it feeds, each with its output.
-PLAN = "plan"
-FED = {"session": "matrix", "contained": "contained"}
+from tasks.github.job_names import FED, PLAN
 
 
 class NeedsError(Exception):

@@ -29,13 +29,11 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from tasks.display import harmless, show
 from tasks.github import workflow_source
+from tasks.github.job_names import GREEN
 from tasks.github.workflow_source import Catalogue, Finding, Source
 
 FOLDER = Path(".github", "rulesets")
 WORKFLOWS = Path(".github", "workflows")
-
-# The one check that stands for every other; see tasks/affected/green.py.
-REQUIRED_CHECK = "green"
 
 # Patterns of a condition that are GitHub's own words, and the branch that the first one is here.
 _DEFAULT_BRANCH, _ALL_BRANCHES = "~DEFAULT_BRANCH", "~ALL"
@@ -258,17 +256,17 @@ def checks_of_pull_requests(source: Source) -> list[str]:
 
 
 def _unprotected(rulesets: Iterable[tuple[_File, Body]]) -> Iterator[Finding]:
-    """Yield a finding if a change that fails `REQUIRED_CHECK` can get into the default branch."""
+    """Yield a finding if a change that fails `GREEN` can get into the default branch."""
     requiring = [
         (file, body)
         for file, body in rulesets
-        if body.target == "branch" and REQUIRED_CHECK in dict(body.required_checks()).values()
+        if body.target == "branch" and GREEN in dict(body.required_checks()).values()
     ]
     if not requiring:
-        text = f"no ruleset of branches requires the check {REQUIRED_CHECK!r}, so what fails it "
+        text = f"no ruleset of branches requires the check {GREEN!r}, so what fails it "
         yield Finding(str(FOLDER), 1, f"{text}can be merged")
     elif not any(_is_of_the_default_branch(body.conditions.ref_name) for _, body in requiring):
-        text = f"the check {REQUIRED_CHECK!r} is not required on the default branch: no ruleset "
+        text = f"the check {GREEN!r} is not required on the default branch: no ruleset "
         text += f"that requires it includes {_DEFAULT_BRANCH} without excluding that branch"
         yield requiring[0][0].finding(["conditions", "ref_name"], text)
 

@@ -21,6 +21,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from tasks.display import show
 from tasks.github import workflow_source
+from tasks.github.job_names import CONTAINED, FED, GREEN, PLAN, SESSION
 from tasks.github.workflow_source import (
     Catalogue,
     Finding,
@@ -40,11 +41,6 @@ EXCUSES = (".github/actionlint.y*ml", ".github/zizmor.y*ml")
 # The table of pyproject.toml with what workflows may use.
 SETTINGS = "[tool.tasks.workflows"
 
-REQUIRED = "green"  # the name of the check that a pull request needs
-# The job that makes the plan, the jobs that it feeds, each with its output, and of these the one in
-# the image; tasks/affected/green.py knows them by these names.
-PLAN, SESSION, CONTAINED = "plan", "session", "contained"
-FED = {SESSION: "matrix", CONTAINED: "contained"}
 # Whatever the variable and the plan say, it is an image by digest.
 PLANNED_IMAGE = "docker://${{ vars.PLAN_IMAGE }}@sha256:${{ matrix.digest }}"
 # In these the job in the image differs from the one that is not.
@@ -85,7 +81,7 @@ _ENDS_OLD_RUNS = (
     "${{ github.event.action == 'synchronize' || github.event.changes.base.ref.from != '' }}"
 )
 # What the jobs of every workflow run, besides the plan, whose line has a rule of its own.
-_RUNS = {SESSION: f"nox -s {ONE_OF_THE_MATRIX}", REQUIRED: f"nox -s {REQUIRED}"}
+_RUNS = {SESSION: f"nox -s {ONE_OF_THE_MATRIX}", GREEN: f"nox -s {GREEN}"}
 _RUNS[CONTAINED] = _RUNS[SESSION]
 # The action of our own that comes before every session, and what it does besides installing uv.
 _SETUP_FILE = ".github/actions/setup/action.yml"
@@ -313,7 +309,7 @@ def _differences_of_steps(source: Source, name: str, must: Job) -> Iterator[Find
     are_sessions = all(
         _problem_of_run(step, source.catalogue) is None for step in steps_of(job) if "run" in step
     )
-    is_asking = name != REQUIRED or _RUNS[REQUIRED] in lines
+    is_asking = name != GREEN or _RUNS[GREEN] in lines
     if are_sessions and is_asking and lines != [*must.runs]:
         text = (
             f"job {name} does not run what it must, in order: {'; '.join(must.runs) or 'nothing'}"
@@ -583,52 +579,52 @@ def ends_in_green(source: Source) -> Iterator[Finding]:
     """The last job reads the results of all the others, and only a pull request's is required."""
     if not source.is_workflow:
         return
-    job = source.jobs.get(REQUIRED)
+    job = source.jobs.get(GREEN)
     if job is None:
-        text = f"no job {REQUIRED}, so nothing sees a skipped job; add one, as in pr.yml"
+        text = f"no job {GREEN}, so nothing sees a skipped job; add one, as in pr.yml"
         yield source.finding(source.content, "jobs", text)
         return
-    missing = sorted({*source.jobs} - {REQUIRED, *names_in(job.get("needs"))})
+    missing = sorted({*source.jobs} - {GREEN, *names_in(job.get("needs"))})
     if missing:
-        text = f"{REQUIRED} does not see {', '.join(missing)}; add to its needs:"
-        yield source.job_finding(REQUIRED, "needs", text)
+        text = f"{GREEN} does not see {', '.join(missing)}; add to its needs:"
+        yield source.job_finding(GREEN, "needs", text)
     guarded = () if "pull_request" in source.triggers else (f"always() && {GUARD}",)
     if job.get("if") not in ("always()", *guarded):
         allowed = " or if: ".join(("always()", *guarded))
-        text = f"{REQUIRED} is skipped when a job fails, or sooner; write if: {allowed}"
-        yield source.job_finding(REQUIRED, "if", text)
+        text = f"{GREEN} is skipped when a job fails, or sooner; write if: {allowed}"
+        yield source.job_finding(GREEN, "if", text)
     for name, other in source.jobs.items():
-        if name != REQUIRED and other.get("name") == REQUIRED:
-            text = f"job {name} would stand for the check {REQUIRED}; give it another name:"
+        if name != GREEN and other.get("name") == GREEN:
+            text = f"job {name} would stand for the check {GREEN}; give it another name:"
             yield source.job_finding(name, "name", text)
     yield from _is_asked(source, job)
 
 
 def _is_asked(source: Source, job: CommentedMap) -> Iterator[Finding]:
-    asks = [step for step in steps_of(job) if step.get("run") == f"nox -s {REQUIRED}"]
+    asks = [step for step in steps_of(job) if step.get("run") == f"nox -s {GREEN}"]
     if not any("NEEDS" in mapping_at(step, "env") for step in asks):
-        text = f"run: nox -s {REQUIRED} with env: NEEDS: ${{{{ toJSON(needs) }}}} is missing"
+        text = f"run: nox -s {GREEN} with env: NEEDS: ${{{{ toJSON(needs) }}}} is missing"
         yield source.finding(asks[0] if asks else job, "run" if asks else "steps", text)
     is_required = "pull_request" in source.triggers
-    if is_required and job.get("name", REQUIRED) != REQUIRED:
-        text = f"pull requests wait for a check named {REQUIRED}; write name: {REQUIRED}"
-        yield source.job_finding(REQUIRED, "name", text)
-    if not is_required and job.get("name", REQUIRED) == REQUIRED:
+    if is_required and job.get("name", GREEN) != GREEN:
+        text = f"pull requests wait for a check named {GREEN}; write name: {GREEN}"
+        yield source.job_finding(GREEN, "name", text)
+    if not is_required and job.get("name", GREEN) == GREEN:
         text = (
-            f"started by hand on a branch, it would stand for a pull request's check {REQUIRED}; "
+            f"started by hand on a branch, it would stand for a pull request's check {GREEN}; "
             "give it another name:"
         )
-        yield source.job_finding(REQUIRED, "name", text)
+        yield source.job_finding(GREEN, "name", text)
 
 
 def sees_what_was_left(source: Source) -> Iterator[Finding]:
     """The last job has what the others left: one that ran nothing is a success as well."""
-    steps = steps_of(source.jobs.get(REQUIRED, {}))
+    steps = steps_of(source.jobs.get(GREEN, {}))
     uses = "actions/download-artifact@"
     downloads = [step for step in steps if str(step.get("uses", "")).startswith(uses)]
     folders = {mapping_at(step, "with").get("path") for step in downloads} - {None}
     for step in steps:
-        is_asked = step.get("run") == f"nox -s {REQUIRED}"
+        is_asked = step.get("run") == f"nox -s {GREEN}"
         if is_asked and mapping_at(step, "env").get("RESULTS") not in folders:
             text = (
                 "does not see what the sessions left; before it, download the artifacts to "
