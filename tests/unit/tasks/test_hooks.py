@@ -12,6 +12,7 @@ HOOKS = (
     "ruff-format",
     "typos",
     "import-contracts",
+    "dependencies",
     "lock",
     "tracked-files",
     "secrets",
@@ -66,6 +67,7 @@ def check_each_defect(checkout: Path) -> None:
         {
             "src/gates/unused.py": '"""Unused."""\n\nlambda_ = lambda: 0\nx: int=1\n',
             "src/gates/wrong_way.py": f'"""Wrong way."""\n\n{IMPORT}\n\n__all__ = ["config"]\n',
+            "src/gates/undeclared.py": '"""Undeclared."""\n\nimport torch\n\n__all__ = ["torch"]\n',
             "tasks/wrong_way.py": '"""Wrong way."""\n\nfrom gates import errors\n\n'
             '__all__ = ["errors"]\n',
             "docs/spelling.md": f"{MISSPELLED}\n",
@@ -92,6 +94,7 @@ def check_each_defect(checkout: Path) -> None:
     assert failed_in_hook == failed_hooks(linted.stdout)
     assert failed_in_hook == set(HOOKS)
     assert "gates.wrong_way -> my_project" in linted.stdout
+    assert "src/gates/undeclared.py:3:8: DEP001 'torch' imported" in linted.stdout
     assert all(f"Location:    {name}:1" in linted.stdout for name in SECRETS)
     assert "tasks.wrong_way -> gates" in linted.stdout
 
