@@ -16,7 +16,7 @@ from my_project import data
 from my_project.config import ModelConfig, RunConfig, TrainConfig
 from my_project.data import Examples
 from my_project.learner import LEARNER
-from training.config import DataConfig
+from training.config import TorchDataConfig
 from training.pytorch import loop, snapshots
 from training.pytorch.loop import StepReport, Trainer
 from training.pytorch.processes import Processes
@@ -81,7 +81,7 @@ def config(device: str, **train: object) -> RunConfig:
     return RunConfig(
         seed=0,
         tracking="none",
-        data=DataConfig(source="synthetic", cache_dir="data", workers=0),
+        data=TorchDataConfig(source="synthetic", cache_dir="data", workers=0),
         model=MODEL,
         train=plain.model_copy(update=train),
     )

@@ -62,7 +62,7 @@ class RunConfig(configs.TorchConfig):
     train: TrainConfig
 
 
-SETTINGS = Settings(package="my_project", config=RunConfig, defaults=Path("configs/base.yaml"))
+SETTINGS = Settings(package="my_project", config=RunConfig, configs=Path("configs"))
 
 if __name__ == "__main__":
     print(configs.json_schema(RunConfig), end="")

@@ -20,9 +20,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from gates.errors import ExitCode, GateInputError, run_command
+from gates.errors import GateInputError
 from my_project.config import SETTINGS, ModelConfig, RunConfig
-from training import config as configs
+from training import command_line
 from training.data import Dataset
 from training.project import Split
 
@@ -215,11 +215,5 @@ DATASET = Dataset(
 )
 
 
-def _print_declared() -> ExitCode:
-    config = configs.load(SETTINGS.config, SETTINGS.defaults)
-    print(DATASET.declared(config.data).to_json(), end="")
-    return ExitCode.PASSED
-
-
 if __name__ == "__main__":
-    sys.exit(run_command(_print_declared))
+    sys.exit(command_line.declare(SETTINGS, DATASET))

@@ -19,6 +19,7 @@ from gates.verdicts.verdict import Verdict, publish
 from training import config as configs
 from training import evaluation
 from training.config import Config, DataConfig
+from training.data import Dataset
 from training.project import Project, Settings
 
 
@@ -27,7 +28,7 @@ def train(settings: Settings[Config], arguments: Sequence[str] | None = None) ->
     parser = _train_parser(settings)
     options = parser.parse_args(arguments)
     if options.config is None and options.from_provenance is None:
-        parser.error("--config: name a file, such as configs/ci-tiny.yaml")
+        parser.error(f"--config: name a file, such as {settings.configs / 'ci-tiny.yaml'}")
     if options.from_provenance is not None and options.overrides:
         parser.error("--set: not allowed with --from-provenance, which says all of it")
     return run_command(lambda: _train(settings, options))
@@ -45,8 +46,8 @@ def _train_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
         "--config",
         type=Path,
         metavar="FILE",
-        help="what to train, such as configs/ci-tiny.yaml; with --from-provenance, where its data "
-        f"may come from (default there: {settings.defaults})",
+        help=f"what to train, such as {settings.configs / 'ci-tiny.yaml'}; with --from-provenance, "
+        f"where its data may come from (default there: {settings.defaults})",
     )
     parser.add_argument(
         "--from-provenance",
@@ -65,7 +66,7 @@ def _train_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--outputs",
         type=Path,
-        default=Path("outputs"),
+        default=settings.outputs,
         metavar="FOLDER",
         help="where the run's folder is made (default: %(default)s)",
     )
@@ -152,6 +153,17 @@ def _compare(described: dict[str, Any], again: dict[str, Any]) -> ExitCode:
     return result
 
 
+def declare(settings: Settings[Config], dataset: Dataset) -> int:
+    """Run `python -m NAME.data`, which prints what configs/data/NAME.json holds."""
+
+    def run() -> ExitCode:
+        config = configs.load(settings.config, settings.defaults)
+        print(dataset.declared(config.data).to_json(), end="")
+        return ExitCode.PASSED
+
+    return run_command(run)
+
+
 def evaluate(settings: Settings[Config], arguments: Sequence[str] | None = None) -> int:
     """Run `python -m NAME.eval`; return its exit code."""
     options = _evaluate_parser(settings).parse_args(arguments)
@@ -167,13 +179,17 @@ def _evaluate_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="FILE", help="such as outputs/latest.pt"
+        "--checkpoint",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help=f"such as {settings.outputs / 'latest.pt'}",
     )
     add_judging_arguments(parser, baseline="checkpoint or predictions.parquet")
     parser.add_argument(
         "--policy",
         type=Path,
-        default=Path("configs/gates.yaml"),
+        default=settings.policy,
         metavar="FILE",
         help="every other limit (default: %(default)s)",
     )

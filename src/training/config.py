@@ -30,11 +30,19 @@ class DataConfig(Section):
     Args:
         source: one of the project's own, or a Parquet file's path or fsspec address.
         cache_dir: where the prepared file is kept, relative to where a run is started.
-        workers: processes that load batches; 0 takes them from memory, for small data.
     """
 
     source: Address
     cache_dir: str = Field(min_length=1)
+
+
+class TorchDataConfig(DataConfig):
+    """Where the examples come from, and how torch's loop loads them.
+
+    Args:
+        workers: processes that load batches; 0 takes them from memory, for small data.
+    """
+
     workers: int = Field(ge=0, le=256)
 
 
@@ -83,6 +91,7 @@ class RunConfig(Section):
 class TorchConfig(RunConfig):
     """The configuration of a run of torch's loop."""
 
+    data: TorchDataConfig
     train: TrainConfig
 
 

@@ -23,14 +23,33 @@ class Settings(Generic[Config]):
     Args:
         package: its name, as in `python -m PACKAGE.train`; `PACKAGE.project.PROJECT` is the rest.
         config: the class of its configurations.
-        defaults: the configuration that says where the project's data is. What a checkpoint or a
-            provenance says of that is only compared with it: whoever wrote the file could name any
-            address and any folder.
+        configs: the folder of its configuration files: `configs` for the repository's default
+            project, `configs/PACKAGE` for any other.
     """
 
     package: str
     config: type[Config]
-    defaults: Path
+    configs: Path
+
+    @property
+    def defaults(self) -> Path:
+        """The configuration that says where the project's data is.
+
+        What a checkpoint or a provenance says about that is only compared with it: whoever wrote
+        the file could name any address and any folder.
+        """
+        return self.configs / "base.yaml"
+
+    @property
+    def policy(self) -> Path:
+        """The limits that its models are judged by: its own file, or else the repository's."""
+        own = self.configs / "gates.yaml"
+        return own if own.exists() else Path("configs/gates.yaml")
+
+    @property
+    def outputs(self) -> Path:
+        """The folder of its runs: `outputs`, or `outputs/PACKAGE` beside the default project's."""
+        return Path("outputs", *self.configs.parts[1:])
 
     @property
     def project(self) -> "Project[Config, Any]":

@@ -12,7 +12,7 @@ from my_project.augmentation import Draws
 from my_project.config import ModelConfig, RunConfig, TrainConfig
 from my_project.data import Examples
 from tests.unit.my_project.test_training import CONFIG
-from training.config import DataConfig
+from training.config import TorchDataConfig
 
 IMAGE = torch.Size((1, 8, 8))
 EVERYTHING = CONFIG.model_copy(update={"distortion": 1.0, "mixup": 0.4, "noise": 0.2})
@@ -33,7 +33,7 @@ def drawn(seeds: tuple[int, int], size: int, image: torch.Size, train: TrainConf
         depth=1,
         heads=1,
     )
-    where = DataConfig(source="digits", cache_dir="data", workers=0)
+    where = TorchDataConfig(source="digits", cache_dir="data", workers=0)
     config = RunConfig(seed=0, tracking="none", data=where, model=model, train=train)
     return augmentation.draw(config, seeds, size)
 

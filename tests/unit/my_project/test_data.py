@@ -18,7 +18,7 @@ from gates.errors import GateInputError
 from my_project import data
 from my_project.config import ModelConfig, RunConfig
 from training import config as configs
-from training.config import DataConfig
+from training.config import TorchDataConfig
 from training.data import manifest_of
 from training.project import Split
 
@@ -26,8 +26,8 @@ Prepare = Callable[[pa.Table, Path], Path]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
-def source_of(source: str, folder: Path) -> DataConfig:
-    return DataConfig(source=source, cache_dir=str(folder), workers=0)
+def source_of(source: str, folder: Path) -> TorchDataConfig:
+    return TorchDataConfig(source=source, cache_dir=str(folder), workers=0)
 
 
 def table_of(pixels: np.ndarray[tuple[int, int], np.dtype[np.uint8]], first: int = 0) -> pa.Table:
