@@ -1,6 +1,7 @@
 # The environment of uv.lock and the project in it, as a user without privileges.
 #
 #   uvx nox -s image                    cpu: a slim Python and everything from the lock
+#   uvx nox -s image -- --project NAME  the same with what one project declares, and no more
 #   uvx nox -s image -- --target gpu    gpu: NVIDIA's image, which brings its own torch
 #
 # docs/image.md says what is in it. A base is a stage of its own, named by tag and digest, because
@@ -49,15 +50,18 @@ COPY --chown=1001:1001 tasks/__init__.py tasks/display.py tasks/errors.py tasks/
 COPY --chown=1001:1001 tasks/environments/__init__.py tasks/environments/environment.py tasks/environments/installed.py tasks/environments/interpreters.py tasks/environments/uv.py tasks/environments/
 COPY --chown=1001:1001 tasks/evidence/__init__.py tasks/evidence/inputs.py tasks/evidence/manifest.py tasks/evidence/
 COPY --chown=1001:1001 tasks/evidence/observer/__init__.py tasks/evidence/observer/sitecustomize.py tasks/evidence/observer/
+# The project that the image is of; without it, of all packages.
+ARG PROJECT=
+ENV PROJECT=$PROJECT
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
     python3 -c "import os; from tasks.environments import environment; \
-    os.symlink(environment.prepare_default_cell(), '.nox/default')"
+    os.symlink(environment.prepare_image(os.environ['PROJECT']), '.nox/default')"
 # A job's workspace is another file system, to which nothing links but by name: torch's gigabytes
 # would be copied. The cache under such links lasts as long as the container.
 ENV UV_LINK_MODE=symlink
 COPY --chown=1001:1001 . .
-HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["python", "-c", "import torch, training.runs"]
-CMD ["nox", "-s", "smoke"]
+HEALTHCHECK --interval=5m --timeout=1m --start-period=1m CMD ["python", "-c", "import training.runs"]
+CMD ["sh", "-c", "session=smoke; [ -z \"$PROJECT\" ] || session=\"isolated($PROJECT)\"; exec nox -s \"$session\""]
 
 FROM ${GPU_BASE} AS gpu
 COPY --from=uv /uv/bin/uv /usr/local/bin/uv
@@ -71,7 +75,7 @@ COPY --from=packages --chown=1001:1001 /packages/src src
 # that base do not bind uv.
 RUN --mount=type=secret,id=uv.toml,target=/etc/uv/uv.toml,mode=0444 \
     uv export --frozen --quiet --no-emit-workspace --all-packages --no-default-groups --group build \
-    --group test --extra mlflow --extra supply --extra torch-2-15 --prune torch --output-file /tmp/requirements.txt && \
+    --group pytest --group test --extra mlflow --extra supply --extra torch-2-15 --prune torch --output-file /tmp/requirements.txt && \
     uv venv --quiet --system-site-packages --python "$(command -v python3)" --clear /opt/environment && \
     uv pip sync --no-cache --require-hashes --no-build --compile-bytecode \
     --python /opt/environment/bin/python /tmp/requirements.txt

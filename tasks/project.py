@@ -1,4 +1,4 @@
-"""What the pyproject.toml files say: the packages, the interpreters and torch versions."""
+"""What the pyproject.toml files declare: packages, projects, interpreters and torch versions."""
 
 import re
 import tomllib
@@ -7,45 +7,106 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from tasks.errors import stop
 
-# What one session leaves and another takes, relative to the root.
-LATEST = "outputs/latest.pt"
-VERDICT = "artifacts/verdicts/evaluation.json"
-SBOM = "artifacts/sbom.cdx.json"
+ROOT = Path(__file__).resolve().parent.parent
+_TORCH_EXTRA = r"torch-\d+-\d+"
 
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One combination of interpreter and torch, both as `major.minor`."""
+    """One combination of interpreter and torch, both as `major.minor`; without torch, None."""
 
     python: str
-    torch: str
+    torch: str | None = None
 
     def __str__(self) -> str:
-        return f"py{self.python}-torch{self.torch}"
+        return f"py{self.python}-torch{self.torch}" if self.torch else f"py{self.python}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Project:
-    """The versions that pyproject.toml supports, each oldest first.
+    """A package that trains a model; its pyproject.toml has a table `tool.tasks`.
+
+    Every path is relative to the root.
+
+    Args:
+        package: its name, as in `python -m PACKAGE.train`.
+        model: the name under which the registry keeps its models.
+        checkpoint: the name of the file that a model is kept in.
+        baseline: the options of its command `eval` that name the model in production.
+        is_default: whether its files are in no folder of its name.
+    """
+
+    package: str
+    model: str
+    checkpoint: str
+    baseline: tuple[str, ...]
+    is_default: bool
+
+    def _folder(self, parent: str) -> str:
+        return parent if self.is_default else f"{parent}/{self.package}"
+
+    @property
+    def configs(self) -> str:
+        """The folder of its configuration files."""
+        return self._folder("configs")
+
+    @property
+    def policy(self) -> str:
+        """The limits that its models are judged by: its own file, or else the repository's."""
+        own = f"{self.configs}/gates.yaml"
+        return own if (ROOT / own).exists() else "configs/gates.yaml"
+
+    @property
+    def card(self) -> str:
+        """What its model card says that no file can."""
+        return f"{self.configs}/model_card.yaml"
+
+    @property
+    def outputs(self) -> str:
+        """The folder of its runs."""
+        return self._folder("outputs")
+
+    @property
+    def latest(self) -> str:
+        """The link to its newest checkpoint."""
+        return f"{self.outputs}/latest{Path(self.checkpoint).suffix}"
+
+    @property
+    def artifacts(self) -> str:
+        """The folder of what its sessions leave for people and other jobs."""
+        return self._folder("artifacts")
+
+    @property
+    def verdict(self) -> str:
+        """The verdict of the evaluation gate on its newest model."""
+        return f"{self.artifacts}/verdicts/evaluation.json"
+
+    @property
+    def sbom(self) -> str:
+        """The bill of materials of its software."""
+        return f"{self.artifacts}/sbom.cdx.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """What the pyproject.toml files declare; versions are oldest first.
 
     Args:
         pythons: the interpreters, from the trove classifiers.
         torches: the torch versions, from the packages' extras named `torch-MAJOR-MINOR`.
         default: the cell in which sessions run that need only one.
-        package: the default project, as in `python -m PACKAGE.train`.
-        baseline: the options of its command `eval` that name the model in production.
-        model: the name under which the registry keeps the project's models.
+        packages: the folders of src/, by name.
+        projects: those of them that train a model, the default one first.
         runners: the labels of the machine that each kind of runner is, on GitHub.
     """
 
     pythons: tuple[str, ...]
     torches: tuple[str, ...]
     default: Cell
-    package: str
-    baseline: tuple[str, ...]
-    model: str
+    packages: tuple[str, ...]
+    projects: tuple[Project, ...]
     runners: Mapping[str, list[str]]
 
     @property
@@ -53,33 +114,75 @@ class Project:
         """The whole matrix, oldest cell first."""
         return tuple(Cell(python, torch) for python in self.pythons for torch in self.torches)
 
+    @property
+    def default_project(self) -> Project:
+        """The project for which a session runs where arguments name none."""
+        return self.projects[0]
 
-def read(pyproject: Path = ROOT / "pyproject.toml") -> Project:
-    """Return what `pyproject` supports."""
-    table: dict[str, Any] = tomllib.loads(pyproject.read_text(encoding="utf-8"))
-    prefix = "Programming Language :: Python :: "
-    pythons = (
-        classifier.removeprefix(prefix)
+    def project(self, package: str) -> Project:
+        """Return the project that `package` is."""
+        return next(each for each in self.projects if each.package == package)
+
+
+def read(root: Path = ROOT) -> Workspace:
+    """Return what the pyproject.toml files below `root` declare.
+
+    Raises:
+        SystemExit: with exit code 2 and one line, where the default project is none.
+    """
+    table = pyproject(root)
+    prefix = "Programming Language :: Python :: 3."
+    pythons = {
+        f"3.{classifier.removeprefix(prefix)}"
         for classifier in table["project"]["classifiers"]
-        if classifier.startswith(f"{prefix}3.")
-    )
+        if classifier.startswith(prefix)
+    }
+    folders = members(root)
     torches = {
         extra.removeprefix("torch-").replace("-", ".")
-        for member in members(pyproject.parent)
-        for extra in project_table(member).get("optional-dependencies", {})
-        if re.fullmatch(r"torch-\d+-\d+", extra)
+        for folder in folders
+        for extra in project_table(folder).get("optional-dependencies", {})
+        if re.fullmatch(_TORCH_EXTRA, extra)
     }
     tasks = table["tool"]["tasks"]
-    own = tasks_table(pyproject.parent / "src" / tasks["default-project"])
-    return Project(
+    default = tasks["default-project"]
+    projects = [_project(folder, default) for folder in folders if is_project(folder)]
+    if not any(each.is_default for each in projects):
+        there = ", ".join(each.package for each in projects) or "none"
+        stop(
+            f"pyproject.toml: default-project is {default!r}, which is not a project in src/; "
+            f"write one of: {there}"
+        )
+    return Workspace(
         pythons=tuple(sorted(pythons, key=_numbers)),
         torches=tuple(sorted(torches, key=_numbers)),
         default=Cell(tasks["default-python"], tasks["default-torch"]),
-        package=tasks["default-project"],
-        baseline=tuple(own["baseline"]),
-        model=own["model"],
+        packages=tuple(folder.name for folder in folders),
+        projects=tuple(sorted(projects, key=lambda each: (not each.is_default, each.package))),
         runners=tasks["runners"],
     )
+
+
+def _project(folder: Path, default: str) -> Project:
+    table = tasks_table(folder)
+    missing = [key for key in ("model", "checkpoint", "baseline") if key not in table]
+    if missing:
+        stop(
+            f"src/{folder.name}/pyproject.toml: [tool.tasks] has no {', '.join(missing)}; "
+            "docs/new-project.md shows what a project declares"
+        )
+    return Project(
+        package=folder.name,
+        model=table["model"],
+        checkpoint=table["checkpoint"],
+        baseline=tuple(table["baseline"]),
+        is_default=folder.name == default,
+    )
+
+
+def pyproject(folder: Path = ROOT) -> dict[str, Any]:
+    """Return what the pyproject.toml in `folder` says."""
+    return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def members(root: Path = ROOT) -> list[Path]:
@@ -88,28 +191,61 @@ def members(root: Path = ROOT) -> list[Path]:
 
 
 def is_project(folder: Path) -> bool:
-    """Whether the package in `folder` is a project: its pyproject.toml has a table tool.tasks."""
+    """Whether the package in `folder` trains a model."""
     return bool(tasks_table(folder))
 
 
 def tasks_table(folder: Path) -> dict[str, Any]:
-    """Return the table `tool.tasks` of the package in `folder`; empty if it is no project."""
-    text = (folder / "pyproject.toml").read_text(encoding="utf-8")
-    table: dict[str, Any] = tomllib.loads(text).get("tool", {}).get("tasks", {})
+    """Return the table `tool.tasks` of the package in `folder`; empty if it has none."""
+    table: dict[str, Any] = pyproject(folder).get("tool", {}).get("tasks", {})
     return table
 
 
 def project_table(folder: Path) -> dict[str, Any]:
     """Return the table `project` of the pyproject.toml in `folder`."""
-    text = (folder / "pyproject.toml").read_text(encoding="utf-8")
-    table: dict[str, Any] = tomllib.loads(text)["project"]
+    table: dict[str, Any] = pyproject(folder)["project"]
     return table
+
+
+def needed_members(package: str, root: Path = ROOT) -> list[str]:
+    """Return the packages of the workspace that `package` needs, by its pyproject.toml."""
+    names = {folder.name for folder in members(root)}
+    found: set[str] = set()
+    for requirement in _requirements(package, root):
+        name = re.split(r"[^\w.-]", requirement)[0].replace("-", "_")
+        if name in names - {package}:
+            found |= {name, *needed_members(name, root)}
+    return sorted(found)
+
+
+def needs_torch(package: str, root: Path = ROOT) -> bool:
+    """Whether `package` declares torch, itself or by an extra of another package."""
+    return any(
+        re.match(r"torch\b(?!-)|\w+\[torch\]", each) for each in _requirements(package, root)
+    )
+
+
+def extras_of(package: str, root: Path = ROOT) -> list[str]:
+    """Return the extras of `package`, but for those that choose among the versions of torch."""
+    extras = project_table(root / "src" / package).get("optional-dependencies", {})
+    return [name for name in extras if not re.fullmatch(_TORCH_EXTRA, name)]
+
+
+def groups_of(folder: Path) -> list[str]:
+    """Return the dependency groups that the pyproject.toml in `folder` defines."""
+    return [*pyproject(folder).get("dependency-groups", {})]
+
+
+def _requirements(package: str, root: Path) -> list[str]:
+    """Return what a package declares that it needs, its extras included."""
+    table = project_table(root / "src" / package)
+    extras = table.get("optional-dependencies", {}).values()
+    return [*table.get("dependencies", []), *(each for extra in extras for each in extra)]
 
 
 def torch_index(root: Path = ROOT) -> str | None:
     """Return where torch comes from, if [tool.tasks] names a place: an address or a folder."""
-    table = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
-    place: str | None = table["tool"].get("tasks", {}).get("torch-index")
+    place: str | None = tasks_table(root).get("torch-index")
     return place if place is None or "://" in place else str(root / place)
 
 
@@ -117,4 +253,4 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
-PROJECT = read()
+WORKSPACE = read()

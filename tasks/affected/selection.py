@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tasks import catalogue, git
-from tasks.catalogue import CATALOGUE, TIERS, Declaration, PlannedJob, Tier
+from tasks.catalogue import CATALOGUE, TIERS, Declaration, Part, PlannedJob, Tier
 from tasks.errors import stop
 from tasks.evidence import inputs
 from tasks.options import Options
-from tasks.project import PROJECT, ROOT
+from tasks.project import ROOT, WORKSPACE
 
 LABELS = ("gpu", "full-matrix")
 _OFF = (
@@ -83,22 +83,27 @@ def plan(arguments: Sequence[str], root: Path = ROOT) -> Plan:
         narrowed = asked.since is not None or asked.label
         note = f"plan: {tier} runs everything: --since and --label are for pr"
         chosen = Plan(jobs=catalogue.plan(tier), notes=[note] if narrowed else [])
-    kept = [job for job in chosen.jobs if job.session not in asked.without]
+    kept = [job for job in chosen.jobs if not _is_one_of(job.session, asked.without)]
     return Plan(jobs=kept, notes=chosen.notes)
 
 
 def _check_without(names: Iterable[str], tier: Tier) -> None:
-    jobs = {job.session for job in catalogue.plan(tier)}
+    jobs = [job.session for job in catalogue.plan(tier)]
     for name in names:
-        if name not in jobs:
+        if not any(_is_one_of(job, [name]) for job in jobs):
             stop(f"plan: --without {name}: the tier {tier} has no such job")
+
+
+def _is_one_of(job: str, names: Container[str]) -> bool:
+    """Whether `names` has a job, or its session with all of its parts."""
+    return job in names or job.partition("(")[0] in names
 
 
 def _check_machines(jobs: Iterable[PlannedJob], without: Container[str]) -> None:
     """Refuse what a stranger would run on a machine of our own, which outlives the job."""
     for job in jobs:
-        labels = PROJECT.runners[job.runner]
-        if job.session not in without and not all(map(_HOSTED.fullmatch, labels)):
+        labels = WORKSPACE.runners[job.runner]
+        if not _is_one_of(job.session, without) and not all(map(_HOSTED.fullmatch, labels)):
             stop(
                 f"plan: {job.session} runs on {', '.join(labels)}, and the pull request comes from "
                 "a fork, whose code must not run on a self-hosted machine; take its label away, or "
@@ -135,16 +140,15 @@ def changed_since(since: str, root: Path) -> Change:
 
 def _of_pull_request(change: Change | None, labels: set[str]) -> Plan:
     """Choose among the jobs of the tier and those that a label adds to it."""
-    tier = catalogue.plan("pr")
     jobs: list[PlannedJob] = []
     left_out: dict[str, list[str]] = {}
     for declared in CATALOGUE.values():
-        for job in catalogue.jobs_of(declared):
-            reason = _why_not(declared, change, labels, is_in_tier=job in tier)
+        for part in declared.parts:
+            reason = _why_not(declared, part, change, labels)
             if reason is None:
-                jobs.append(job)
+                jobs.append(declared.job(part))
             elif reason:
-                left_out.setdefault(reason, []).append(job.session)
+                left_out.setdefault(reason, []).append(declared.title(part))
     notes = [f"plan: left out {', '.join(names)}: {reason}" for reason, names in left_out.items()]
     if change is not None and change.files is None:
         notes.insert(0, f"plan: {change.problem}, so nothing is left out for being unaffected")
@@ -152,29 +156,25 @@ def _of_pull_request(change: Change | None, labels: set[str]) -> Plan:
 
 
 def _why_not(
-    declared: Declaration,
-    change: Change | None,
-    labels: set[str],
-    *,
-    is_in_tier: bool,
+    declared: Declaration, part: Part, change: Change | None, labels: set[str]
 ) -> str | None:
     """Return why a job is not for the pull request; None if it is, "" if it never would be."""
-    label = "gpu" if declared.runner == "gpu" else "full-matrix" if declared.cells else None
+    label = declared.label
     if label in labels:
         return None
     files = None if change is None else change.files
-    if not is_in_tier:
-        if label is None:
+    if "pr" not in part.tiers:
+        if label is None or not part.tiers:
             return ""
-        # What the cells differ in are the versions that the lock gives them.
+        # What the cells of the matrix differ in are the versions that the lock gives them.
         if label == "full-matrix" and files and "uv.lock" in files:
             return None
         lock = ", or when uv.lock changed" if label == "full-matrix" else ""
         return f"on a pull request only with the label {label}{lock}"
-    if change is None or files is None or _touches(declared, files):
+    if change is None or files is None or _touches(part, files):
         return None
     return f"none of its inputs changed since {change.since} (see {declared.name} in tasks/)"
 
 
-def _touches(declared: Declaration, files: Iterable[str]) -> bool:
-    return any(inputs.covers(declared.inputs, file) for file in files)
+def _touches(part: Part, files: Iterable[str]) -> bool:
+    return any(inputs.covers(part.inputs, file) for file in files)

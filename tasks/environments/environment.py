@@ -14,7 +14,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +22,18 @@ from typing import IO, TYPE_CHECKING
 from tasks.environments import installed, interpreters, uv
 from tasks.errors import stop
 from tasks.evidence import inputs, manifest
-from tasks.project import PROJECT, ROOT, Cell, members, project_table, torch_index
+from tasks.project import (
+    ROOT,
+    WORKSPACE,
+    Cell,
+    extras_of,
+    groups_of,
+    members,
+    needed_members,
+    needs_torch,
+    pyproject,
+    torch_index,
+)
 
 if TYPE_CHECKING:
     import nox  # the git hooks run this module without Nox
@@ -55,9 +65,10 @@ class Environment:
         folder: where it is, relative to the root.
         python: the interpreter, `major.minor`.
         groups: the dependency groups of pyproject.toml.
-        torch: the torch version, `major.minor`; None for tools without what the packages need.
+        torch: the torch version, `major.minor`; None for an environment without torch.
         package: the one package whose needs it has, if that is so.
-        with_project: whether the workspace's packages are installed, editable, with their extras.
+        with_project: whether the workspace's packages can be imported there: all of them, with
+            their extras, or `package` and those that it needs.
     """
 
     folder: str
@@ -67,17 +78,25 @@ class Environment:
     package: str | None = None
     with_project: bool = True
 
-    @property
-    def selection(self) -> list[str]:
-        """The arguments with which `uv export` selects the packages."""
-        if self.package is not None:
-            return [f"--package={self.package}", "--no-default-groups"]
-        if self.torch is None:
+    def selection(self, root: Path = ROOT) -> list[str]:
+        """Return the arguments with which `uv export` selects the packages."""
+        if self.package is None and self.torch is None:
             return [f"--only-group={group}" for group in self.groups]
-        extras = [f"--extra=torch-{self.torch.replace('.', '-')}"]
-        extras += [f"--extra={name}" for name in ("mlflow", "supply")] if self.with_project else []
-        groups = (f"--group={group}" for group in self.groups)
-        return ["--all-packages", *extras, "--no-default-groups", *groups]
+        torch = [f"--extra=torch-{self.torch.replace('.', '-')}"] if self.torch else []
+        if self.package is None:
+            folders = members(root)
+            chosen = ["--all-packages"]
+        else:
+            folders = [root / "src" / self.package]
+            # The workspace has groups of its own, and `training` the extras that choose a torch.
+            others = [*(["workspace"] if self.groups else []), *(["training"] if torch else [])]
+            chosen = [f"--package={name}" for name in (self.package, *others)]
+        names = {each for folder in folders for each in extras_of(folder.name, root)}
+        extras = [f"--extra={name}" for name in sorted(names)] if self.with_project else []
+        # uv refuses a group that nothing defines: not every package has tests with their own needs.
+        defined = {each for folder in (root, *folders) for each in groups_of(folder)}
+        groups = [f"--group={group}" for group in self.groups if group in defined]
+        return [*chosen, *torch, *extras, "--no-default-groups", *groups]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +120,37 @@ def of_cell(cell: Cell) -> Environment:
         folder=f".nox/{cell}",
         python=cell.python,
         torch=cell.torch,
-        groups=("build", "test", "types"),
+        groups=("build", "pytest", "sessions", "test", "types"),
+    )
+
+
+def of_package(package: str, cell: Cell) -> Environment:
+    """The environment that has what `package` and its tests declare, and nothing else."""
+    return Environment(
+        folder=f".nox/{package}-{cell}",
+        python=cell.python,
+        torch=cell.torch,
+        groups=("pytest", "test"),
+        package=package,
     )
 
 
 def prepare_default_cell() -> Path:
     """Make the environment of the sessions that need one cell only, and return its folder."""
     return prepare(of_cell(default_cell()))
+
+
+def prepare_image(project: str) -> Path:
+    """Make the environment of the container image: of one project or, for "", of all packages."""
+    if not project:
+        return prepare_default_cell()
+    return prepare(of_package(project, own_cell(project)))
+
+
+def own_cell(package: str) -> Cell:
+    """Return the cell in which `package` runs alone: without torch, if it does not need that."""
+    cell = default_cell()
+    return cell if needs_torch(package) else Cell(cell.python)
 
 
 def of_tools(python: str) -> Environment:
@@ -120,29 +163,19 @@ def of_release(python: str) -> Environment:
     return Environment(folder=".nox/release", python=python, groups=("build", "release"))
 
 
-def of_wheel(package: str, python: str) -> Environment:
+def of_wheel(package: str, cell: Cell) -> Environment:
     """What the wheel of `package` says that it needs: a session installs the wheel itself there.
 
     The next session that asks for it finds it changed, and takes the wheel out again.
     """
     return Environment(
         folder=f".nox/wheel-{package}",
-        python=python,
+        python=cell.python,
+        torch=cell.torch,
         groups=(),
         package=package,
         with_project=False,
     )
-
-
-def needed_members(package: str, root: Path = ROOT) -> list[str]:
-    """Return the packages of the workspace that `package` needs, by its pyproject.toml."""
-    names = {folder.name for folder in members(root)}
-    found: list[str] = []
-    for requirement in project_table(root / "src" / package).get("dependencies", []):
-        name = re.split(r"[^\w.-]", requirement)[0].replace("-", "_")
-        if name in names:
-            found += [name, *needed_members(name, root)]
-    return sorted(set(found))
 
 
 def of_supply(python: str) -> Environment:
@@ -166,16 +199,16 @@ def of_editor(cell: Cell) -> Environment:
         folder=".venv",
         python=cell.python,
         torch=cell.torch,
-        groups=("build", "lint", "test", "types"),
+        groups=("build", "lint", "pytest", "sessions", "test", "types"),
     )
 
 
 def default_python() -> str:
     """Return the default interpreter, or on a laptop without it the newest one that is there."""
-    default = PROJECT.default.python
+    default = WORKSPACE.default.python
     if in_ci() or _is_installed(default):
         return default
-    for version in reversed(PROJECT.pythons):
+    for version in reversed(WORKSPACE.pythons):
         if _is_installed(version):
             _say(f"Python {default} is not installed here, so Python {version} stands in for it")
             return version
@@ -184,7 +217,7 @@ def default_python() -> str:
 
 def default_cell() -> Cell:
     """Return the cell of the sessions that need only one."""
-    return Cell(default_python(), PROJECT.default.torch)
+    return Cell(default_python(), WORKSPACE.default.torch)
 
 
 def in_ci() -> bool:
@@ -230,7 +263,9 @@ def _make_whole(folder: Path, environment: Environment, requirements: str, root:
             _make_empty(folder, interpreter, root, lock)
             broken = []
         _fill(folder, requirements, root, lock, broken)
-        if environment.with_project:
+        if environment.with_project and environment.package:
+            _link_packages(folder, environment.package, root)
+        elif environment.with_project:
             _install_project(folder, root, lock)
         _round_times(folder)
         stamp = Stamp(
@@ -351,7 +386,7 @@ def exported(environment: Environment, root: Path = ROOT) -> str:
         "--no-emit-workspace",
         "--no-header",
         "--no-annotate",
-        *environment.selection,
+        *environment.selection(root),
         cwd=root,
     )
 
@@ -386,10 +421,7 @@ def _base(folder: Path, environment: Environment, interpreter: Path) -> str:
 
 def _contents(folder: Path, requirements: str, root: Path) -> str:
     """Return a digest of what is installed: the requirements, the packages, and nothing else."""
-    tables = [
-        [each.name, tomllib.loads((each / "pyproject.toml").read_text(encoding="utf-8"))]
-        for each in members(root)
-    ]
+    tables = [[each.name, pyproject(each)] for each in members(root)]
     # Changes when a package comes or goes behind our back (`uv pip install` into it).
     touched = [packages.stat().st_mtime_ns for packages in folder.glob("lib/*/site-packages")]
     return _digest(requirements, tables, touched)
@@ -430,6 +462,20 @@ def _install_project(folder: Path, root: Path, lock: int) -> None:
     own = ("pip", "install", "--no-deps", "--no-build-isolation", python)
     packages = [f"--editable={folder.relative_to(root)}" for folder in members(root)]
     uv.install(*own, *packages, cwd=root, lock=lock)
+
+
+def _link_packages(folder: Path, package: str, root: Path) -> None:
+    """Let `package` and those that it needs be imported, and no other of the workspace.
+
+    An editable install would put all of src/ on the path, and needs a build backend.
+    """
+    links = folder / "packages"
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir()
+    for name in (package, *needed_members(package, root)):
+        (links / name).symlink_to(root / "src" / name)
+    for packages in folder.glob("lib/*/site-packages"):
+        (packages / "workspace.pth").write_text(f"{links}\n", encoding="utf-8")
 
 
 def _where_torch_is(root: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """The files that a session declares to read, their digests, and whether it reads others.
 
-CHECK_INPUTS=1 nox -s unit     fails if the session reads a file that its inputs do not cover
+CHECK_INPUTS=1 nox -s smoke    fails if the session reads a file that its inputs do not cover
 """
 
 import contextlib
@@ -72,6 +72,9 @@ def variables_of_observed(outer: Mapping[str, str]) -> dict[str, str]:
 def undeclared(inputs: Sequence[str], opened: Iterable[str], root: Path = ROOT) -> list[str]:
     """Return the tracked files among `opened` that `inputs` do not cover."""
     tracked = set((git.output("ls-files", "-z", cwd=root) or "").split("\0"))
-    inside = (path.removeprefix(f"{root}/") for path in opened if path.startswith(f"{root}/"))
+    place = os.path.realpath(root)
+    # A link in an environment leads to a package of the repository.
+    real = {os.path.realpath(path) for path in opened}
+    inside = (path.removeprefix(f"{place}/") for path in real if path.startswith(f"{place}/"))
     read = {_COMPILED.sub(r"\1.py", name) for name in inside}
     return sorted(name for name in read & tracked if not covers(inputs, name))

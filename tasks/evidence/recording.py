@@ -1,7 +1,6 @@
 """Every run of a session leaves a manifest, however it ends, and can have its inputs checked."""
 
 import contextlib
-import functools
 import importlib.metadata
 import os
 import time
@@ -18,26 +17,26 @@ _SHOWN_FILES = 20
 
 
 def recorded(
-    function: Callable[..., None], tiers: Sequence[str], declared: Sequence[str]
-) -> Callable[..., None]:
-    """Return `function` as one that leaves a manifest of each run.
+    session: nox.Session,
+    run: Callable[[], None],
+    *,
+    tiers: Sequence[str],
+    declared: Sequence[str],
+) -> None:
+    """Call `run`, and leave a manifest of it.
 
     Args:
-        function: a session.
+        session: the session that it is.
+        run: what the session does.
         tiers: the tiers that run it.
         declared: the files and folders that can change its result.
     """
-
-    @functools.wraps(function)
-    def run(session: nox.Session, *arguments: str, **cell: str) -> None:
-        # A session that a test runs inside of another is part of that one.
-        if "NOX_CURRENT_SESSION" in os.environ:
-            function(session, *arguments, **cell)
-            return
-        with _recording(session, tiers, declared), _checked(session, declared):
-            function(session, *arguments, **cell)
-
-    return run
+    # A session that a test runs inside of another is part of that one.
+    if "NOX_CURRENT_SESSION" in os.environ:
+        run()
+        return
+    with _recording(session, tiers, declared), _checked(session, declared):
+        run()
 
 
 @contextlib.contextmanager

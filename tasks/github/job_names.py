@@ -9,5 +9,8 @@ PLAN = "plan"
 # The jobs that run what was planned: on the runner itself, and in the container image.
 SESSION, CONTAINED = "session", "contained"
 
+# The output of the plan that names the projects, and the variable with one of them.
+PROJECTS, PROJECT = "projects", "PROJECT"
+
 # The output of the plan from which each of them takes its matrix.
 FED = {SESSION: "matrix", CONTAINED: "contained"}

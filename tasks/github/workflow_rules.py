@@ -21,7 +21,7 @@ from ruamel.yaml.comments import CommentedMap
 
 from tasks.display import show
 from tasks.github import workflow_source
-from tasks.github.job_names import CONTAINED, FED, GREEN, PLAN, SESSION
+from tasks.github.job_names import CONTAINED, FED, GREEN, PLAN, PROJECT, PROJECTS, SESSION
 from tasks.github.workflow_source import (
     Catalogue,
     Finding,
@@ -48,10 +48,11 @@ _OF_ITS_OWN = frozenset(("container", "if", "strategy"))
 ONE_OF_THE_MATRIX = '"$SESSION"'
 
 _CALL = re.compile(
-    rf"nox (?:-s (?P<session>[\w-]+|{re.escape(ONE_OF_THE_MATRIX)})|-t (?P<tier>[\w-]+))"
+    rf"nox (?:-s (?:(?P<session>[\w-]+|{re.escape(ONE_OF_THE_MATRIX)})"
+    rf'|"(?P<of_project>[\w-]+)\(\${PROJECT}\)")|-t (?P<tier>[\w-]+))'
     r"(?P<arguments> --(?: (?:[\w./=:@+-]+|\"\$[A-Z_]+\"))+)?"
 )
-_VARIABLE = re.compile(r'"\$([A-Z_]+)"')
+_VARIABLE = re.compile(r"\$([A-Z_]+)")
 # The machine and the time-out of a planned session are the catalogue's.
 PLANNED = {
     "runs-on": "${{ matrix.labels }}",
@@ -61,7 +62,9 @@ PLANNED = {
 # repository or commit.
 _BROUGHT_IN_BY = {
     "actions/checkout": frozenset(("fetch-depth", "persist-credentials")),
-    "actions/download-artifact": frozenset(("artifact-ids", "name", "path")),
+    "actions/download-artifact": frozenset(
+        ("artifact-ids", "merge-multiple", "name", "path", "pattern")
+    ),
 }
 _OF_ANOTHER_JOB = re.compile(r"\$\{\{ needs\.[\w-]+\.outputs\.[\w-]+ \}\}")
 _ARGUMENTS_OF_PLAN = re.compile(r" -- (?P<tier>[\w-]+)(?: --since \"\$BASE\"| --without [\w-]+)*")
@@ -131,8 +134,13 @@ def _problem_of_run(step: CommentedMap, catalogue: Catalogue) -> str | None:
     return _unknown_name(call, catalogue)
 
 
+def _session_of(call: re.Match[str]) -> str | None:
+    """Return the session that a line calls, without the project that it is for."""
+    return call["session"] or call["of_project"]
+
+
 def _unknown_name(call: re.Match[str], catalogue: Catalogue) -> str | None:
-    session, tier = call["session"], call["tier"]
+    session, tier = _session_of(call), call["tier"]
     if session is not None and session not in catalogue.sessions:
         return f"no session is named {session}; nox --list shows them"
     if tier is not None and tier not in catalogue.tiers:
@@ -492,11 +500,14 @@ def runs_the_whole_plan(source: Source) -> Iterator[Finding]:
         if strategy.get("fail-fast") is not False:
             text = f"job {name}: one failure hides the others; add fail-fast: false"
             yield source.finding(strategy, "fail-fast", text)
-        planned = f"${{{{ fromJSON(needs.{PLAN}.outputs.{FED.get(name)}) }}}}"
-        if name not in FED or strategy.get("matrix") != planned:
-            known = " and ".join(FED)
-            text = f"job {name}: only {known} have a matrix, and it is the plan's: nox -s plan"
+        planned = _from_plan(FED.get(name, PROJECTS))
+        if strategy.get("matrix") != planned:
+            text = f"job {name}: its matrix is not the plan's; write matrix: {planned}"
             yield source.finding(strategy, "matrix", text)
+
+
+def _from_plan(output: str) -> str:
+    return f"${{{{ fromJSON(needs.{PLAN}.outputs.{output}) }}}}"
 
 
 def plans_all_of_its_tier(source: Source) -> Iterator[Finding]:
@@ -530,7 +541,9 @@ def plans_all_of_its_tier(source: Source) -> Iterator[Finding]:
 
 
 def _outputs(source: Source) -> list[str]:
-    return [output for name, output in FED.items() if name in source.jobs]
+    outputs = [output for name, output in FED.items() if name in source.jobs]
+    matrices = [mapping_at(job, "strategy").get("matrix") for job in source.jobs.values()]
+    return [*outputs, *([PROJECTS] if _from_plan(PROJECTS) in matrices else [])]
 
 
 def _problem_of_plan(arguments: str, source: Source) -> str | None:
@@ -538,7 +551,7 @@ def _problem_of_plan(arguments: str, source: Source) -> str | None:
     if found is None or found["tier"] != tier:
         return f'does not plan the tier of this file; write plan -- {tier}, for pr --since "$BASE"'
     calls = (_CALL.fullmatch(str(step.get("run", "")).strip()) for step in source.steps)
-    called = {call["session"] for call in calls if call is not None}
+    called = {_session_of(call) for call in calls if call is not None}
     for name in re.findall(r"--without (\S+)", arguments):
         if name not in called:
             return f"{name} is left out and runs nowhere; take --without {name} away"

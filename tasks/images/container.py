@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tasks.catalogue import PlannedJob
 from tasks.images import oci
-from tasks.project import PROJECT, ROOT
+from tasks.project import ROOT, WORKSPACE
 
 # What a job takes from the image besides the packages: the system under it, uv and Python.
 _RECIPE = ("Dockerfile", "docker/uv.txt")
@@ -44,7 +44,7 @@ def tag(target: str) -> str:
     job makes its own environment, of which the image has the files.
     """
     parts = [(ROOT / name).read_bytes() for name in _RECIPE]
-    recipe = hashlib.sha256(b"\0".join([*parts, str(PROJECT.default).encode()])).hexdigest()
+    recipe = hashlib.sha256(b"\0".join([*parts, str(WORKSPACE.default).encode()])).hexdigest()
     machine = platform.machine().lower()
     return f"{target}-{_MACHINES.get(machine, machine)}-{lock_digest()[:12]}-{recipe[:12]}"
 

@@ -4,6 +4,7 @@ https://keepachangelog.com/en/1.1.0/
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from tasks import git
@@ -68,11 +69,18 @@ def has_unreleased_text(text: str) -> bool:
     return heading is not None and bool(_body(text, heading.end()).strip())
 
 
-def notes(name: str, version: str, commit: str, model: str | None, described: str) -> str:
-    """Return a release's notes: its package, commit and model, and its part of CHANGELOG.md."""
-    which = f"`{model}`" if model else "none was trained"
-    table = f"| package | commit | model |\n|---|---|---|\n| {version} | `{commit[:8]}` | {which} |"
-    return f"# {name} {version}\n\n{table}\n\n{described.replace('### ', '## ')}\n"
+def notes(version: str, commit: str, models: Mapping[str, str | None], described: str) -> str:
+    """Return a release's notes: its commit, its models, and its part of CHANGELOG.md.
+
+    Args:
+        version: of the packages.
+        commit: what they are built from.
+        models: the version of each project's model, by its name; None where none was trained.
+        described: the part of CHANGELOG.md.
+    """
+    rows = [f"| {name} | {f'`{model}`' if model else 'none'} |" for name, model in models.items()]
+    table = "\n".join(["| model | version |", "|---|---|", *rows])
+    return f"# {version}\n\nCommit `{commit}`\n\n{table}\n\n{described.replace('### ', '## ')}\n"
 
 
 def _body(text: str, start: int) -> str:

@@ -14,7 +14,7 @@ from tasks.catalogue import session
 from tasks.environments import environment
 from tasks.errors import stop
 from tasks.evidence import manifest
-from tasks.project import PROJECT, ROOT
+from tasks.project import ROOT, WORKSPACE
 
 INPUTS = ("src", "configs")
 
@@ -94,7 +94,7 @@ def gpu_bench(session: nox.Session) -> None:
     python -m PROJECT.gpu_bench.
     """
     python = _python(session, "gpu-bench", needs=IMAGE_MODULES)
-    _run(session, python, "-m", f"{PROJECT.package}.gpu_bench", *session.posargs)
+    _run(session, python, "-m", f"{WORKSPACE.default_project.package}.gpu_bench", *session.posargs)
 
 
 def _python(session: nox.Session, name: str, *, needs: Iterable[str]) -> Found:
@@ -133,7 +133,7 @@ def _of_image(name: str, needs: Iterable[str]) -> Found:
         SystemExit: with exit code 2 and one line, when there is none or it lacks something.
     """
     found = [_ask(python, needs) for python in _on_path()]
-    oldest = PROJECT.torches[0]
+    oldest = WORKSPACE.torches[0]
     python = next((each for each in found if each.torch or each.problem), None)
     if python is None:
         looked = ", ".join(each.executable for each in found) or "none"
@@ -147,7 +147,7 @@ def _of_image(name: str, needs: Iterable[str]) -> Found:
         stop(f"{where}: its torch cannot be imported ({problem}); mend it, or use another image")
     for what, version, needed in (
         ("torch", python.torch, oldest),
-        ("Python", python.python, PROJECT.pythons[0]),
+        ("Python", python.python, WORKSPACE.pythons[0]),
     ):
         if _numbers(version) < _numbers(needed):
             stop(

@@ -11,12 +11,14 @@ from tasks.environments import environment
 from tasks.errors import stop
 from tasks.images import container, oci
 from tasks.options import Options
-from tasks.project import PROJECT, ROOT
+from tasks.project import ROOT, WORKSPACE, project_table
 
 # The last needs neither a daemon nor much of a machine.
 ENGINES = ("docker", "podman", "buildah")
 TARGETS = ("cpu", "gpu")
 DOCKERFILE = ROOT / "Dockerfile"
+# What the image runs: the session smoke or, of one project alone, what its packages are enough for.
+COMMAND = 'session=smoke; [ -z "$PROJECT" ] || session="isolated($PROJECT)"; exec nox -s "$session"'
 
 
 @session(
@@ -34,20 +36,23 @@ DOCKERFILE = ROOT / "Dockerfile"
     ],
 )
 def image(session: nox.Session) -> None:
-    """Build the container image from the lock and run nox -s smoke in it.
+    """Build the container image from the lock and run its own session in it.
 
     With docker, podman or buildah, the first that answers; skipped where none does (with CI=true
-    that is an error). The tag is the lock's digest. After --: --publish ghcr.io/OWNER/NAME pushes
-    it there for jobs to run in, unless it is there, as who IMAGE_USER and IMAGE_TOKEN say;
-    --target gpu builds on NVIDIA's image and runs nothing in it; --check-digests asks the
-    registries whether each base's tag still has its digest, and builds nothing; the rest goes to
-    the engine's build, of which --publish takes --secret only.
+    that is an error). The tag is the lock's digest. The image has every package, and runs nox -s
+    smoke. After --: --project NAME builds one that has what NAME declares and no more, and runs
+    nox -s "isolated(NAME)"; --publish ghcr.io/OWNER/NAME pushes the image to a registry for jobs to
+    run in, unless it is there, with the credentials in IMAGE_USER and IMAGE_TOKEN; --target gpu
+    builds on NVIDIA's image and runs nothing in it; --check-digests asks the registries whether
+    each base's tag still has its digest, and builds nothing; the rest goes to the engine's build,
+    of which --publish takes --secret only.
     """
     options, others = _options(session.posargs)
     if options.check_digests:
         _check_digests(session)
     elif options.publish is None:
-        _build(session, _engine_or_end(session), options.target, others)
+        engine = _engine_or_end(session)
+        _build(session, engine, options.target, others, project=options.project)
     else:
         _publish(session, options.publish, others)
 
@@ -56,6 +61,7 @@ def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the session's own options, and what goes to the engine."""
     parser = Options("image")
     parser.add_argument("--target", choices=TARGETS, default="cpu")
+    parser.add_argument("--project", choices=[each.package for each in WORKSPACE.projects])
     parser.add_argument("--publish", metavar="REGISTRY/OWNER/NAME")
     parser.add_argument("--check-digests", action="store_true")
     parser.add_argument("--secret", action="append", default=[])
@@ -71,6 +77,8 @@ def _check_publish(parser: Options, options: argparse.Namespace, others: list[st
         parser.error("--publish with --check-digests: the one builds, the other does not")
     if options.target != "cpu":
         parser.error(f"--publish with --target {options.target}: jobs run in the target cpu only")
+    if options.project:
+        parser.error("--publish with --project: jobs run in the image of every package")
     if others:
         expected = "what has the image's name is built as the files say, with --secret at most"
         parser.error(f"--publish with {' '.join(others)}: {expected}")
@@ -89,13 +97,15 @@ def _engine_or_end(session: nox.Session) -> str:
     return engine
 
 
-def _build(session: nox.Session, engine: str, target: str, others: list[str]) -> None:
+def _build(
+    session: nox.Session, engine: str, target: str, others: list[str], *, project: str | None = None
+) -> None:
     """Build `target` and, of the cpu, try it."""
-    name = local_name(target)
-    _run(session, engine, *build_arguments(engine, target), *others, ".")
+    name = local_name(target, project)
+    _run(session, engine, *build_arguments(engine, target, project), *others, ".")
     session.log(f"Built {name}")
     if target == "cpu":
-        _smoke(session, engine, name)
+        _try(session, engine, name)
     else:
         session.log(f"On a machine with a GPU: docker run --rm --gpus all {name}")
 
@@ -158,12 +168,12 @@ def _push_as(session: nox.Session, engine: str, name: str, login: oci.Login) -> 
         _run(session, engine, "logout", host)
 
 
-def local_name(target: str) -> str:
-    """Return the name of the image on this machine."""
-    return f"localhost/{PROJECT.model}:{container.tag(target)}"
+def local_name(target: str, project: str | None = None) -> str:
+    """Return the name on this machine of the image of all packages, or of one project's."""
+    return f"localhost/{project or project_table(ROOT)['name']}:{container.tag(target)}"
 
 
-def build_arguments(engine: str, target: str) -> list[str]:
+def build_arguments(engine: str, target: str, project: str | None = None) -> list[str]:
     """Return the engine's arguments that build `target`, less the folder to build from."""
     # The classic form keeps HEALTHCHECK; without --layers buildah keeps nothing for the next build.
     format_and_cache = {"docker": [], "podman": ["--format=docker"]}.get(
@@ -173,8 +183,9 @@ def build_arguments(engine: str, target: str) -> list[str]:
         "build",
         *format_and_cache,
         f"--target={target}",
-        f"--tag={local_name(target)}",
+        f"--tag={local_name(target, project)}",
         f"--label=uv.lock.sha256={container.lock_digest()}",
+        *([f"--build-arg=PROJECT={project}"] if project else []),
     ]
 
 
@@ -190,15 +201,15 @@ def _engine() -> str | None:
     return None
 
 
-def _smoke(session: nox.Session, engine: str, name: str) -> None:
-    """Run the image's own command, nox -s smoke, in it."""
+def _try(session: nox.Session, engine: str, name: str) -> None:
+    """Run the image's own command, which is a session, in it."""
     if engine != "buildah":
         _run(session, engine, "run", "--rm", name)
         return
     started = _run(session, engine, "from", name, silent=True).strip().splitlines()[-1]
     try:
         # Through a shell: isolated by chroot only, buildah looks on its own PATH for a program.
-        _run(session, engine, "run", started, "--", "sh", "-c", "exec nox -s smoke")
+        _run(session, engine, "run", started, "--", "sh", "-c", COMMAND)
     finally:
         _run(session, engine, "rm", started)
 

@@ -10,7 +10,7 @@ from tasks import git
 from tasks.catalogue import session
 from tasks.environments import environment
 from tasks.errors import stop
-from tasks.project import PROJECT, ROOT
+from tasks.project import ROOT, WORKSPACE
 
 SOURCE = ("noxfile.py", "benchmarks", "src", "tasks", "tests")
 
@@ -77,5 +77,5 @@ def types(session: nox.Session) -> None:
     environment.run(session, folder, "mypy", *(session.posargs or SOURCE))
     if not session.posargs:
         # The sessions run on whatever Python has Nox; the packages run on each one in `matrix`.
-        oldest = f"--python-version={PROJECT.pythons[0]}"
+        oldest = f"--python-version={WORKSPACE.pythons[0]}"
         environment.run(session, folder, "mypy", oldest, "noxfile.py", "tasks")

@@ -20,7 +20,15 @@ from tasks.options import Options
 from tasks.packaging import changelog as log
 from tasks.packaging import commits as messages
 from tasks.packaging import versions, wheels
-from tasks.project import LATEST, PROJECT, ROOT, is_project, members, project_table
+from tasks.project import (
+    ROOT,
+    WORKSPACE,
+    Cell,
+    Project,
+    members,
+    needed_members,
+    project_table,
+)
 
 # Relative to the root.
 DIST = "dist"
@@ -134,24 +142,25 @@ def _try_each(session: nox.Session, files: Sequence[Path], source: Path) -> None
     """Use each wheel with nothing but the locked packages that it says it needs."""
     built = {file.name.partition("-")[0]: file for file in files if file.suffix == ".whl"}
     for name in built:
-        folder = environment.prepare(environment.of_wheel(name, environment.default_python()))
+        folder = environment.prepare(environment.of_wheel(name, Cell(environment.default_python())))
         python = f"--python={folder / 'bin' / 'python'}"
         install = ("pip", "install", "--reinstall", "--no-deps", "--no-index", python)
-        needed = [str(built[each]) for each in (name, *environment.needed_members(name, source))]
+        needed = [str(built[each]) for each in (name, *needed_members(name, source))]
         problem = uv.problem(*install, *needed, cwd=ROOT)
         problem = problem or uv.problem("pip", "check", python, cwd=ROOT)
         if problem:
             session.error(f"the wheel of {name} and the lock do not fit together: {problem}")
         with tempfile.TemporaryDirectory() as empty, session.chdir(empty):
             environment.run(session, folder, "python", "-c", _IMPORT_MODULES, name)
-            if is_project(source / "src" / name):
-                _train_with(session, folder, name, source / "configs")
+            for project in WORKSPACE.projects:
+                if project.package == name:
+                    _train_with(session, folder, project, source)
 
 
-def _train_with(session: nox.Session, folder: Path, name: str, configs: Path) -> None:
+def _train_with(session: nox.Session, folder: Path, project: Project, source: Path) -> None:
     """Train a little."""
-    config = configs / "ci-tiny.yaml"
-    training = ("-m", f"{name}.train", "--config", str(config), "--set", "train.epochs=1")
+    config = source / project.configs / "ci-tiny.yaml"
+    training = ("-m", f"{project.package}.train", "--config", str(config))
     environment.run(session, folder, "python", *training)
 
 
@@ -239,24 +248,27 @@ def changelog(session: nox.Session) -> None:
     else:
         (ROOT / _CHANGELOG).write_text(changed, encoding="utf-8")
         session.log(f"CHANGELOG.md: {new}; read it, then commit it")
-    model = _model_version(session)
+    models = {each.model: _model_version(session, each) for each in WORKSPACE.projects}
     file = ROOT / NOTES
     file.parent.mkdir(exist_ok=True)
-    if model and not model.startswith(_commit()[:8]):
-        session.warn(f"The model {model} was not made from {_commit()[:8]}: nox -s train")
-    notes = log.notes(_name(), new, _commit(), model, log.section(changed, new) or "")
+    for name, model in models.items():
+        if model and not model.startswith(_commit()[:8]):
+            session.warn(f"{name}: {model} was not made from {_commit()[:8]}; train it again")
+    notes = log.notes(new, _commit(), models, log.section(changed, new) or "")
     file.write_text(notes, encoding="utf-8")
-    session.log(f"{NOTES}: {_name()} {new} goes with model {model or 'none'}")
+    told = ", ".join(f"{name} {model or '(none)'}" for name, model in models.items())
+    session.log(f"{NOTES}: {new} goes with the models {told}")
 
 
-def _model_version(session: nox.Session) -> str | None:
-    """Return the version of the model in outputs/, which its provenance must be about."""
-    checkpoint = ROOT / LATEST
+def _model_version(session: nox.Session, project: Project) -> str | None:
+    """Return the version of a project's newest model, which its provenance must be about."""
+    checkpoint = ROOT / project.latest
+    again = f'nox -s "train({project.package})"'
     if not checkpoint.exists():
-        reason = "there is no model in outputs/: nox -s train makes one"
+        reason = f"there is no {project.latest}: {again} makes one"
         if environment.in_ci():
             stop(f"changelog: {reason}; CI=true allows no release notes without it")
-        session.warn(f"The release notes name no model: {reason}")
+        session.warn(f"The release notes name no model of {project.package}: {reason}")
         return None
     provenance = checkpoint.resolve().parent / "provenance.json"
     shown = provenance.relative_to(ROOT)
@@ -264,9 +276,9 @@ def _model_version(session: nox.Session) -> str | None:
         document = json.loads(provenance.read_text(encoding="utf-8"))
         subject = document["subject"][0]["digest"]["sha256"]
     except (OSError, ValueError, LookupError, TypeError) as error:
-        stop(f"changelog: {shown}: cannot be read as provenance ({error}); nox -s train")
+        stop(f"changelog: {shown}: cannot be read as provenance ({error}); {again}")
     if subject != wheels.digest(checkpoint):
-        session.error(f"{shown} is about another checkpoint; make both anew: nox -s train")
+        session.error(f"{shown} is about another checkpoint; make both again: {again}")
     folder = environment.prepare_default_cell()
     code = (
         "import pathlib, sys; from gates.evidence import provenance; "
@@ -304,7 +316,7 @@ def publish(session: nox.Session) -> None:
         print(f"    to PyPI as {name} {declared}, by trusted publishing: environment `pypi`")
         print("    its provenance to GitHub's attestations of this repository")
     state = "written" if (ROOT / NOTES).exists() else "not yet written: nox -s changelog"
-    print(f"  {NOTES} ({state})\n    to the workflow run, in the artifact `model`")
+    print(f"  {NOTES} ({state})\n    to the workflow run, in the artifact `notes`")
 
 
 def _must_be_on(session: nox.Session, branch: str | None) -> None:
@@ -339,11 +351,6 @@ def _commit() -> str:
         reason = git.problem(ROOT) or "there is none yet"
         stop(f"a release is made from a commit, and git cannot tell one here: {reason}")
     return found.strip()
-
-
-def _name() -> str:
-    """Return the name of what is released: that of its model."""
-    return PROJECT.model
 
 
 def _declared() -> str:

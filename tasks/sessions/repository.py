@@ -15,10 +15,12 @@ from tasks.catalogue import PlannedJob, session
 from tasks.display import show
 from tasks.environments import environment, installed, lockfile
 from tasks.errors import stop
+from tasks.evidence import manifest
 from tasks.evidence import parity as comparison
+from tasks.github.job_names import PROJECTS
 from tasks.images import container
 from tasks.options import Options
-from tasks.project import PROJECT, ROOT
+from tasks.project import ROOT, WORKSPACE
 
 
 @session(timeout_minutes=10, inputs=[])
@@ -72,7 +74,8 @@ def plan(session: nox.Session) -> None:
     With -- pr --since origin/main only what the change affects; --label gpu and --label
     full-matrix (or PLAN_LABELS=gpu,…) add to it. What is left out, and why, goes to stderr.
     PLAN_IMAGE=ghcr.io/OWNER/NAME is where it looks for the image of the lock; the jobs that can
-    run in it have its `digest`, and go to the output `contained`.
+    run in it have its `digest`, and go to the output `contained`. The output `projects` names every
+    project, for jobs that run once for each.
     """
     chosen = selection.plan(session.posargs)
     found = container.of(chosen.jobs, os.environ.get("PLAN_IMAGE", ""))
@@ -93,21 +96,25 @@ def plan(session: nox.Session) -> None:
 
 
 def _outputs(jobs: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the outputs of GitHub's step: the jobs on the runner itself, and those in the image.
+    """Yield the outputs of GitHub's step: jobs on the runner itself, jobs in the image, projects.
 
-    Two, so that the workflow's line of the image can say "by digest", whatever the plan says: for
-    one job to run with an image or without, the whole name would have to come from here.
+    The jobs are in two outputs so that the workflow itself says that an image is named by digest:
+    for one job to run with an image or without, the whole name would have to come from here.
     """
     for name, is_inside in (("matrix", False), ("contained", True)):
         part = [job for job in jobs if bool(job["digest"]) == is_inside]
         yield f"{name}={json.dumps({'include': part})}\n"
+    projects = [{"project": each.package, "outputs": each.outputs} for each in WORKSPACE.projects]
+    yield f"{PROJECTS}={json.dumps({'include': projects})}\n"
 
 
 def _as_matrix(job: PlannedJob, digest: str) -> dict[str, Any]:
     """Return what a workflow's matrix says of `job`; the labels are those of pyproject.toml."""
     said = asdict(job)
     of_image = digest if said.pop("in_image") else ""
-    return {**said, "labels": PROJECT.runners[job.runner], "digest": of_image}
+    # What GitHub calls an artifact or a cache has no commas and no slashes.
+    said["slug"] = manifest.file_of(job.session).stem
+    return {**said, "labels": WORKSPACE.runners[job.runner], "digest": of_image}
 
 
 @session(timeout_minutes=5, inputs=[])

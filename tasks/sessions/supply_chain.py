@@ -2,23 +2,24 @@
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import nox
 
 from tasks import git
-from tasks.catalogue import session
+from tasks.catalogue import of_projects, session
 from tasks.environments import environment, uv
 from tasks.errors import stop
 from tasks.options import Options
 from tasks.packaging import commits
-from tasks.project import LATEST, PROJECT, ROOT, SBOM, VERDICT, Cell
+from tasks.project import ROOT, WORKSPACE, Cell, Project, needs_torch
 
 # Relative to the root.
 _AUDIT = "artifacts/verdicts/audit.json"
 _COULD_NOT_JUDGE = 2  # the exit code
 _BASE_LOCK = ".nox/base.uv.lock"
-_EXPORTED = ".nox/cell-requirements.txt"
+_EXPORTED = ".nox/shipped-requirements.txt"
 
 
 # Of every change: what is known of a package changes while the lock does not.
@@ -59,40 +60,64 @@ def _check_that_it_judged(session: nox.Session, report: Path) -> None:
         session.skip(reason)
 
 
-@session(
-    tiers=["nightly", "release"], timeout_minutes=5, inputs=["src/gates", "configs", "uv.lock"]
-)
-def sbom(session: nox.Session) -> None:
-    """Write artifacts/sbom.cdx.json of the lock and, for an evaluated model, mlbom.cdx.json.
+@session(timeout_minutes=5, parts=of_projects("nightly", "release"), each="PROJECT")
+def sbom(session: nox.Session, project: Project) -> None:
+    """Write the SBOM of what a project ships and, for an evaluated model, its ML-BOM.
 
-    After --: --cell 3.11-2.11 writes sbom.py3.11-torch2.11.cdx.json of one cell of the matrix, and
-    no more; --check compares the file that is there with the lock, and writes nothing.
+    They are artifacts/sbom.cdx.json and artifacts/mlbom.cdx.json, or artifacts/PROJECT/. After --:
+    --cell 3.11-2.11 writes sbom.py3.11-torch2.11.cdx.json of one cell of the matrix, and no more;
+    --check compares the file that is there with the lock, and writes nothing.
     """
     parser = Options("sbom")
     parser.add_argument("--cell", metavar="PYTHON-TORCH")
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args(session.posargs)
     tools = environment.prepare(environment.of_supply(environment.default_python()))
-    arguments = ["--project", PROJECT.model, *(["--check"] if options.check else [])]
-    if options.cell:
-        cell = _cell(options.cell)
-        text = environment.exported(environment.of_cell(cell))
-        (ROOT / _EXPORTED).write_text(text, encoding="utf-8")
-        arguments += ["--cell", options.cell, "--requirements", _EXPORTED]
-        arguments += ["--output", f"artifacts/sbom.{cell}.cdx.json"]
-    _gates(session, tools, "sbom", *arguments)
+    cells = _cells(project)
+    chosen = _cell(options.cell, cells) if options.cell else None
+    file = f"sbom.{chosen}.cdx.json" if chosen else Path(project.sbom).name
+    _write_shipped(project, [chosen] if chosen else cells)
+    _gates(
+        session,
+        tools,
+        "sbom",
+        *("--project", project.model, "--requirements", _EXPORTED),
+        *("--output", f"{project.artifacts}/{file}"),
+        *(["--cell", options.cell] if options.cell else []),
+        *(["--check"] if options.check else []),
+    )
     if options.check or options.cell:
         return
-    if not ((ROOT / LATEST).exists() and (ROOT / VERDICT).exists()):
-        session.log("No ML-BOM: there is no evaluated model here; nox -s evaluate makes one")
+    if not ((ROOT / project.latest).exists() and (ROOT / project.verdict).exists()):
+        evaluate = f'nox -s "evaluate({project.package})"'
+        session.log(f"No ML-BOM: there is no evaluated model here; {evaluate} makes one")
         return
-    run = (ROOT / LATEST).resolve().parent
-    linked = {
-        "--sbom": [ROOT / SBOM],
-        "--wheel": sorted(ROOT.glob(f"dist/{PROJECT.package}-*.whl"))[-1:],
-    }
-    words = [word for name, files in linked.items() for file in files for word in (name, str(file))]
-    _gates(session, tools, "mlbom", "--run", str(run), "--verdict", VERDICT, *words)
+    run = (ROOT / project.latest).resolve().parent
+    wheels = sorted(ROOT.glob(f"dist/{project.package}-*.whl"))[-1:]
+    _gates(
+        session,
+        tools,
+        "mlbom",
+        *("--run", str(run), "--verdict", project.verdict, "--settings", project.card),
+        *("--sbom", str(ROOT / project.sbom), "--output", f"{project.artifacts}/mlbom.cdx.json"),
+        *(word for file in wheels for word in ("--wheel", str(file))),
+    )
+
+
+def _cells(project: Project) -> tuple[Cell, ...]:
+    if needs_torch(project.package):
+        return WORKSPACE.cells
+    return tuple(Cell(python) for python in WORKSPACE.pythons)
+
+
+def _write_shipped(project: Project, cells: Iterable[Cell]) -> None:
+    """Write what `project` needs at run time, on each cell, as uv exports it from the lock."""
+    # The interpreters differ in markers, which every export has.
+    for_each_torch = {cell.torch: cell for cell in cells}.values()
+    texts = [
+        environment.exported(environment.of_wheel(project.package, cell)) for cell in for_each_torch
+    ]
+    (ROOT / _EXPORTED).write_text("".join(texts), encoding="utf-8")
 
 
 @session(timeout_minutes=5, inputs=["src/gates"])
@@ -103,7 +128,8 @@ def trace(session: nox.Session) -> None:
     a checkpoint, a commit, data or uv.lock, or its first digits.
     """
     folder = environment.prepare_default_cell()
-    _gates(session, folder, "trace", "--name", PROJECT.model, *session.posargs)
+    names = [word for each in WORKSPACE.projects for word in ("--name", each.model)]
+    _gates(session, folder, "trace", *names, *session.posargs)
 
 
 def _gates(session: nox.Session, folder: Path, command: str, *arguments: str) -> None:
@@ -129,8 +155,8 @@ def _write_base_lock() -> bool:
     return text is not None
 
 
-def _cell(named: str) -> Cell:
-    cells = {f"{each.python}-{each.torch}": each for each in PROJECT.cells}
-    if named not in cells:
-        stop(f"sbom: --cell {named}: not a cell of the matrix; there are {', '.join(cells)}")
-    return cells[named]
+def _cell(named: str, cells: Iterable[Cell]) -> Cell:
+    by_name = {"-".join(filter(None, (each.python, each.torch))): each for each in cells}
+    if named not in by_name:
+        stop(f"sbom: --cell {named}: not a cell of the matrix; there are {', '.join(by_name)}")
+    return by_name[named]

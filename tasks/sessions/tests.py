@@ -1,84 +1,151 @@
-"""Sessions that run the tests, in the default cell and over the matrix."""
+"""Sessions that run the tests of one package each, in one environment or over a matrix."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import nox
 
-from tasks.catalogue import Tier, session
+from tasks.catalogue import Part, Tier, files_in, of_projects, read_by, session
 from tasks.environments import environment
-from tasks.project import PROJECT, ROOT, Cell
+from tasks.project import ROOT, WORKSPACE, Cell, Project, needs_torch
 
-# What the tests of the model read, wherever they run.
-_SMOKE = ("src", "configs", "tests/conftest.py", "tests/smoke")
-_PACKAGES = (
-    "tests/agreement.py",
-    "tests/judged.py",
-    "tests/registered.py",
-    "tests/registries.py",
-    "tests/repository.py",
-    "tests/stand_in_osv.py",
-    "tests/unit/conftest.py",
-)
-# Those of each package in src/, whichever there are.
-_SUITES = (
-    *(
-        f"tests/unit/{each.name}"
-        for each in sorted((ROOT / "src").iterdir())
-        if (ROOT / "tests" / "unit" / each.name).is_dir()
+# What every suite reads, and every helper that any may import.
+_SHARED = ("tests/unit/conftest.py", *files_in("tests", "*.py"))
+
+
+# The suites in tests/unit that are of no package in src/, with what they read.
+_OTHER_SUITES = {
+    "tasks": (
+        *_SHARED,
+        *files_in("configs"),
+        "tests/unit/tasks",
+        ".github",
+        "Dockerfile",
+        "docker",
     ),
-    "tests/smoke",
-)
+    # Every file: these hold for the repository as a whole.
+    "repository": (".",),
+}
 
 
-def _matrix() -> dict[Cell, tuple[Tier, ...]]:
-    """Return every cell with its tiers: both ends of the matrix on each PR, all of it nightly."""
-    ends = {PROJECT.cells[0], PROJECT.cells[-1]}
-    return {cell: ("pr", "nightly") if cell in ends else ("nightly",) for cell in PROJECT.cells}
+def _inputs_of(package: str) -> tuple[str, ...]:
+    """Return what can change the result of a package's unit tests."""
+    return (*_SHARED, f"tests/unit/{package}", *read_by(package))
 
 
-# Every file: among the tests are those that hold for the repository as a whole.
-@session(tiers=["pr"], timeout_minutes=15, inputs=["."])
-def unit(session: nox.Session) -> None:
-    """Run the unit tests and demand 90 % branch coverage.
+def _suite(folder: str) -> list[str]:
+    """Return a folder of tests, if a package has it."""
+    return [folder] if (ROOT / folder).is_dir() else []
 
+
+def _units() -> Iterator[Part]:
+    default = WORKSPACE.default_project.package
+    for package in WORKSPACE.packages:
+        yield Part(
+            name=package,
+            arguments=(package,),
+            tiers=("pr",),
+            inputs=_inputs_of(package),
+            takes_arguments=package == default,
+        )
+    for suite, inputs in _OTHER_SUITES.items():
+        yield Part(name=suite, arguments=(suite,), tiers=("pr",), inputs=inputs)
+
+
+@session(timeout_minutes=15, parts=_units(), each="PACKAGE")
+def unit(session: nox.Session, suite: str) -> None:
+    """Run the unit tests of each package and demand 90 % branch coverage of it.
+
+    `unit(tasks)` is of the sessions, `unit(repository)` of what holds for all files together.
     After --: arguments of pytest. A run of only some tests has no coverage to demand.
     """
     folder = environment.prepare_default_cell()
-    coverage = [] if session.posargs else ["--cov", "--cov-report=term"]
-    _pytest(session, folder, *_workers(session), *coverage, *(session.posargs or ["tests/unit"]))
+    source = suite if suite == "tasks" else f"src/{suite}"
+    coverage = [f"--cov={source}", "--cov-report=term"] if (ROOT / source).is_dir() else []
+    whole = [*coverage, f"tests/unit/{suite}"]
+    _pytest(session, folder, *_workers(session), *(session.posargs or whole))
 
 
-@session(tiers=["pr"], timeout_minutes=10, inputs=_SMOKE, in_image=True)
-def smoke(session: nox.Session) -> None:
+def _smokes() -> Iterator[Part]:
+    for part in of_projects("pr", in_image=True):
+        suite = _suite(f"tests/smoke/{part.name}")
+        yield replace(part, inputs=("tests/conftest.py", *suite, *part.inputs))
+
+
+@session(timeout_minutes=10, parts=_smokes(), each="PROJECT")
+def smoke(session: nox.Session, project: Project) -> None:
     """Train on real data for seconds: one-batch overfit, its negative controls, schema, round trip.
 
     After --: arguments of pytest.
     """
     folder = environment.prepare_default_cell()
     # One process: the tests share what they import, and torch uses every core in each of them.
-    _pytest(session, folder, *(session.posargs or ["tests/smoke"]))
+    _pytest(session, folder, *(session.posargs or [f"tests/smoke/{project.package}"]))
 
 
-@session(
-    timeout_minutes=20,
-    inputs=[*_SMOKE, *_PACKAGES, *_SUITES],
-    cells=_matrix(),
-    in_image=True,
-)
-def matrix(session: nox.Session, python_version: str, torch_version: str) -> None:
-    """Run the unit and smoke tests of the packages on one cell of python x torch.
+def _matrix() -> Iterator[Part]:
+    """Yield each package on each cell: both ends of the matrix on each PR, all of it nightly."""
+    for package in WORKSPACE.packages:
+        cells = (
+            WORKSPACE.cells
+            if needs_torch(package)
+            else tuple(Cell(python) for python in WORKSPACE.pythons)
+        )
+        smoke = _suite(f"tests/smoke/{package}")
+        for cell in cells:
+            tiers: tuple[Tier, ...] = (
+                ("pr", "nightly") if cell in (cells[0], cells[-1]) else ("nightly",)
+            )
+            yield Part(
+                name=f"{package}, {cell}",
+                arguments=(package, cell),
+                tiers=tiers,
+                inputs=(*_inputs_of(package), *smoke),
+                in_image=cell == WORKSPACE.default,
+                takes_arguments=package == WORKSPACE.default_project.package,
+            )
 
-    The tests of the sessions themselves, which do not know torch, run in `unit` only.
-    A cell whose interpreter can't be had is skipped; with CI=true it fails.
-    After --: arguments of pytest.
+
+@session(timeout_minutes=20, label="full-matrix", parts=_matrix(), each="PACKAGE, CELL")
+def matrix(session: nox.Session, package: str, cell: Cell) -> None:
+    """Run the tests of each package on each cell of python x torch, or of python alone.
+
+    A package that does not need torch has cells without it, in which nothing else is either. A cell
+    whose interpreter can't be had is skipped; with CI=true it fails. After --: arguments of pytest.
     """
-    if not environment.has_interpreter(python_version):
-        reason = f"Python {python_version} is not installed and uv could not install it"
+    if not environment.has_interpreter(cell.python):
+        reason = f"Python {cell.python} is not installed and uv could not install it"
         if environment.in_ci():
             session.error(f"{reason}; CI=true allows no skipped cell")
         session.skip(reason)
-    folder = environment.prepare(environment.of_cell(Cell(python_version, torch_version)))
-    _pytest(session, folder, *_workers(session), *(session.posargs or _SUITES))
+    made = environment.of_cell(cell) if cell.torch else environment.of_package(package, cell)
+    suites = [f"tests/unit/{package}", *_suite(f"tests/smoke/{package}")]
+    _pytest(session, environment.prepare(made), *_workers(session), *(session.posargs or suites))
+
+
+def _isolated() -> Iterator[Part]:
+    for package in WORKSPACE.packages:
+        yield Part(
+            name=package,
+            arguments=(package,),
+            tiers=("nightly",),
+            inputs=(*_inputs_of(package), *_suite(f"tests/smoke/{package}")),
+            takes_arguments=package == WORKSPACE.default_project.package,
+        )
+
+
+@session(timeout_minutes=20, parts=_isolated(), each="PACKAGE")
+def isolated(session: nox.Session, package: str) -> None:
+    """Run a package's tests with nothing installed but what its pyproject.toml declares.
+
+    An environment that all packages share hides what one of them forgot to declare. After --:
+    arguments of pytest.
+    """
+    made = environment.of_package(package, environment.own_cell(package))
+    folder = environment.prepare(made)
+    suites = [f"tests/unit/{package}", *_suite(f"tests/smoke/{package}")]
+    _pytest(session, folder, *_workers(session), *(session.posargs or suites))
 
 
 # Every file: it copies the repository and runs the workflows' own lines in the copy.

@@ -8,7 +8,7 @@ from typing import Any
 
 from gates.__main__ import main
 from tasks.environments import environment
-from tasks.project import PROJECT, ROOT, Cell, members, project_table
+from tasks.project import ROOT, WORKSPACE, Cell, members, project_table
 
 
 def keys(document: dict[str, Any]) -> dict[str, str]:
@@ -45,7 +45,7 @@ def described(file: Path) -> dict[str, Any]:
 
 def test_a_cell_is_what_cyclonedx_bom_finds_installed(tmp_path: Path) -> None:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    cell = Cell(python, PROJECT.default.torch)
+    cell = Cell(python, WORKSPACE.default.torch)
     exported, ours = tmp_path / "requirements.txt", tmp_path / "ours.json"
     exported.write_text(environment.exported(environment.of_cell(cell)))
     folder = ROOT / "configs"

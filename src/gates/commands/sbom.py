@@ -24,9 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--project", required=True, metavar="NAME", help="what it is of")
     parser.add_argument(
-        "--requirements", type=Path, metavar="FILE", help="what uv exported for one cell"
+        "--requirements",
+        type=Path,
+        metavar="FILE",
+        help="what uv exported: list those of the lock that it names (default: all)",
     )
-    parser.add_argument("--cell", metavar="PYTHON-TORCH", help="the cell of the requirements")
+    parser.add_argument(
+        "--cell",
+        metavar="PYTHON-TORCH",
+        help="the one cell whose requirements are listed (default: every cell)",
+    )
     parser.add_argument(
         "--check", action="store_true", help="compare the output with the lock, and write nothing"
     )
@@ -44,7 +51,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     refuse_to_overwrite(read, written=[options.output])
     packages = read_lock(options.lock)
     if options.requirements:
-        packages = select(packages, options.requirements, cell=options.cell or "")
+        packages = select(packages, options.requirements, cell=options.cell)
     found = sbom.read_document(options.output) if options.check else None
     exceptions = load_audit_settings(options.settings).read_by_people
     document = sbom.sbom(

@@ -15,9 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="FOLDER")
     parser.add_argument(
         "--name",
+        action="append",
+        default=[],
         metavar="MODEL",
         help="search this model's versions too, in the registry that a variable names or that is "
-        "in this folder; nothing is registered where there is neither",
+        "in this folder; nothing is registered where there is neither; may be repeated",
     )
 
 
@@ -28,7 +30,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     from gates.registry.store import check_name  # noqa: PLC0415
 
     origins = of_runs(options.outputs)
-    if options.name and is_there():
-        origins += of_versions(open_store(), check_name(options.name))
+    for name in filter(lambda _: is_there(), options.name):
+        origins += of_versions(open_store(), check_name(name))
     show(*trace(options.digest, origins))
     return ExitCode.PASSED

@@ -31,12 +31,13 @@ class Origin:
 
 
 def of_runs(outputs: Path) -> list[Origin]:
-    """Return what made the model of each run below `outputs`.
+    """Return what made the model of each run in `outputs`, or in a folder of it.
 
     Raises:
         GateInputError: a run's provenance is not about the checkpoint beside it.
     """
-    runs = sorted(file.parent for file in outputs.glob("*/provenance.json"))
+    patterns = ("*/provenance.json", "*/*/provenance.json")
+    runs = sorted(file.parent for pattern in patterns for file in outputs.glob(pattern))
     return [_of_run(run) for run in runs]
 
 

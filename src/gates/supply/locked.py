@@ -67,30 +67,43 @@ def parse_lock(text: str, *, where: str) -> list[LockedPackage]:
 
 
 def select(
-    packages: Iterable[LockedPackage], requirements: Path, *, cell: str
+    packages: Iterable[LockedPackage], requirements: Path, *, cell: str | None
 ) -> list[LockedPackage]:
-    """Return those of `packages` that `uv export` names for Linux on x86-64.
+    """Return those of `packages` that `uv export` names: for Linux on x86-64, if for one cell.
 
     Args:
         packages: of the lock.
         requirements: what uv exported, with markers.
-        cell: its interpreter and torch, as in `3.12-2.15`.
+        cell: its interpreter and torch, as in `3.12-2.15`; None for every cell.
 
     Raises:
         GateInputError: the file cannot be read, or the cell names no interpreter.
     """
     from packaging.requirements import Requirement  # noqa: PLC0415 - for one cell only
 
-    python = cell.partition("-")[0]
-    if not re.fullmatch(r"3\.\d+", python):
-        msg = f"--cell {cell}: expected PYTHON-TORCH, as in --cell 3.12-2.15"
-        raise GateInputError(msg)
+    machine = None if cell is None else _machine(cell)
     try:
         text = requirements.read_text(encoding="utf-8")
     except OSError as error:
         msg = f"{requirements}: cannot be read ({error.strerror}); name what uv exported"
         raise GateInputError(msg) from error
-    machine = {
+    lines = [line.rstrip("\\ ") for line in text.splitlines() if re.match(r"\w", line)]
+    asked = [Requirement(line) for line in lines]
+    kept = {
+        f"{each.name}{each.specifier}"
+        for each in asked
+        if machine is None or each.marker is None or each.marker.evaluate(machine)
+    }
+    return [package for package in packages if package.key in kept]
+
+
+def _machine(cell: str) -> dict[str, str]:
+    """Return what the markers of requirements ask, for Linux on x86-64."""
+    python = cell.partition("-")[0]
+    if not re.fullmatch(r"3\.\d+", python):
+        msg = f"--cell {cell}: expected PYTHON-TORCH, as in --cell 3.12-2.15"
+        raise GateInputError(msg)
+    return {
         "python_version": python,
         "python_full_version": f"{python}.0",
         "sys_platform": "linux",
@@ -100,14 +113,6 @@ def select(
         "implementation_name": "cpython",
         "platform_python_implementation": "CPython",
     }
-    lines = [line.rstrip("\\ ") for line in text.splitlines() if re.match(r"\w", line)]
-    asked = [Requirement(line) for line in lines]
-    kept = {
-        f"{each.name}{each.specifier}"
-        for each in asked
-        if each.marker is None or each.marker.evaluate(machine)
-    }
-    return [package for package in packages if package.key in kept]
 
 
 def _versions_by_name(entries: list[dict[str, Any]]) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from training import config as configs
 from training import runs
 from training.pytorch.outputs import mean_score
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_metric_survives_train_checkpoint_eval(config: RunConfig, tmp_path: Path) -> None:

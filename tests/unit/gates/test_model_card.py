@@ -107,7 +107,8 @@ def test_hugging_face_reads_the_metadata_back(run: Path) -> None:
 
 def test_model_is_named_by_commit_and_checkpoint(run: Path) -> None:
     digest = sha256(run / "checkpoint.pt")
-    assert f"# my_project 01234567-{digest[:12]}" in card_of(run, verdict_on(run))
+    name = load_settings(SETTINGS).name
+    assert f"# {name} 01234567-{digest[:12]}" in card_of(run, verdict_on(run))
 
 
 @pytest.mark.parametrize(

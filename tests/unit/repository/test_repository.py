@@ -1,5 +1,6 @@
 """What holds for the repository as a whole."""
 
+import configparser
 import json
 import re
 import subprocess
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.project import ROOT, is_project, members, project_table
+from tasks.hooks import imports
+from tasks.project import ROOT, WORKSPACE, is_project, members, project_table
 from tests import repository
 
 
@@ -57,13 +59,23 @@ def test_the_bars_are_where_they_were_set() -> None:
 
 
 def test_no_package_escapes_the_import_contracts_or_has_no_tests() -> None:
-    # The wheel, the coverage and the matrix take whatever is in src/; import-linter wants names.
     packages = {file.parent.name for file in (ROOT / "src").glob("*/__init__.py")}
-    linter = tomllib.loads(text_of("pyproject.toml"))["tool"]["importlinter"]
-    assert {*linter["root_packages"]} == {*packages, "tasks"}
-    (layers,) = (each["layers"] for each in linter["contracts"] if each["type"] == "layers")
-    assert set(layers) == packages
+    linter = configparser.ConfigParser()
+    linter.read_string(imports.contracts())
+    assert {*linter["importlinter"]["root_packages"].split()} == {*packages, "tasks"}
+    first, *libraries = linter["importlinter:contract:layers"]["layers"].strip().splitlines()
+    assert first.split(" | ") == sorted(each.package for each in WORKSPACE.projects)
+    assert libraries == ["training", "gates"]
     assert all((ROOT / "tests" / "unit" / name).is_dir() for name in packages)
+    assert all((ROOT / "tests/smoke" / each.package).is_dir() for each in WORKSPACE.projects)
+
+
+def test_no_tracked_file_at_the_top_of_the_tests_is_of_a_package() -> None:
+    """Else a session of one package would run, or a change of it would start, those of another."""
+    for kind, suites in (("unit", {"tasks", "repository"}), ("smoke", set())):
+        folders = {each.name for each in (ROOT / "tests" / kind).iterdir() if each.is_dir()}
+        assert folders - {"__pycache__"} - suites <= {*WORKSPACE.packages}
+        assert not [*(ROOT / "tests" / kind).glob("test_*.py")]
 
 
 def test_the_tests_that_security_names_are_there() -> None:
@@ -98,6 +110,10 @@ def test_libraries_sessions_and_workflows_name_no_project() -> None:
         ".github",
         "Dockerfile",
         "docker",
+        "tests/unit",
+        "tests/smoke",
+        *(f":!tests/unit/{name}" for name in names),
+        *(f":!tests/smoke/{name}" for name in names),
     )
     found = repository.git("grep", "-ilE", pattern, "--", *searched)
     assert (found.returncode, found.stdout) == (1, ""), "1: searched, and found nothing"

@@ -75,9 +75,9 @@ import nox
 
 from tasks.environments import environment
 from tasks.sessions import repository
-from tasks.catalogue import session
+from tasks.catalogue import Part, session
 from tasks.errors import stop
-from tasks.project import ROOT, Cell
+from tasks.project import ROOT
 
 nox.options.default_venv_backend = "none"
 SRC = {"timeout_minutes": 1, "tiers": ["pr"], "inputs": ["src"]}
@@ -135,8 +135,8 @@ def reads_itself(session):
     (ROOT / session.posargs[0]).read_text()
 
 
-@session(timeout_minutes=1, inputs=["src"], cells={Cell("3.12", "2.15"): ("pr",)})
-def cells(session, python_version, torch_version):
+@session(timeout_minutes=1, parts=[Part(name="a, b", inputs=("src",), tiers=("pr",))])
+def parts(session):
     'Pass.'
 
 

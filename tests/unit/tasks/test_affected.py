@@ -9,14 +9,17 @@ import pytest
 
 from tasks import catalogue
 from tasks.affected import selection
-from tasks.project import PROJECT, ROOT
+from tasks.catalogue import CATALOGUE
+from tasks.project import ROOT, WORKSPACE
 from tests.repository import commit, git
 
 runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
 
 PR = [job.session for job in catalogue.plan("pr")]
 GPU = ["gpu-test", "gpu-bench"]
-MIDDLE_CELLS = [f"matrix({cell})" for cell in PROJECT.cells[1:-1]]
+CELLS = [job.session for job in catalogue.jobs_of(CATALOGUE["matrix"])]
+MIDDLE_CELLS = [name for name in CELLS if name not in PR]
+SMOKE = f"smoke({WORKSPACE.default_project.package})"
 
 
 @pytest.fixture
@@ -53,10 +56,11 @@ def test_what_a_change_of_the_docs_does_not_touch_is_left_out_with_the_reason(
     commit(cwd=branch)
     plan = selection.plan(["pr", "--since", "main"], branch)
     chosen = {job.session for job in plan.jobs}
-    assert {"lint", "unit"} <= chosen
-    assert not {"smoke", "types", *GPU, *MIDDLE_CELLS} & chosen
-    assert "plan: left out smoke: none of its inputs changed since main (see smoke in tasks/)" in (
-        plan.notes
+    assert {"lint", "unit(repository)"} <= chosen
+    assert not {SMOKE, "types", *GPU, *MIDDLE_CELLS} & chosen
+    assert (
+        f"plan: left out {SMOKE}: none of its inputs changed since main (see smoke in tasks/)"
+        in (plan.notes)
     )
     told = " ".join(plan.notes)
     left_out = {*PR, *GPU, *MIDDLE_CELLS} - chosen
@@ -97,12 +101,12 @@ def test_every_way_of_changing_an_input_counts(
     change: Callable[[Path], None], branch: Path
 ) -> None:
     change(branch)
-    assert "smoke" in planned(branch, "--since", "main")
+    assert SMOKE in planned(branch, "--since", "main")
 
 
 def test_a_folder_whose_name_only_begins_like_an_input_does_not_count(branch: Path) -> None:
     write(branch, "src_of_another/errors.py", "configs_of_another/x.yaml")
-    assert "smoke" not in planned(branch, "--since", "main")
+    assert SMOKE not in planned(branch, "--since", "main")
 
 
 def no_such_commit(root: Path) -> tuple[Path, str]:
@@ -192,8 +196,8 @@ def test_only_githubs_own_machines_are_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PLAN_FROM_FORK", "true")
-    runners = {**PROJECT.runners, "cpu": labels}
-    monkeypatch.setattr(selection, "PROJECT", replace(PROJECT, runners=runners))
+    runners = {**WORKSPACE.runners, "cpu": labels}
+    monkeypatch.setattr(selection, "WORKSPACE", replace(WORKSPACE, runners=runners))
     if is_hosted:
         assert planned(branch) == PR
         return

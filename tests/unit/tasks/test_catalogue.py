@@ -4,7 +4,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,13 +16,15 @@ from tasks.catalogue import (
     CATALOGUE,
     TIERS,
     DuplicateSessionError,
+    Part,
     PlannedJob,
     Runner,
     Tier,
     session,
 )
 from tasks.environments import environment, uv
-from tasks.project import PROJECT, ROOT, Cell
+from tasks.evidence import inputs
+from tasks.project import ROOT, WORKSPACE, Cell
 from tests.history import History
 
 runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
@@ -66,9 +68,9 @@ def test_a_session_without_a_line_of_help_is_an_error() -> None:
             id="tier",
         ),
         pytest.param(
-            {"cells": {PROJECT.default: ("weekly",)}, "inputs": ["src"]},
+            {"parts": [Part(name="one", tiers=("weekly",), inputs=("src",))]},  # type: ignore[arg-type] # on purpose
             "tier 'weekly' is unknown; write one of pr, nightly, release, data",
-            id="tier_of_a_cell",
+            id="tier_of_a_part",
         ),
         pytest.param(
             {"runner": "tpu"}, "runner 'tpu' is unknown; write one of cpu, gpu", id="runner"
@@ -135,8 +137,8 @@ def test_a_session_added_in_one_line_is_in_the_plan() -> None:
 
 
 def test_every_kind_of_runner_has_labels() -> None:
-    assert set(PROJECT.runners) == set(get_args(Runner))
-    assert all(PROJECT.runners.values())
+    assert set(WORKSPACE.runners) == set(get_args(Runner))
+    assert all(WORKSPACE.runners.values())
 
 
 def test_nox_lists_the_catalogue_with_its_tags() -> None:
@@ -160,39 +162,84 @@ def test_the_night_runs_its_own_tier_and_every_job_of_pull_requests_once() -> No
     night = [job.session for job in catalogue.plan("nightly")]
     own = {job.session for each in CATALOGUE.values() for job in catalogue.jobs_of(each, "nightly")}
     pr = {job.session for job in catalogue.plan("pr")}
-    assert pr - own >= {"lint", "unit", "smoke", "commits"}, "with nothing to add it shows nothing"
+    assert pr - own >= {"lint", "unit(tasks)", "commits"}, "with nothing to add it shows nothing"
     assert sorted(night) == sorted(pr | own)
     order = [job.session for each in CATALOGUE.values() for job in catalogue.jobs_of(each)]
     assert night == sorted(night, key=order.index)
 
 
 def test_the_pr_tier_has_both_ends_of_the_matrix_and_nightly_all_of_it() -> None:
-    pr = [job.session for job in catalogue.plan("pr")]
-    nightly = [job.session for job in catalogue.plan("nightly")]
-    assert [name for name in pr if name.startswith("matrix")] == [
-        f"matrix({PROJECT.cells[0]})",
-        f"matrix({PROJECT.cells[-1]})",
-    ]
-    assert [name for name in nightly if name.startswith("matrix")] == [
-        f"matrix({cell})" for cell in PROJECT.cells
-    ]
+    def cells(tier: Tier, package: str) -> list[str]:
+        names = [job.session for job in catalogue.plan(tier)]
+        return [name for name in names if name.startswith(f"matrix({package}, ")]
+
+    def of(package: str, chosen: Iterable[Cell]) -> list[str]:
+        return [f"matrix({package}, {cell})" for cell in chosen]
+
+    every = WORKSPACE.cells
+    alone = [Cell(python) for python in WORKSPACE.pythons]
+    assert cells("pr", "training") == of("training", (every[0], every[-1]))
+    assert cells("nightly", "training") == of("training", every)
+    assert cells("pr", "gates") == of("gates", (alone[0], alone[-1]))
+    assert cells("nightly", "gates") == of("gates", alone)
+
+
+def test_each_package_has_its_tests_and_each_project_its_model_sessions() -> None:
+    names = {entry: [part.name for part in CATALOGUE[entry].parts] for entry in CATALOGUE}
+    assert names["unit"] == [*WORKSPACE.packages, "tasks", "repository"]
+    assert names["isolated"] == [*WORKSPACE.packages]
+    projects = [each.package for each in WORKSPACE.projects]
+    for entry in ("smoke", "train", "evaluate", "reproduce", "sbom", "register", "promote"):
+        assert names[entry] == projects
+    assert names["rollback"] == projects
+    assert names["lint"] == [""]
+
+
+def test_a_part_is_changed_by_its_own_package_and_those_it_needs_only() -> None:
+    def reached(file: str) -> set[str]:
+        return {
+            part.name for part in CATALOGUE["unit"].parts if inputs.covers(part.inputs, file)
+        } - {"repository"}
+
+    projects = {each.package for each in WORKSPACE.projects}
+    for each in projects:
+        assert reached(f"src/{each}/new.py") == {each}
+        assert reached(f"tests/unit/{each}/test_new.py") == {each}
+    assert reached("src/training/new.py") == {"training", *projects}
+    assert reached("src/gates/new.py") == {"gates", "training", *projects}
+    assert reached("tasks/new.py") == {*WORKSPACE.packages, "tasks"}
+    assert reached("docs/new.md") == set()
 
 
 @pytest.mark.usefixtures("_untouched_catalogue")
-def test_of_a_matrix_only_the_default_cell_can_run_in_the_image() -> None:
-    cells: dict[Cell, tuple[Tier, ...]] = dict.fromkeys(PROJECT.cells, ("pr",))
-    declare = session(timeout_minutes=1, inputs=["src"], cells=cells, in_image=True)
-    declare(a_session("cells_of"))
-    jobs = catalogue.jobs_of(CATALOGUE["cells-of"])
-    assert [job.session for job in jobs if job.in_image] == [f"cells-of({PROJECT.default})"]
+def test_arguments_without_a_named_part_go_to_the_default_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def parts_of(name: str, *arguments: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["nox", *arguments])
+        parts = [
+            Part(name="one", arguments=(1,)),
+            Part(name="two", arguments=(2,), takes_arguments=True),
+        ]
+        declared = session(timeout_minutes=1, parts=parts)(a_session(name))
+        return [call.id for call in declared.parametrize]  # type: ignore[attr-defined] # Nox's
+
+    assert parts_of("first", "-s", "first") == ["one", "two"]
+    assert parts_of("second", "-s", "second", "--", "--lr=1") == ["two"]
+    assert parts_of("third", "-s", "third(one)", "--", "--lr=1") == ["one", "two"]
+    assert parts_of("fourth", "-s", "fourth", "--") == ["one", "two"]
 
 
 def test_what_runs_in_the_image_has_the_environment_that_is_in_it() -> None:
     """Other environments would be downloaded there as well, and a GPU's job needs another image."""
-    inside = {name for name, declared in CATALOGUE.items() if declared.in_image}
-    assert inside >= {"smoke", "train", "evaluate", "reproduce"}
+    jobs = [job for each in CATALOGUE.values() for job in catalogue.jobs_of(each)]
+    inside = {job.session for job in jobs if job.in_image}
+    default = WORKSPACE.default_project.package
+    assert inside >= {f"{name}({default})" for name in ("smoke", "train", "evaluate", "reproduce")}
+    assert f"matrix({default}, {WORKSPACE.default})" in inside
+    assert f"matrix({default}, {WORKSPACE.cells[0]})" not in inside
     assert not inside & {"lint", "workflows", "audit", "commits", "image"}
-    assert all(CATALOGUE[name].runner == "cpu" for name in inside)
+    assert all(job.runner == "cpu" for job in jobs if job.in_image)
 
 
 def test_a_planned_job_says_where_and_how_long() -> None:
@@ -201,7 +248,8 @@ def test_a_planned_job_says_where_and_how_long() -> None:
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_declared_inputs_exist(name: str) -> None:
-    missing = [path for path in CATALOGUE[name].inputs if not (ROOT / path).exists()]
+    read = (path for part in CATALOGUE[name].parts for path in part.inputs)
+    missing = [path for path in read if not (ROOT / path).exists()]
     assert missing == []
 
 
@@ -243,7 +291,7 @@ def test_the_oldest_nox_is_said_once_in_two_places() -> None:
 
 
 def test_the_default_cell_is_in_the_matrix() -> None:
-    assert PROJECT.default in PROJECT.cells
+    assert WORKSPACE.default in WORKSPACE.cells
 
 
 def test_the_matrix_is_read_from_pyproject() -> None:
@@ -253,7 +301,7 @@ def test_the_matrix_is_read_from_pyproject() -> None:
 
 def test_every_torch_is_declared_to_conflict_with_the_others() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for torch in PROJECT.torches:
+    for torch in WORKSPACE.torches:
         assert f'{{ package = "training", extra = "torch-{torch.replace(".", "-")}" }}' in pyproject
 
 

@@ -157,13 +157,13 @@ def test_each_notable_commit_gets_a_line_under_its_heading(tmp_path: Path) -> No
     )
 
 
-def test_the_notes_say_which_model_goes_with_the_package() -> None:
-    notes = changelog.notes("own", NEW, "c" * 40, "cccccccc-123456789abc", "### Added\n- One.")
+def test_the_notes_say_which_models_go_with_the_packages() -> None:
+    models = {"own": "cccccccc-123456789abc", "another": None}
+    notes = changelog.notes(NEW, "c" * 40, models, "### Added\n- One.")
     assert notes == (
-        "# own 0.2.0\n\n| package | commit | model |\n|---|---|---|\n"
-        "| 0.2.0 | `cccccccc` | `cccccccc-123456789abc` |\n\n## Added\n- One.\n"
+        f"# 0.2.0\n\nCommit `{'c' * 40}`\n\n| model | version |\n|---|---|\n"
+        "| own | `cccccccc-123456789abc` |\n| another | none |\n\n## Added\n- One.\n"
     )
-    assert "none was trained" in changelog.notes("own", NEW, "c" * 40, None, "")
 
 
 def test_our_own_changelog_has_a_place_for_a_release() -> None:

@@ -8,11 +8,11 @@ import pytest
 
 from tasks.packaging import commits, contracts
 from tasks.packaging.commits import Level
-from tasks.project import ROOT
+from tasks.project import ROOT, WORKSPACE
 from tests.history import History
 from tests.repository import git
 
-CONFIG = "src/my_project/config.schema.json"
+CONFIG = f"src/{WORKSPACE.default_project.package}/config.schema.json"
 OLD = json.dumps({"type": "object", "properties": {"lr": {"type": "number"}}, "required": ["lr"]})
 NEEDS_MORE = json.dumps(
     {"type": "object", "properties": {"lr": {"type": "number"}}, "required": ["lr", "seed"]}
@@ -311,5 +311,5 @@ def test_the_hook_leaves_a_merge_alone(
 def test_the_contracts_are_files_of_this_repository() -> None:
     assert dict(contracts.contracts("HEAD", ROOT)) == {
         "src/gates/verdict.schema.json": "written",
-        "src/my_project/config.schema.json": "read",
+        CONFIG: "read",
     }

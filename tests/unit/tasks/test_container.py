@@ -73,8 +73,8 @@ def test_an_image_is_the_same_if_only_what_jobs_do_not_take_from_it_is_another(r
 @pytest.mark.usefixtures("root")
 def test_another_default_python_needs_another_image(monkeypatch: pytest.MonkeyPatch) -> None:
     before = container.tag("cpu")
-    changed = project.Project(**{**vars(project.PROJECT), "default": Cell("3.11", "2.11")})
-    monkeypatch.setattr(container, "PROJECT", changed)
+    changed = project.Workspace(**{**vars(project.WORKSPACE), "default": Cell("3.11", "2.11")})
+    monkeypatch.setattr(container, "WORKSPACE", changed)
     assert container.tag("cpu") != before
 
 
@@ -197,7 +197,7 @@ def test_nobody_is_asked_without_a_name_or_a_job_for_it(images: Images) -> None:
         "ghcr.io/owner/name",
         "localhost/name",
         "registry:5000/a",
-        "127.0.0.1:5000/team/my-project",
+        "127.0.0.1:5000/team/our-image",
         "ghcr.io/a/b/c.d_e",
     ],
 )

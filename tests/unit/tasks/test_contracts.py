@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from tasks.packaging.contracts import breaking
-from tasks.project import ROOT
+from tasks.project import ROOT, WORKSPACE
 
 Schema = dict[str, Any]
 
@@ -164,7 +164,9 @@ def test_a_value_that_is_refused_now_is_found(old: Any, new: Any, value: Any) ->
 
 
 def config() -> Schema:
-    schema: Schema = json.loads((ROOT / "src/my_project/config.schema.json").read_text())
+    schema: Schema = json.loads(
+        (ROOT / "src" / WORKSPACE.default_project.package / "config.schema.json").read_text()
+    )
     return schema
 
 

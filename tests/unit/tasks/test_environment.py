@@ -12,7 +12,7 @@ import pytest
 
 from tasks.environments import environment, installed, interpreters, lockfile, uv
 from tasks.environments.environment import Environment
-from tasks.project import PROJECT, ROOT, Cell
+from tasks.project import ROOT, WORKSPACE, Cell
 from tests.local_index import Index
 from tests.repository import real_uv
 
@@ -317,23 +317,44 @@ def test_the_environment_comes_first_on_path(tmp_path: Path) -> None:
 
 
 def test_cells_differ_in_folder_and_torch() -> None:
-    environments = [environment.of_cell(cell) for cell in PROJECT.cells]
-    assert len({made.folder for made in environments}) == len(PROJECT.cells)
-    assert environment.of_cell(Cell("3.11", "2.11")).selection[:2] == [
+    environments = [environment.of_cell(cell) for cell in WORKSPACE.cells]
+    assert len({made.folder for made in environments}) == len(WORKSPACE.cells)
+    assert environment.of_cell(Cell("3.11", "2.11")).selection()[:2] == [
         "--all-packages",
         "--extra=torch-2-11",
     ]
 
 
-@pytest.mark.parametrize("cell", PROJECT.cells, ids=str)
+@pytest.mark.parametrize("cell", WORKSPACE.cells, ids=str)
 def test_every_cell_exports_one_torch_of_its_version(cell: Cell) -> None:
     exported = environment.exported(environment.of_cell(cell))
     (torch,) = [line for line in exported.splitlines() if line.startswith("torch==")]
     assert torch.startswith(f"torch=={cell.torch}.")
 
 
+def test_a_package_alone_has_what_it_declares_and_nothing_else() -> None:
+    def names(package: str) -> set[str]:
+        cell = environment.own_cell(package)
+        exported = environment.exported(environment.of_package(package, cell))
+        return {re.split("[=;]", line)[0] for line in exported.splitlines() if line[0].isalnum()}
+
+    assert {"pytest", "mlflow", "scipy"} <= names("gates")
+    assert not {"torch", "mypy", "psycopg2-binary"} & names("gates")
+    assert "torch" in names("training")
+
+
+def test_only_the_packages_that_one_needs_can_be_imported_beside_it(tmp_path: Path) -> None:
+    packages = tmp_path / "lib" / "python3.12" / "site-packages"
+    packages.mkdir(parents=True)
+    environment._link_packages(tmp_path, "training", ROOT)  # noqa: SLF001
+    environment._link_packages(tmp_path, "training", ROOT)  # noqa: SLF001 - a second time
+    (place,) = (packages / "workspace.pth").read_text().splitlines()
+    assert {each.name for each in Path(place).iterdir()} == {"gates", "training"}
+    assert (Path(place) / "gates" / "errors.py").is_file()
+
+
 def test_the_peers_of_the_benchmarks_are_in_an_environment_of_their_own() -> None:
-    cell = PROJECT.default
+    cell = WORKSPACE.default
     peers, checks = environment.of_benchmarks(cell), environment.of_cell(cell)
     assert peers.folder != checks.folder
     names = [
@@ -347,10 +368,10 @@ def test_the_peers_of_the_benchmarks_are_in_an_environment_of_their_own() -> Non
 def test_a_missing_default_interpreter_is_stood_in_for_on_a_laptop_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    oldest = PROJECT.pythons[0]
+    oldest = WORKSPACE.pythons[0]
     monkeypatch.setattr(environment, "_is_installed", lambda version: version == oldest)
     monkeypatch.setenv("CI", "true")
-    assert environment.default_python() == PROJECT.default.python
+    assert environment.default_python() == WORKSPACE.default.python
     monkeypatch.delenv("CI")
     assert environment.default_python() == oldest
     assert f"so Python {oldest} stands in for it" in capsys.readouterr().err

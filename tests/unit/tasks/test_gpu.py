@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.project import PROJECT, ROOT
+from tasks.project import ROOT, WORKSPACE
 from tasks.sessions import gpu
 
 SESSIONS = ["gpu-test", "gpu-bench"]
-OLDEST = PROJECT.torches[0]
+OLDEST = WORKSPACE.torches[0]
+PROJECT = WORKSPACE.default_project.package
 
 
 def nox(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -93,7 +94,7 @@ def test_without_a_gpu_a_session_skips_but_not_in_ci(
 def test_the_locked_torch_is_asked_without_no_venv() -> None:
     ran = nox("-s", "gpu-bench", CI="")
     assert ran.returncode == 0, ran.stderr
-    assert f"gpu-bench skipped: torch {PROJECT.default.torch}." in ran.stderr
+    assert f"gpu-bench skipped: torch {WORKSPACE.default.torch}." in ran.stderr
     assert "sees no GPU here" in ran.stderr
 
 
@@ -102,8 +103,8 @@ def test_the_locked_torch_is_asked_without_no_venv() -> None:
     [
         ("gpu-test", [], "-m pytest tests/gpu"),
         ("gpu-test", ["--", "-k", "bits"], "-m pytest -k bits"),
-        ("gpu-bench", [], "-m my_project.gpu_bench"),
-        ("gpu-bench", ["--", "--steps", "9"], "-m my_project.gpu_bench --steps 9"),
+        ("gpu-bench", [], f"-m {PROJECT}.gpu_bench"),
+        ("gpu-bench", ["--", "--steps", "9"], f"-m {PROJECT}.gpu_bench --steps 9"),
     ],
 )
 def test_no_venv_runs_the_first_python_on_path_that_has_torch(
@@ -176,17 +177,17 @@ def test_real_interpreter_says_what_it_is_and_lacks() -> None:
     assert not found.sees_gpu
 
 
-OWN = ("gates", "my_project", "training")
+OWN = ("gates", PROJECT, "training")
 
 
 def test_image_must_carry_what_training_imports_and_no_more() -> None:
-    code = """if True:
+    code = f"""if True:
         import sys
-        from my_project import gpu_bench, project, train
+        from {PROJECT} import gpu_bench, project, train
         from training.pytorch import processes, loop
         from training import runs
         own = [module for module in sys.modules.values()
-               if module.__name__.split(".")[0] in ("gates", "my_project", "training")]
+               if module.__name__.split(".")[0] in {OWN}]
         print(*[module.__file__ for module in own], sep="\\n")
     """
     listed = subprocess.run(

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tasks.environments import environment
+from tasks.project import WORKSPACE
 from tests import repository
 
 HOOKS = (
@@ -21,7 +22,8 @@ HOOKS = (
     "scripts",
     "pins",
 )
-IMPORT = "from my_project import config"
+PROJECT = WORKSPACE.default_project.package
+IMPORT = f"from {PROJECT} import config"
 MISSPELLED = "reci" + "eve"  # in two parts, or this file would not pass
 # Each as a provider gives it; in parts as well. None is anybody's.
 SECRETS = {
@@ -93,7 +95,7 @@ def check_each_defect(checkout: Path) -> None:
     failed_in_hook = failed_hooks(committed.stdout + committed.stderr)
     assert failed_in_hook == failed_hooks(linted.stdout)
     assert failed_in_hook == set(HOOKS)
-    assert "gates.wrong_way -> my_project" in linted.stdout
+    assert f"gates.wrong_way -> {PROJECT}" in linted.stdout
     assert "src/gates/undeclared.py:3:8: DEP001 'torch' imported" in linted.stdout
     assert all(f"Location:    {name}:1" in linted.stdout for name in SECRETS)
     assert "tasks.wrong_way -> gates" in linted.stdout

@@ -15,7 +15,7 @@ import pytest
 
 from tasks.environments import uv
 from tasks.images import container, oci
-from tasks.project import PROJECT, ROOT
+from tasks.project import ROOT, WORKSPACE
 from tasks.sessions import image
 from tests import stand_in_images
 from tests.stand_in_images import Images, served
@@ -61,7 +61,7 @@ def test_every_from_is_pinned_by_tag_and_digest_or_is_a_stage() -> None:
 def test_the_base_of_the_cpu_image_has_the_default_python() -> None:
     base = oci.bases(DOCKERFILE)[0]
     assert base.name == "python"
-    assert base.tag.startswith(f"{PROJECT.default.python}-slim")
+    assert base.tag.startswith(f"{WORKSPACE.default.python}-slim")
 
 
 def test_a_base_for_a_named_platform_is_one_too() -> None:
@@ -88,7 +88,7 @@ def test_every_install_demands_hashes_and_takes_wheels_only() -> None:
         assert "--require-hashes" in each
         assert "--only-binary=:all:" in each or "--no-build" in each
     # The CPU's environment is the sessions' own, which test_environment.py holds to hashes.
-    assert sum("environment.prepare_default_cell()" in each for each in commands) == 1
+    assert sum("environment.prepare_image(" in each for each in commands) == 1
 
 
 def test_the_gpu_image_keeps_the_bases_own_torch() -> None:
@@ -96,12 +96,12 @@ def test_the_gpu_image_keeps_the_bases_own_torch() -> None:
     assert "--frozen" in install
     assert "--prune torch" in install
     assert "--system-site-packages" in install
-    assert f"torch-{PROJECT.default.torch.replace('.', '-')} " in install
+    assert f"torch-{(WORKSPACE.default.torch or '').replace('.', '-')} " in install
 
 
 @pytest.mark.parametrize(
     ("target", "command"),
-    [("cpu", ["nox", "-s", "smoke"]), ("gpu", ["nox", "--no-venv", "-s", "gpu-test"])],
+    [("cpu", ["sh", "-c", image.COMMAND]), ("gpu", ["nox", "--no-venv", "-s", "gpu-test"])],
 )
 def test_the_image_runs_a_check_and_says_its_health(target: str, command: list[str]) -> None:
     assert json.loads(last(target, "CMD")) == command
@@ -111,8 +111,8 @@ def test_the_image_runs_a_check_and_says_its_health(target: str, command: list[s
 def test_python_in_the_image_is_that_of_the_environment() -> None:
     # A link to the folder, not to its bin: beside that Python looks for pyvenv.cfg, and without it
     # finds no package.
-    (made,) = (rest for word, rest in stages(DOCKERFILE)["cpu"] if "prepare_default_cell" in rest)
-    (link,) = re.findall(r"os\.symlink\(environment\.prepare_default_cell\(\), '(.+)'\)", made)
+    (made,) = (rest for word, rest in stages(DOCKERFILE)["cpu"] if "prepare_image" in rest)
+    (link,) = re.findall(r"os\.symlink\(environment\.prepare_image\(.+?\), '([^']+)'\)", made)
     path = [rest for word, rest in stages(DOCKERFILE)["cpu"] if rest.startswith("PATH=")]
     assert path[0].startswith(f"PATH=/app/{link}/bin:$PATH ")
 
@@ -235,7 +235,7 @@ def lock_digest() -> str:
 
 
 def expected_build(engine: str, options: str, target: str = "cpu", more: str = "") -> str:
-    name = f"localhost/my_project:{container.tag(target)}"
+    name = f"localhost/workspace:{container.tag(target)}"
     label = f"--label=uv.lock.sha256={lock_digest()}"
     return f"{engine} build {options}--target={target} --tag={name} {label} {more}."
 
@@ -256,16 +256,42 @@ def test_the_first_engine_that_answers_builds_and_runs_smoke(
     run()
     built, *ran = (engines / "log").read_text().splitlines()
     assert built == expected_build(engine, options)
-    name = f"localhost/my_project:{container.tag('cpu')}"
+    name = f"localhost/workspace:{container.tag('cpu')}"
     assert ran == (
         [
             f"buildah from {name}",
-            "buildah run working-container -- sh -c exec nox -s smoke",
+            f"buildah run working-container -- sh -c {image.COMMAND}",
             "buildah rm working-container",
         ]
         if engine == "buildah"
         else [f"{engine} run --rm {name}"]
     )
+
+
+def test_a_project_alone_is_an_argument_of_the_build(engines: Path) -> None:
+    project = WORKSPACE.default_project.package
+    run("--project", project)
+    built, ran = (engines / "log").read_text().splitlines()
+    name = f"localhost/{project}:{container.tag('cpu')}"
+    assert f"--tag={name} " in built
+    assert f"--build-arg=PROJECT={project} ." in built
+    assert ran == f"docker run --rm {name}"
+
+
+@pytest.mark.parametrize(
+    ("project", "session"), [("", "smoke"), ("some_project", "isolated(some_project)")]
+)
+def test_the_image_runs_the_session_that_its_packages_are_enough_for(
+    project: str, session: str, tmp_path: Path
+) -> None:
+    (tmp_path / "nox").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "nox").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    command = ["sh", "-c", image.COMMAND]
+    ran = subprocess.run(
+        command, env={"PATH": path, "PROJECT": project}, capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == f"-s {session}\n"
 
 
 def test_the_gpu_target_is_built_and_not_run(engines: Path) -> None:
@@ -280,7 +306,7 @@ def test_the_container_goes_even_if_smoke_fails_and_the_session_fails(
 ) -> None:
     for name in ("docker", "podman"):
         (engines / name).unlink()
-    monkeypatch.setenv("ENGINE_FAILS", "-s smoke")
+    monkeypatch.setenv("ENGINE_FAILS", "exec nox")
     with pytest.raises(FailedError, match="buildah run failed"):
         run()
     assert (engines / "log").read_text().splitlines()[-1] == "buildah rm working-container"
@@ -403,7 +429,7 @@ def test_an_image_is_asked_of_the_registry_in_its_name(name: str, manifests: str
 
 
 def built_and_tried(engine: str = "docker") -> list[str]:
-    name = f"localhost/my_project:{container.tag('cpu')}"
+    name = f"localhost/workspace:{container.tag('cpu')}"
     return [expected_build(engine, ""), f"{engine} run --rm {name}"]
 
 
@@ -422,7 +448,7 @@ def test_what_is_not_there_is_built_tried_and_pushed(images: Images, engines: Pa
     logged = run("--publish", f"{images.host}/team/image")
     assert (engines / "log").read_text().splitlines() == [
         *built_and_tried(),
-        f"docker tag localhost/my_project:{container.tag('cpu')} {name}",
+        f"docker tag localhost/workspace:{container.tag('cpu')} {name}",
         f"docker push {name}",
     ]
     assert logged[-1] == f"Published {name}"

@@ -26,7 +26,7 @@ def test_every_run_leaves_a_manifest_however_it_ends(own_sessions: Path) -> None
         "skips": ("skipped", "nothing to do here"),
         "errs": ("failed", "no verdict in artifacts"),
         "breaks": ("failed", "KeyError: 'a mistake'"),
-        "cells(py3.12-torch2.15)": ("passed", None),
+        "parts(a, b)": ("passed", None),
         "stops": ("failed", "exit code 2 uv.lock: nothing to judge"),
     }
     ran = nox("-s", *ends, cwd=own_sessions, PYTHONHASHSEED="7", TZ="UTC")
@@ -35,7 +35,7 @@ def test_every_run_leaves_a_manifest_however_it_ends(own_sessions: Path) -> None
     assert {name: (run.result, run.reason) for name, run in runs.items()} == ends
     assert all(run.session == name and run.tiers == ["pr"] for name, run in runs.items())
     names = sorted(file.name for file in (own_sessions / "artifacts" / "manifests").iterdir())
-    assert "cells-py3.12-torch2.15.json" in names
+    assert "parts-a-b.json" in names
     assert len(names) == len(ends), "and nothing half-written"
     check_what_a_passed_run_holds(runs["passes"], own_sessions)
 

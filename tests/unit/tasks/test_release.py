@@ -14,10 +14,12 @@ import pytest
 from gates.evidence import provenance
 from tasks.environments import lockfile
 from tasks.packaging import wheels
-from tasks.project import ROOT
+from tasks.project import ROOT, WORKSPACE
 from tasks.sessions import release
 from tests.repository import git
 from tests.repository import nox as run_nox
+
+DEFAULT = WORKSPACE.default_project.package
 
 
 class SkippedError(Exception):
@@ -112,7 +114,7 @@ def test_commits_refuses_what_is_not_in_the_form(
 def test_commits_holds_the_title_of_a_squash_to_the_same(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    schema = "src/my_project/config.schema.json"
+    schema = f"src/{DEFAULT}/config.schema.json"
     narrower = (root / schema).read_text().replace('"bfloat16",', "").replace('"mlflow"', '"mine"')
     commit(root, "feat!: narrower", **{schema: narrower})
     for title in ("", "feat!: all of it"):
@@ -185,10 +187,8 @@ def test_version_prints_why_and_writes_it(root: Path, capsys: pytest.CaptureFixt
     assert re.fullmatch(r"next: 0.1.0 -> 0.2.0, because [0-9a-f]{8} adds a feature", third)
     assert git("diff", "--numstat", cwd=root).stdout == (
         "1\t1\tpyproject.toml\n"
-        "1\t1\tsrc/gates/pyproject.toml\n"
-        "1\t1\tsrc/my_project/pyproject.toml\n"
-        "1\t1\tsrc/training/pyproject.toml\n"
-        "4\t4\tuv.lock\n"
+        + "".join(f"1\t1\tsrc/{name}/pyproject.toml\n" for name in WORKSPACE.packages)
+        + f"{len(WORKSPACE.packages) + 1}\t{len(WORKSPACE.packages) + 1}\tuv.lock\n"
     )
     assert lockfile.staleness(root) is None
     git("tag", "v0.2.1", cwd=root)
@@ -241,9 +241,9 @@ def test_changelog_moves_the_text_and_adds_what_nobody_wrote(root: Path) -> None
     )
     assert re.fullmatch(expected, text), text
     notes = (root / "artifacts" / "release-notes.md").read_text()
-    assert notes.startswith("# my_project 0.2.0\n")
-    assert "none was trained" in notes
-    assert any("there is no model in outputs/: nox -s train makes one" in line for line in logged)
+    assert notes.startswith("# 0.2.0\n")
+    assert f"| {WORKSPACE.default_project.model} | none |" in notes
+    assert any("there is no outputs/latest.pt: nox -s" in line for line in logged)
     assert "CHANGELOG.md has a section of 0.2.0 already" in run("changelog").logged
     assert (root / "CHANGELOG.md").read_text() == text
 
@@ -350,7 +350,7 @@ def test_build_checks_the_package_and_leaves_it_with_its_digests(
     # The environment with torch is the integration test's.
     monkeypatch.setattr(release, "_try_each", lambda *_: None)
     (root / "dist").mkdir()
-    (root / "dist" / "my_project-0.0.9.tar.gz").write_text("of an earlier build")
+    (root / "dist" / f"{DEFAULT}-0.0.9.tar.gz").write_text("of an earlier build")
     (root / "uncommitted.py").write_text("")
     session = run("build")
     assert "what is not committed is not in it" in session.logged[0]
@@ -358,7 +358,7 @@ def test_build_checks_the_package_and_leaves_it_with_its_digests(
     ((_, *twine),) = session.ran
     assert twine[:2] == ["check", "--strict"]
     files = sorted((root / "dist").iterdir())
-    names = ("gates", "my_project", "training")
+    names = WORKSPACE.packages
     endings = ("-0.1.0-py3-none-any.whl", "-0.1.0.tar.gz")
     assert [file.name for file in files] == [name + end for name in names for end in endings]
     sums = (root / "artifacts" / "SHA256SUMS").read_text().splitlines()
@@ -424,13 +424,13 @@ def test_publish_says_what_would_go_where_and_uploads_nothing(
     assert capsys.readouterr().err.endswith("run first: nox -s build\n")
     dist.mkdir()
     sums.parent.mkdir()
-    wheel = dist / "my_project-0.1.0-py3-none-any.whl"
+    wheel = dist / f"{DEFAULT}-0.1.0-py3-none-any.whl"
     wheel.write_bytes(b"a wheel")
     sums.write_text(f"{wheels.digest(wheel)}  dist/{wheel.name}\n")
     run("publish")
     told = capsys.readouterr().out
     assert f"{wheels.digest(wheel)}  dist/{wheel.name}, 7 bytes" in told
-    assert "to PyPI as my_project 0.1.0, by trusted publishing" in told
+    assert f"to PyPI as {DEFAULT} 0.1.0, by trusted publishing" in told
     assert "GitHub's attestations" in told
     assert "not yet: HEAD has no tag v0.1.0" in told
     git("tag", "v0.1.0", cwd=root)
@@ -467,7 +467,7 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
     assert "run:" not in job
     assert "actions/checkout" not in job
     assert "$/" not in job
-    assert "needs: [plan, model, package, session, attest, registry]" in job
+    assert "needs: [plan, model, notes, package, session, attest, registry]" in job
 
     # By its number: another job could leave an artifact of that name.
     assert "artifact-ids: ${{ needs.package.outputs.dist }}" in job
@@ -489,17 +489,17 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
 def test_the_workflow_stages_only_what_passed_everything() -> None:
     text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
     job = text.split("\n  registry:\n")[1].split("\n  publish:\n")[0]
-    assert "needs: [plan, model, package, session, attest]" in job
+    assert "needs: [plan, model, notes, package, session, attest]" in job
     ran = re.findall(r"run: (.*)", job)
     assert ran == [
-        "nox -s register -- --run outputs/release",
-        "nox -s promote -- --to staging",
+        'nox -s "register($PROJECT)" -- --run-id release',
+        'nox -s "promote($PROJECT)" -- --to staging',
     ]
-    assert f"--run-id {Path(ran[0].split()[-1]).name} " in text.split("\n  registry:\n")[0]
+    assert f"--run-id {ran[0].split()[-1]} " in text.split("\n  registry:\n")[0]
 
 
 def test_a_release_on_a_laptop_runs_its_sessions_in_an_order_that_works() -> None:
     listed = run_nox("--list", "-t", "release", cwd=ROOT).stdout
-    names = re.findall(r"^\* (\S+)", listed, re.MULTILINE)
+    names = [*dict.fromkeys(re.findall(r"^\* ([\w-]+)", listed, re.MULTILINE))]
     order = ["train", "evaluate", "build", "version", "changelog", "publish", "sbom"]
     assert [name for name in names if name in order] == order

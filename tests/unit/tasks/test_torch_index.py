@@ -18,8 +18,6 @@ EXTRAS = """\
 dependencies = ["torch"]
 
 [project.optional-dependencies]
-mlflow = []
-supply = []
 torch-2-11 = ["torch==2.11.*"]
 torch-2-13 = ["torch==2.13.*"]
 """
