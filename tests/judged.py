@@ -25,7 +25,16 @@ CANDIDATE, BASELINE, DATA, CONFIG = ("c" * 64, "b" * 64, "d" * 64, "f" * 64)
 POLICY: dict[str, Any] = {
     "alpha": 0.05,
     "power": 0.8,
-    "accuracy": {"margin": 0.02, "floor": 0.0, "require": "noninferiority"},
+    "metrics": {
+        "accuracy": {
+            "primary": True,
+            "of": "correct",
+            "better": "higher",
+            "margin": 0.02,
+            "floor": 0.0,
+            "require": "noninferiority",
+        }
+    },
     "subgroups": {
         "columns": {},
         "intersections": [],
@@ -36,17 +45,23 @@ POLICY: dict[str, Any] = {
         "require": "no_harm",
         "correction": "holm",
     },
-    "metrics": {},
     "resamples": 199,
     "seed": 0,
 }
 
 
 def write_policy(file: Path, changes: Mapping[str, Any] | None = None) -> Path:
-    """Write `POLICY` to `file`, with other values at dotted keys; JSON is YAML."""
+    """Write `POLICY` to `file`, with other values at dotted keys; JSON is YAML.
+
+    A key `accuracy.…` is one of that metric, and `metrics` adds to those that are there.
+    """
     rules = copy.deepcopy(POLICY)
     for key, value in (changes or {}).items():
+        if key == "metrics":
+            rules["metrics"] |= value
+            continue
         *sections, leaf = key.split(".")
+        sections = ["metrics", *sections] if sections[:1] == ["accuracy"] else sections
         section = rules
         for name in sections:
             section = section[name]
@@ -106,3 +121,14 @@ def written(predictions: Predictions, folder: Path, name: str) -> PredictionsFil
     file = folder / f"{name}.parquet"
     write_predictions(predictions, file)
     return open_predictions(file, name=name)
+
+
+def metric(of: str, margin: float, **more: Any) -> dict[str, Any]:
+    """Return the rule of a metric that less is better of, and that must be no worse."""
+    return {
+        "of": of,
+        "better": "lower",
+        "margin": margin,
+        "require": "noninferiority",
+        **more,
+    }

@@ -4,6 +4,8 @@ Whoever chooses such a text must not steer the terminal or the CI runner that sh
 """
 
 import sys
+from collections.abc import Iterable
+from typing import TextIO
 
 # GitHub's runner takes `::` at the start of a line and `##[` anywhere in it for a command.
 # https://github.com/actions/runner/blob/main/src/Runner.Common/ActionCommand.cs
@@ -29,6 +31,16 @@ def in_one_line(text: str) -> str:
 
 def show(*lines: str) -> None:
     """Print each of `lines`, made harmless; what the terminal has no letters for is spelled out."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # None where it is closed
+    _print(lines, sys.stdout)
+
+
+def show_error(*lines: str) -> None:
+    """Print each of `lines` to standard error, as `show` does."""
+    _print(lines, sys.stderr)
+
+
+def _print(lines: Iterable[str], stream: TextIO) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"  # None where it is closed
     for line in lines:
-        print(harmless(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        text = harmless(line).encode(encoding, "backslashreplace").decode(encoding)
+        print(text, file=stream, flush=True)

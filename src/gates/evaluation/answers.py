@@ -1,5 +1,7 @@
 """Whether a model still answers as the predictions say that were kept of it."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,8 +18,8 @@ def difference(recorded: PredictionsFile, again: Predictions, *, tolerance: floa
     Args:
         recorded: the predictions that were kept.
         again: what the model predicts now, for all of the held-out examples.
-        tolerance: of probabilities, because processors round differently. If two classes are that
-            close, either prediction is accepted.
+        tolerance: of probabilities, scores and predicted numbers, because processors round
+            differently. If two classes are that close, either prediction is accepted.
 
     Raises:
         GateInputError: `recorded` is damaged.
@@ -32,14 +34,24 @@ def difference(recorded: PredictionsFile, again: Predictions, *, tolerance: floa
         return f"the predictions have the columns {found}; expected {wanted}"
     if kept["id"].to_pylist() != expected["id"].to_pylist():
         return f"the predictions are not of the {len(expected):,} held-out examples in their order"
-    exact = [name for name in kept.column_names if name != "probabilities"]
-    differs = {name: kept[name].to_numpy() != expected[name].to_numpy() for name in exact}
+    differs = {
+        name: _differs(kept[name], expected[name], tolerance)
+        for name in kept.column_names
+        if name != "probabilities"
+    }
     if again.probabilities is not None:
         differs.update(_of_probabilities(kept, again.probabilities, tolerance))
     for name, is_other in differs.items():
         if is_other.any():
             return f"{name} of {again.ids[np.argmax(is_other)]} is not what was recorded"
     return None
+
+
+def _differs(kept: pa.ChunkedArray, now: pa.ChunkedArray, tolerance: float) -> Any:
+    """Return for each example whether a column, which is not of probabilities, differs."""
+    if not (pa.types.is_floating(kept.type) and pa.types.is_floating(now.type)):
+        return kept.to_numpy() != now.to_numpy()
+    return ~np.isclose(kept.to_numpy(), now.to_numpy(), rtol=tolerance, atol=tolerance)
 
 
 def _of_probabilities(

@@ -5,31 +5,29 @@ shown; inconclusive, where the examples settle neither, with the number of examp
 What is judged, and by which limits, is the policy's: `gates.evaluation.policy`.
 """
 
-import functools
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from gates.errors import GateInputError
 from gates.evaluation import statistics
-from gates.evaluation.metrics import expected_calibration_error
-from gates.evaluation.pairing import PairedArrays, Tally, arrays, tally
-from gates.evaluation.policy import EvaluationPolicy, MetricRule, Policy
+from gates.evaluation.compared import Compared, ComparedShares, compared_means
+from gates.evaluation.over_all import bootstrapped, log_loss, more
+from gates.evaluation.pairing import Quantities, Tally, arrays, quantities, tally
+from gates.evaluation.policy import SCORE, EvaluationPolicy, MetricRule, Policy
 from gates.evaluation.predictions import PredictionsFile
-from gates.evaluation.statistics import Interval, PairedCounts
 from gates.files import sha256
-from gates.functions import named_function
-from gates.verdicts.verdict import ACCURACY_FLOOR, NOT_JUDGED, OVERALL, Finding, Outcome, Verdict
-
-Metric = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64]], float]
-
-# At the margin a difference of floats must not fail by a last bit. That of accuracies needs none:
-# it is one division of counts, rounded as the margin is.
-_ROUNDING = 1e-12
+from gates.verdicts.verdict import (
+    NOT_JUDGED,
+    OVERALL,
+    Finding,
+    Outcome,
+    Verdict,
+    floor_of,
+    is_floor,
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,54 @@ class Group:
 
 
 _EVERYTHING = Group(())
+
+
+class _Groups(Protocol):
+    """Both models' answers, from which the primary metric of any group is computed."""
+
+    def values(self, column: str) -> list[str]:
+        """Return the values that a subgroup column has, sorted."""
+
+    def compared(self, group: Group) -> Compared | None:
+        """Return the primary metric in a group; None if no example is in it."""
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Right answers of independent examples, which are counted."""
+
+    tally: Tally
+
+    def values(self, column: str) -> list[str]:
+        return self.tally.values(column)
+
+    def compared(self, group: Group) -> Compared | None:
+        counts = self.tally.counts(dict(group.values))
+        return ComparedShares(counts) if counts.n else None
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A quantity of each example, whose mean is taken."""
+
+    quantities: Quantities
+    rule: MetricRule
+
+    def values(self, column: str) -> list[str]:
+        return self.quantities.values(column)
+
+    def compared(self, group: Group) -> Compared | None:
+        return _compared(self.quantities, self.rule, group)
+
+
+def _compared(found: Quantities, rule: MetricRule, group: Group) -> Compared | None:
+    chosen = found.members(dict(group.values))
+    if not chosen.any():
+        return None
+    ours, theirs = found.of(rule.of)
+    clusters = found.clusters
+    clusters = None if clusters is None else clusters[chosen]
+    return compared_means(ours[chosen], theirs[chosen], clusters, sign=rule.sign)
 
 
 def compare(
@@ -70,22 +116,22 @@ def compare(
     """
     _check_comparable(candidate, baseline, allow_same_model=allow_same_model)
     rules = policy.evaluation
-    counted = _tally(candidate, baseline, rules)
-    overall, parts = counted.counts({}), _parts(counted, rules)
+    groups = _read(candidate, baseline, rules)
+    overall, parts = _overall(groups), _parts(groups, rules)
     findings = [
-        _accuracy(overall, rules),
+        _primary(overall, rules),
         *_floors(overall, parts, rules),
-        *_subgroups(counted, parts, rules),
-        *_metrics(candidate, baseline, counted, rules),
+        *_subgroups(groups, parts, rules),
+        *_others(candidate, baseline, groups, rules),
     ]
     return Verdict(
         gate="evaluation",
         outcome=_outcome(findings),
-        reason=_conclusion(findings),
+        reason=_conclusion(findings, overall, rules),
         findings=tuple(findings),
         metrics={
             **_figures(findings),
-            "baseline_accuracy": _baseline_accuracy(overall),
+            f"baseline_{rules.primary_name}": overall.baseline,
             "difference": overall.difference,
         },
         evidence={
@@ -107,28 +153,34 @@ def accept_without_baseline(candidate: PredictionsFile, policy: Policy, *, why: 
         why: who decided to go without a baseline, and for what reason.
 
     Raises:
-        GateError: no reason is given, or the predictions lack what the policy asks for.
+        GateError: no reason is given, the primary metric has no floor, or the predictions lack
+            what the policy asks for.
     """
     if not why.strip():
         msg = '--no-baseline: say why there is nothing to compare with, as in "first release"'
         raise GateInputError(msg)
     rules = policy.evaluation
-    counted = _tally(candidate, candidate, rules)
-    overall, parts = counted.counts({}), _parts(counted, rules)
+    if rules.primary.floor is None:
+        msg = f"--no-baseline: evaluation.metrics.{rules.primary_name} has no floor, by which a "
+        msg += "first release is judged; add one"
+        raise GateInputError(msg)
+    groups = _read(candidate, candidate, rules)
+    overall, parts = _overall(groups), _parts(groups, rules)
     findings = [
         *_floors(overall, parts, rules),
         *(
-            _too_small(group, counts.n, rules)
-            for group, counts in parts.items()
-            if not _is_large(counts, rules)
+            _too_small(group, compared, rules)
+            for group, compared in parts.items()
+            if not _is_large(compared, rules)
         ),
+        *_other_floors(candidate, rules),
     ]
     return Verdict(
         gate="evaluation",
         outcome=_outcome(findings),
-        reason=f"{_conclusion(findings)}; compared with nothing",
+        reason=f"{_conclusion(findings, overall, rules)}; compared with nothing",
         findings=tuple(findings),
-        metrics={"accuracy": _candidate_accuracy(overall)},
+        metrics={rules.primary_name: overall.candidate},
         evidence=_evidence(candidate, policy),
         policy=rules.limits,
         notes={"no baseline": why, **_unproved(candidate)},
@@ -150,8 +202,15 @@ def _check_comparable(
         raise GateInputError(msg)
 
 
-def _tally(candidate: PredictionsFile, baseline: PredictionsFile, rules: EvaluationPolicy) -> Tally:
-    columns = rules.subgroups.columns
+def _read(
+    candidate: PredictionsFile, baseline: PredictionsFile, rules: EvaluationPolicy
+) -> _Groups:
+    """Return what the primary metric of any group is computed from.
+
+    Raises:
+        GateInputError: a file lacks what the policy asks for, or is damaged.
+    """
+    columns = list(rules.subgroups.columns)
     missing = [name for name in columns if name not in candidate.subgroups]
     if missing:
         msg = f"{candidate.name}: lacks the subgroup column {missing[0]}, which the policy names; "
@@ -159,15 +218,58 @@ def _tally(candidate: PredictionsFile, baseline: PredictionsFile, rules: Evaluat
         raise GateInputError(msg)
     is_compared = baseline is not candidate
     for file in (candidate, baseline):
-        if is_compared and rules.metrics and not file.has_probabilities:
-            msg = f"{file.name}: has no probabilities, which the policy's metrics "
-            msg += f"({', '.join(rules.metrics)}) need; write them, or take the metrics out"
+        for name, rule in rules.metrics.items():
+            if is_compared or rule.primary or rule.floor is not None:
+                _check_has(file, name, rule)
+    groups: _Groups
+    if rules.primary.of == "correct" and not candidate.has_clusters:
+        groups = _Counted(
+            tally(candidate, baseline, columns=columns, with_losses=_needs_losses(candidate, rules))
+            if is_compared
+            else tally(candidate, candidate, columns=columns, with_losses=False)
+        )
+    else:
+        if rules.subgroups.correction == "max_t":
+            msg = f"{candidate.name}: has clusters, for which subgroups.correction max_t is not "
+            msg += "there; write holm in the policy"
             raise GateInputError(msg)
-    with_losses = is_compared and "nll" in rules.metrics
-    counted = tally(candidate, baseline, columns=list(columns), with_losses=with_losses)
-    for name, expected in columns.items():
-        _check_values(name, expected, counted.values(name), candidate.name)
-    return counted
+        wanted = [rules.primary.of]
+        found = quantities(candidate, baseline, columns=columns, wanted=wanted)
+        groups = _Measured(found, rules.primary)
+    for name, expected in rules.subgroups.columns.items():
+        _check_values(name, expected, groups.values(name), candidate.name)
+    return groups
+
+
+def _needs_losses(candidate: PredictionsFile, rules: EvaluationPolicy) -> bool:
+    """Whether log losses are summed up while examples are counted."""
+    return not candidate.has_clusters and any(
+        rule.of == "nll" and not rule.primary for rule in rules.metrics.values()
+    )
+
+
+def _check_has(file: PredictionsFile, name: str, rule: MetricRule) -> None:
+    """Refuse a file without what a metric is computed from."""
+    metric = f"evaluation.metrics.{name}"
+    if rule.of.startswith(SCORE):
+        score = rule.of.removeprefix(SCORE)
+        if score not in file.scores:
+            there = ", ".join(f"{SCORE}{each}" for each in file.scores) or "no scores"
+            msg = f"{file.name}: lacks the column {rule.of}, of which {metric} is the mean; it has "
+            msg += f"{there}"
+            raise GateInputError(msg)
+        return
+    is_error = rule.of in ("absolute_error", "squared_error")
+    wanted = "numbers" if is_error else "classes"
+    if file.kind != wanted:
+        found = {"classes": "classes", "numbers": "numbers with fractions", None: "scores only"}
+        msg = f"{file.name}: holds {found[file.kind]}, and {metric} ({rule.of}) is of "
+        msg += f"{found[wanted]}; write its label and prediction as such, or judge another metric"
+        raise GateInputError(msg)
+    if rule.needs_probabilities and not file.has_probabilities:
+        msg = f"{file.name}: has no probabilities, which {metric} needs; write them, or take the "
+        msg += "metric out of the policy"
+        raise GateInputError(msg)
 
 
 def _check_values(column: str, expected: list[str], found: list[str], where: str) -> None:
@@ -185,95 +287,18 @@ def _check_values(column: str, expected: list[str], found: list[str], where: str
             raise GateInputError(msg)
 
 
-def _accuracy(counts: PairedCounts, rules: EvaluationPolicy) -> Finding:
-    """Judge the accuracy on all examples."""
-    must_be_better = rules.accuracy.require == "superiority"
-    bar = 0.0 if must_be_better else rules.accuracy.margin
-    judged = _Judged(counts, margin=bar, rules=rules)
-    if counts.difference < -rules.accuracy.margin:
-        outcome = Outcome.FAIL
-        reason = f"at most {rules.accuracy.margin:.4f} may be lost"
-    elif judged.p_value < rules.alpha:
-        outcome = Outcome.PASS
-        reason = "shown to be better" if must_be_better else "shown to be no worse by the margin"
-    elif must_be_better and judged.harm_p_value < rules.alpha:
-        outcome = Outcome.FAIL
-        reason = "shown to be worse, and better is required"
-    else:
-        outcome = Outcome.INCONCLUSIVE
-        wanted = "better" if must_be_better else f"no worse by {bar:.4f}"
-        reason = f"not shown to be {wanted} at alpha {rules.alpha:g} (p {judged.p_value:.2g}); "
-        reason += judged.what_would_settle_it()
-    return judged.finding(OVERALL, outcome, reason, p_value=judged.p_value)
+def _overall(groups: _Groups) -> Compared:
+    overall = groups.compared(_EVERYTHING)
+    if overall is None:
+        msg = "the predictions hold no example"
+        raise GateInputError(msg)
+    return overall
 
 
-class _Judged:
-    """Paired counts against a margin, with what a finding says of them."""
-
-    def __init__(self, counts: PairedCounts, *, margin: float, rules: EvaluationPolicy) -> None:
-        self.counts = counts
-        self._margin = margin
-        self._rules = rules
-
-    @functools.cached_property
-    def p_value(self) -> float:
-        return statistics.noninferiority_p_value(self.counts, margin=self._margin)
-
-    @functools.cached_property
-    def harm_p_value(self) -> float:
-        return statistics.harm_p_value(self.counts, margin=self._margin)
-
-    def n_needed(self) -> int | None:
-        """Return how many examples would settle it; None if no number does."""
-        if not self.counts.difference > -self._margin:
-            return None
-        enough = statistics.sample_size(
-            difference=self.counts.difference,
-            discordance=self.counts.discordance,
-            margin=self._margin,
-            alpha=self._rules.alpha,
-            power=self._rules.power,
-        )
-        return max(enough, self.counts.n + 1)
-
-    def what_would_settle_it(self) -> str:
-        return _more(self.n_needed(), self.counts.n)
-
-    def finding(
-        self,
-        group: str,
-        outcome: Outcome,
-        reason: str,
-        *,
-        p_value: float,
-        adjusted_p_value: float | None = None,
-    ) -> Finding:
-        confidence = self._rules.confidence
-        interval = statistics.tango_interval(self.counts, confidence=confidence)
-        return Finding(
-            check="accuracy",
-            group=group,
-            outcome=outcome,
-            reason=reason,
-            n=self.counts.n,
-            value=_candidate_accuracy(self.counts),
-            reference=_baseline_accuracy(self.counts),
-            difference=self.counts.difference,
-            interval=(interval.low, interval.high),
-            confidence=confidence,
-            limit=0.0 - self._margin,
-            p_value=p_value,
-            adjusted_p_value=adjusted_p_value,
-            n_needed=self.n_needed() if outcome == Outcome.INCONCLUSIVE else None,
-        )
-
-
-def groups_of(counted: Tally, rules: EvaluationPolicy) -> list[Group]:
+def groups_of(found: _Groups, rules: EvaluationPolicy) -> list[Group]:
     """Return the subgroups that the policy names: of each column, then of the intersections."""
-    values = {
-        name: named or counted.values(name) for name, named in rules.subgroups.columns.items()
-    }
-    single = [Group(((name, value),)) for name, found in values.items() for value in found]
+    values = {name: named or found.values(name) for name, named in rules.subgroups.columns.items()}
+    single = [Group(((name, value),)) for name, there in values.items() for value in there]
     crossed = [
         Group(((one, first), (other, second)))
         for one, other in rules.subgroups.intersections
@@ -283,54 +308,133 @@ def groups_of(counted: Tally, rules: EvaluationPolicy) -> list[Group]:
     return single + crossed
 
 
-def _parts(counted: Tally, rules: EvaluationPolicy) -> dict[Group, PairedCounts]:
-    """Return the paired outcomes of each subgroup."""
-    return {group: counted.counts(dict(group.values)) for group in groups_of(counted, rules)}
+def _parts(groups: _Groups, rules: EvaluationPolicy) -> dict[Group, Compared | None]:
+    """Return the primary metric of each subgroup; None for one without an example."""
+    return {group: groups.compared(group) for group in groups_of(groups, rules)}
 
 
-def _is_large(counts: PairedCounts, rules: EvaluationPolicy) -> bool:
-    return counts.n >= rules.subgroups.minimum_examples
+def _is_large(compared: Compared | None, rules: EvaluationPolicy) -> bool:
+    return compared is not None and compared.n >= rules.subgroups.minimum_examples
+
+
+def _large(
+    parts: Mapping[Group, Compared | None], rules: EvaluationPolicy
+) -> dict[Group, Compared]:
+    return {
+        group: compared
+        for group, compared in parts.items()
+        if compared is not None and _is_large(compared, rules)
+    }
+
+
+def _primary(overall: Compared, rules: EvaluationPolicy) -> Finding:
+    """Judge the primary metric on all examples."""
+    return _judge(rules.primary_name, rules.primary, overall, rules)
+
+
+def _judge(name: str, rule: MetricRule, overall: Compared, rules: EvaluationPolicy) -> Finding:
+    """Judge a mean over all examples against its margin."""
+    if rule.require == "report":
+        reason = "reported on, as the policy says"
+        return _finding(name, OVERALL, overall, NOT_JUDGED, reason, rules, bar=rule.margin)
+    must_be_better = rule.require == "superiority"
+    bar = 0.0 if must_be_better else rule.margin
+    p_value, needed = overall.p_value(bar), None
+    if overall.difference < -rule.margin - _rounding(rule):
+        outcome, reason = Outcome.FAIL, f"at most {rule.margin:.4f} may be lost"
+    elif p_value < rules.alpha:
+        outcome = Outcome.PASS
+        reason = "shown to be better" if must_be_better else "shown to be no worse by the margin"
+    elif must_be_better and overall.harm_p_value(bar) < rules.alpha:
+        outcome, reason = Outcome.FAIL, "shown to be worse, and better is required"
+    else:
+        outcome, needed = Outcome.INCONCLUSIVE, overall.n_needed(bar, rules)
+        wanted = "better" if must_be_better else f"no worse by {bar:.4f}"
+        reason = f"not shown to be {wanted} at alpha {rules.alpha:g} (p {p_value:.2g}); "
+        reason += more(needed, overall.n, overall.unit)
+    return _finding(
+        name, OVERALL, overall, outcome, reason, rules, bar=bar, p_value=p_value, n_needed=needed
+    )
+
+
+def _rounding(rule: MetricRule) -> float:
+    """Return by how much a difference of floats may miss a margin that it is exactly at.
+
+    That of accuracies by none: it is one division of counts, rounded as the margin is.
+    """
+    return 0.0 if rule.of == "correct" else 1e-12
+
+
+def _finding(  # noqa: PLR0913 - its columns, each given by its name
+    check: str,
+    group: str,
+    compared: Compared,
+    outcome: Outcome | Literal["not judged"],
+    reason: str,
+    rules: EvaluationPolicy,
+    *,
+    bar: float,
+    p_value: float | None = None,
+    adjusted_p_value: float | None = None,
+    n_needed: int | None = None,
+) -> Finding:
+    interval = compared.interval(rules.confidence)
+    return Finding(
+        check=check,
+        group=group,
+        outcome=outcome,
+        reason=reason,
+        n=compared.n,
+        value=compared.candidate,
+        reference=compared.baseline,
+        difference=compared.difference,
+        interval=None if interval is None else (interval.low, interval.high),
+        confidence=rules.confidence,
+        limit=0.0 - bar,
+        p_value=p_value,
+        adjusted_p_value=adjusted_p_value,
+        n_needed=n_needed,
+    )
 
 
 def _subgroups(
-    counted: Tally, parts: Mapping[Group, PairedCounts], rules: EvaluationPolicy
+    groups: _Groups, parts: Mapping[Group, Compared | None], rules: EvaluationPolicy
 ) -> list[Finding]:
-    """Judge the accuracy of each subgroup against its margin."""
-    judged = {
-        group: _Judged(counts, margin=rules.subgroups.margin, rules=rules)
-        for group, counts in parts.items()
-        if _is_large(counts, rules)
-    }
-    adjusted = dict(zip(judged, _adjusted_harm(counted, judged, rules), strict=True))
+    """Judge the primary metric of each subgroup against its margin."""
+    large = _large(parts, rules)
+    adjusted = dict(zip(large, _adjusted_harm(groups, large, rules), strict=True))
     return [
-        _subgroup(group, judged[group], adjusted[group], rules)
-        if group in judged
-        else _too_small(group, counts.n, rules)
-        for group, counts in parts.items()
+        _subgroup(group, large[group], adjusted[group], rules)
+        if group in large
+        else _too_small(group, compared, rules)
+        for group, compared in parts.items()
     ]
 
 
 def _adjusted_harm(
-    counted: Tally, judged: Mapping[Group, _Judged], rules: EvaluationPolicy
+    groups: _Groups, large: Mapping[Group, Compared], rules: EvaluationPolicy
 ) -> list[float]:
     """Return the p-value of harm of each group, corrected for their number."""
-    if not judged:
+    if not large:
         return []
-    if rules.subgroups.correction == "holm":
-        raw = np.array([each.harm_p_value for each in judged.values()])
-        return [float(p) for p in statistics.holm(raw)]
     margin = rules.subgroups.margin
-    z_values = np.array([statistics.tango_z(each.counts, -margin) for each in judged.values()])
-    members = np.stack([counted.members(dict(group.values)) for group in judged], axis=1)
+    if rules.subgroups.correction == "holm" or not isinstance(groups, _Counted):
+        raw = np.array([each.harm_p_value(margin) for each in large.values()])
+        return [float(p) for p in statistics.holm(raw)]
+    counted = groups.tally
+    counts = [counted.counts(dict(group.values)) for group in large]
+    z_values = np.array([statistics.tango_z(each, -margin) for each in counts])
+    members = np.stack([counted.members(dict(group.values)) for group in large], axis=1)
     correlation = statistics.cell_correlation(members, counted.outcomes())
     adjusted = statistics.max_t(z_values, correlation, resamples=rules.resamples, seed=rules.seed)
     return [float(p) for p in adjusted]
 
 
 def _subgroup(
-    group: Group, judged: _Judged, adjusted_harm: float, rules: EvaluationPolicy
+    group: Group, compared: Compared, adjusted_harm: float, rules: EvaluationPolicy
 ) -> Finding:
-    margin, p_value = rules.subgroups.margin, judged.harm_p_value
+    margin, needed = rules.subgroups.margin, None
+    p_value = compared.harm_p_value(margin)
     outcome = Outcome.PASS
     reason = f"not shown to be worse by more than {margin:.4f}"
     if adjusted_harm < rules.alpha:
@@ -340,84 +444,106 @@ def _subgroup(
     elif rules.subgroups.require == "noninferiority":
         # Required of every subgroup at once, this needs no correction: a wrong pass of all is
         # no likelier than one of the worst (Berger 1982, Technometrics 24:295-300).
-        p_value = judged.p_value
+        p_value = compared.p_value(margin)
         reason = f"shown to be no worse by {margin:.4f}"
         if not p_value < rules.alpha:
-            outcome = Outcome.INCONCLUSIVE
+            outcome, needed = Outcome.INCONCLUSIVE, compared.n_needed(margin, rules)
             reason = f"not shown to be no worse by {margin:.4f} (p {p_value:.2g}); "
-            reason += judged.what_would_settle_it()
-    return judged.finding(
-        str(group), outcome, reason, p_value=p_value, adjusted_p_value=adjusted_harm
+            reason += more(needed, compared.n, compared.unit)
+    return _finding(
+        rules.primary_name,
+        str(group),
+        compared,
+        outcome,
+        reason,
+        rules,
+        bar=margin,
+        p_value=p_value,
+        adjusted_p_value=adjusted_harm,
+        n_needed=needed,
     )
 
 
-def _too_small(group: Group, n: int, rules: EvaluationPolicy) -> Finding:
-    """Report a subgroup of `n` examples, which say too little, with what the policy makes of it."""
+def _too_small(group: Group, compared: Compared | None, rules: EvaluationPolicy) -> Finding:
+    """Report a subgroup whose examples say too little, with what the policy makes of it."""
     minimum = rules.subgroups.minimum_examples
     does = rules.subgroups.too_small
+    n, unit = (0, "examples") if compared is None else (compared.n, compared.unit)
     return Finding(
-        check="accuracy",
+        check=rules.primary_name,
         group=str(group),
         outcome=NOT_JUDGED if does == "report" else Outcome(does),
-        reason=f"has {n:,} examples, fewer than {minimum:,}",
+        reason=f"has {n:,} {unit}, fewer than {minimum:,}",
         n=n,
         n_needed=minimum,
     )
 
 
 def _floors(
-    overall: PairedCounts, parts: Mapping[Group, PairedCounts], rules: EvaluationPolicy
+    overall: Compared, parts: Mapping[Group, Compared | None], rules: EvaluationPolicy
 ) -> list[Finding]:
-    """Judge the candidate's accuracy against the floors, of all examples and of each subgroup."""
-    large = {group: counts for group, counts in parts.items() if _is_large(counts, rules)}
+    """Judge the candidate's primary metric against the floors, of all and of each subgroup."""
+    large, name = _large(parts, rules), rules.primary_name
     floor = rules.subgroups.floor
-    p_values = [_below(counts, floor) for counts in large.values()]
+    p_values = [compared.below_p_value(floor) for compared in large.values()]
     adjusted = statistics.holm(np.array(p_values)).tolist() if p_values else []
     subgroups = [
-        _floor(group, counts, floor, p_value, rules, tests=len(large))
-        for (group, counts), p_value in zip(large.items(), adjusted, strict=True)
+        _floor(name, str(group), compared, floor, p_value, rules, tests=len(large))
+        for (group, compared), p_value in zip(large.items(), adjusted, strict=True)
     ]
-    whole = rules.accuracy.floor
-    return [_floor(_EVERYTHING, overall, whole, _below(overall, whole), rules), *subgroups]
+    return [*_floor_of_all(name, rules.primary, overall, rules), *subgroups]
 
 
-def _below(counts: PairedCounts, floor: float) -> float:
-    return statistics.binomial_p_value(counts.candidate_right, counts.n, at_least=floor)
+def _floor_of_all(
+    name: str, rule: MetricRule, overall: Compared, rules: EvaluationPolicy
+) -> list[Finding]:
+    """Judge a metric against its floor on all examples, if it has one."""
+    if rule.floor is None:
+        return []
+    p_value = overall.below_p_value(rule.floor)
+    return [_floor(name, OVERALL, overall, rule.floor, p_value, rules)]
 
 
-def _floor(
-    group: Group,
-    counts: PairedCounts,
+def _floor(  # noqa: PLR0913 - as in `_finding`
+    name: str,
+    group: str,
+    compared: Compared,
     floor: float,
     p_value: float,
     rules: EvaluationPolicy,
     *,
     tests: int = 1,
 ) -> Finding:
-    """Judge whether the candidate's accuracy is above `floor`; below it, whether that is shown."""
-    accuracy = _candidate_accuracy(counts)
+    """Judge whether the candidate is above `floor`; below it, whether that is shown."""
+    value = compared.candidate
     outcome, reason, needed = Outcome.PASS, f"not below {floor:.4f}", None
-    if not accuracy >= floor:
+    sign = compared.sign
+    if sign < 0:
+        reason = f"not above {floor:.4f}"
+    if compared.is_below(floor):
         outcome = Outcome.FAIL if p_value < rules.alpha else Outcome.INCONCLUSIVE
         shown = "shown to be" if outcome == Outcome.FAIL else "not shown to be"
-        reason = f"accuracy {accuracy:.4f} is below the floor {floor:.4f}; {shown} so on more "
-        reason += f"examples (p {p_value:.2g})"
+        side = "below the floor" if sign > 0 else "above the limit"
+        reason = f"{name} {value:.4f} is {side} {floor:.4f}; {shown} so on more "
+        reason += f"{compared.unit} (p {p_value:.2g})"
     if outcome == Outcome.INCONCLUSIVE:
-        needed = _n_to_show_below(accuracy, counts.n, floor, rules, tests=tests)
-        reason += f"; {_more(needed, counts.n)}"
-    interval = statistics.wilson_interval(
-        counts.candidate_right, counts.n, confidence=rules.confidence
-    )
+        needed = compared.n_to_show_below(floor, rules, tests=tests)
+        reason += f"; {more(needed, compared.n, compared.unit)}"
+    interval = compared.candidate_interval(rules.confidence)
+    limits = None
+    if interval is not None:
+        ends = sorted(sign * (end - floor) for end in (interval.low, interval.high))
+        limits = (ends[0], ends[1])
     return Finding(
-        check=ACCURACY_FLOOR,
-        group=str(group),
+        check=floor_of(name),
+        group=group,
         outcome=outcome,
         reason=reason,
-        n=counts.n,
-        value=accuracy,
+        n=compared.n,
+        value=value,
         reference=floor,
-        difference=accuracy - floor,
-        interval=(interval.low - floor, interval.high - floor),
+        difference=sign * (value - floor),
+        interval=limits,
         confidence=rules.confidence,
         limit=0.0,
         adjusted_p_value=p_value,
@@ -425,165 +551,46 @@ def _floor(
     )
 
 
-def _n_to_show_below(
-    accuracy: float, n: int, floor: float, rules: EvaluationPolicy, *, tests: int
-) -> int:
-    """Return how many examples would show an accuracy to be below `floor`, if it is as observed.
-
-    Source: Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, 2.5; with
-    Bonferroni's correction for the number of `tests`.
-    """
-    z_alpha = NormalDist().inv_cdf(1 - rules.alpha / tests)
-    z_power = NormalDist().inv_cdf(rules.power)
-    supposed, observed = (math.sqrt(share * (1 - share)) for share in (floor, accuracy))
-    spread = max(z_alpha * supposed + z_power * observed, 0.0)
-    return max(math.ceil((spread / (floor - accuracy)) ** 2), n + 1)
-
-
-def _more(needed: int | None, n: int) -> str:
-    """Say how many examples would settle what `n` do not."""
-    if needed is None:
-        return "no number of examples would settle it at this difference"
-    return f"{needed:,} examples would settle it, {needed - n:,} more"
-
-
-def _metrics(
-    candidate: PredictionsFile, baseline: PredictionsFile, counted: Tally, rules: EvaluationPolicy
-) -> Iterator[Finding]:
+def _others(
+    candidate: PredictionsFile,
+    baseline: PredictionsFile,
+    groups: _Groups,
+    rules: EvaluationPolicy,
+) -> list[Finding]:
     """Judge every other metric of the policy on all examples."""
+    findings: list[Finding] = []
     in_memory = None
     for name, rule in rules.metrics.items():
-        if name == "nll":
-            yield _negative_log_likelihood(counted, rule, rules)
+        if rule.primary:
             continue
-        in_memory = in_memory or arrays(candidate, baseline)
-        yield _bootstrapped(name, rule, in_memory, rules)
+        if rule.of == "nll" and rule.floor is None and isinstance(groups, _Counted):
+            findings.append(log_loss(name, rule, groups.tally, rules))
+        elif rule.is_mean:
+            overall = _on_all(candidate, baseline, rule)
+            findings.append(_judge(name, rule, overall, rules))
+            findings += _floor_of_all(name, rule, overall, rules)
+        else:
+            if candidate.has_clusters:
+                msg = f"{candidate.name}: has clusters, and evaluation.metrics.{name} is computed "
+                msg += "over independent examples only; take the metric out of the policy"
+                raise GateInputError(msg)
+            in_memory = in_memory or arrays(candidate, baseline)
+            findings.append(bootstrapped(name, rule, in_memory, rules))
+    return findings
 
 
-def _negative_log_likelihood(counted: Tally, rule: MetricRule, rules: EvaluationPolicy) -> Finding:
-    sums, n = counted.losses(), counted.counts({}).n
-    if n == 1:
-        msg = "one example has no spread, so that its log loss cannot be judged; score more"
-        raise GateInputError(msg)
-    interval = statistics.mean_interval(
-        sums.gain, sums.gain_squared, n, confidence=rules.confidence
-    )
-    measured = _Measured(
-        name="nll",
-        candidate=sums.candidate / n,
-        baseline=sums.baseline / n,
-        gain=sums.gain / n,
-        interval=interval,
-        n=n,
-    )
-    return _metric(measured, rule, rules)
+def _other_floors(candidate: PredictionsFile, rules: EvaluationPolicy) -> list[Finding]:
+    """Judge every other metric that has a floor, without a baseline."""
+    return [
+        finding
+        for name, rule in rules.metrics.items()
+        if not rule.primary and rule.floor is not None
+        for finding in _floor_of_all(name, rule, _on_all(candidate, candidate, rule), rules)
+    ]
 
 
-def _bootstrapped(
-    name: str, rule: MetricRule, paired: PairedArrays, rules: EvaluationPolicy
-) -> Finding:
-    metric, sign = _metric_of(name, rule), 1.0 if rule.higher_is_better else -1.0
-
-    def values(rows: npt.NDArray[np.int64] | slice) -> tuple[float, float]:
-        labels = paired.labels[rows]
-        both = (paired.candidate[rows], paired.baseline[rows])
-        ours, theirs = (_call(name, metric, labels, probabilities) for probabilities in both)
-        return ours, theirs
-
-    def gain(rows: npt.NDArray[np.int64]) -> float:
-        ours, theirs = values(rows)
-        return sign * (ours - theirs)
-
-    n = len(paired.labels)
-    interval = statistics.bca_interval(
-        gain, n, confidence=rules.confidence, resamples=rules.resamples, seed=rules.seed
-    )
-    ours, theirs = values(slice(None))
-    measured = _Measured(
-        name=name,
-        candidate=ours,
-        baseline=theirs,
-        gain=sign * (ours - theirs),
-        interval=interval,
-        n=n,
-    )
-    return _metric(measured, rule, rules)
-
-
-def _metric_of(name: str, rule: MetricRule) -> Metric:
-    if rule.function is None:
-        return expected_calibration_error
-    where = f"evaluation.metrics.{name}.function"
-    metric: Metric = named_function(rule.function, where=where)
-    return metric
-
-
-def _call(
-    name: str,
-    metric: Metric,
-    labels: npt.NDArray[np.int64],
-    probabilities: npt.NDArray[np.float64],
-) -> float:
-    try:
-        value = float(metric(labels, probabilities))
-    except Exception as error:  # the project's own function may raise anything
-        msg = f"metric {name}: raised {type(error).__name__}: {error}"
-        raise GateInputError(msg) from error
-    if not math.isfinite(value):
-        msg = f"metric {name}: is {value} on {len(labels):,} examples; expected a number"
-        raise GateInputError(msg)
-    return value
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Measured:
-    """A metric of both models, with the interval of what the candidate gains."""
-
-    name: str
-    candidate: float
-    baseline: float
-    gain: float
-    interval: Interval
-    n: int
-
-
-def _metric(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> Finding:
-    """Judge a metric by the interval of what the candidate gains on it."""
-    needed = None
-    if measured.gain < -rule.margin - _ROUNDING:
-        outcome, reason = Outcome.FAIL, f"at most {rule.margin:.4f} may be lost"
-    elif measured.interval.low > -rule.margin:
-        outcome, reason = Outcome.PASS, "shown to be no worse by the margin"
-    else:
-        outcome = Outcome.INCONCLUSIVE
-        needed = _n_needed(measured, rule, rules)
-        reason = f"not shown to be no worse by {rule.margin:.4f} at alpha {rules.alpha:g}; "
-        reason += _more(needed, measured.n)
-    return Finding(
-        check=measured.name,
-        group=OVERALL,
-        outcome=outcome,
-        reason=reason,
-        n=measured.n,
-        value=measured.candidate,
-        reference=measured.baseline,
-        difference=measured.gain,
-        interval=(measured.interval.low, measured.interval.high),
-        confidence=rules.confidence,
-        limit=0.0 - rule.margin,
-        n_needed=needed,
-    )
-
-
-def _n_needed(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> int | None:
-    """Return how many examples would bring the interval clear of the margin."""
-    distance = measured.gain + rule.margin
-    if not distance > 0:
-        return None
-    z_alpha, z_power = (NormalDist().inv_cdf(share) for share in (1 - rules.alpha, rules.power))
-    standard_error = (measured.interval.high - measured.interval.low) / (2 * z_alpha)
-    enough = measured.n * ((z_alpha + max(z_power, 0.0)) * standard_error / distance) ** 2
-    return max(math.ceil(enough), measured.n + 1)
+def _on_all(candidate: PredictionsFile, baseline: PredictionsFile, rule: MetricRule) -> Compared:
+    return _overall(_Measured(quantities(candidate, baseline, columns=[], wanted=[rule.of]), rule))
 
 
 def _outcome(findings: list[Finding]) -> Outcome:
@@ -591,27 +598,29 @@ def _outcome(findings: list[Finding]) -> Outcome:
     return Outcome.worst(judged)
 
 
-def _conclusion(findings: list[Finding]) -> str:
+def _conclusion(findings: list[Finding], overall: Compared, rules: EvaluationPolicy) -> str:
     """Return one sentence: the overall figures, then the findings that decided."""
     first = findings[0]
-    before = f"{first.reference:.4f} -> " if first.check == "accuracy" else ""
-    change = f" ({first.difference:+.4f})" if first.check == "accuracy" else ""
-    examples = "1 held-out example" if first.n == 1 else f"{first.n:,} held-out examples"
-    start = f"accuracy {before}{first.value:.4f}{change} on {examples}"
+    is_compared = not is_floor(first.check)
+    before = f"{first.reference:.4f} -> " if is_compared else ""
+    change = f" ({first.difference:+.4f})" if is_compared else ""
+    kind = overall.unit.removesuffix("s")
+    examples = f"1 held-out {kind}" if first.n == 1 else f"{first.n:,} held-out {kind}s"
+    start = f"{rules.primary_name} {before}{first.value:.4f}{change} on {examples}"
     outcome = _outcome(findings)
     if outcome == Outcome.PASS:
         return f"{start}: {first.reason}"
     decisive = [each for each in findings if each.outcome == outcome]
     told = "; ".join(f"{each.check}, {each.group}: {each.reason}" for each in decisive[:3])
-    more = f"; and {len(decisive) - 3} more" if len(decisive) > 3 else ""  # noqa: PLR2004
-    return f"{start}: {told}{more}"
+    rest = f"; and {len(decisive) - 3} more" if len(decisive) > 3 else ""  # noqa: PLR2004
+    return f"{start}: {told}{rest}"
 
 
 def _figures(findings: list[Finding]) -> dict[str, float]:
     return {
         each.check: each.value
         for each in findings
-        if each.group == OVERALL and each.value is not None and each.check != ACCURACY_FLOOR
+        if each.group == OVERALL and each.value is not None and not is_floor(each.check)
     }
 
 
@@ -630,11 +639,3 @@ def _unproved(*files: PredictionsFile) -> dict[str, str]:
         f"nothing shows that {' and '.join(names)} is as it was written: it has no content_digest"
     )
     return {"unproved": told} if names else {}
-
-
-def _candidate_accuracy(counts: PairedCounts) -> float:
-    return counts.candidate_right / counts.n
-
-
-def _baseline_accuracy(counts: PairedCounts) -> float:
-    return counts.baseline_right / counts.n

@@ -21,11 +21,15 @@ import pyarrow.compute as pc
 
 from gates.errors import GateInputError
 from gates.evaluation.metrics import log_losses
+from gates.evaluation.policy import SCORE
 from gates.evaluation.predictions import PredictionsFile, named
 from gates.evaluation.statistics import PairedCounts
 
 # Examples that are joined in memory at a time, some 200 bytes each with what joining them takes.
 _IN_MEMORY = 2_000_000
+
+_CLUSTER = "cluster"
+_MODELS = ("candidate", "baseline")
 
 # Before the names of subgroup columns, which are the project's, and may be those of ours.
 _SUBGROUP = "subgroup "
@@ -145,6 +149,92 @@ def tally(
     with contextlib.closing(_joined_parts(candidate, baseline, narrow)) as joined:
         parts = [_count(*both, groups, with_losses=with_losses) for both in joined]
     return Tally(_sum_up(pa.concat_tables(parts), groups, with_losses=with_losses))
+
+
+@dataclass(frozen=True)
+class Quantities:
+    """Quantities of each example, of both models, in memory, sorted by id.
+
+    Args:
+        table: for each quantity the columns ("candidate", NAME) and ("baseline", NAME), its
+            subgroup columns as "subgroup NAME", and `cluster` where the examples are in clusters.
+    """
+
+    table: pa.Table
+
+    @property
+    def clusters(self) -> npt.NDArray[np.int64] | None:
+        """(n_examples,) a number for the cluster of each example; None if there are none."""
+        if _CLUSTER not in self.table.column_names:
+            return None
+        encoded = _array(self.table[_CLUSTER]).dictionary_encode()
+        found: npt.NDArray[np.int64] = encoded.indices.to_numpy().astype(np.int64)
+        return found
+
+    def values(self, column: str) -> list[str]:
+        """Return the values that a subgroup column has, sorted."""
+        return sorted(set(self.table[_SUBGROUP + column].to_pylist()))
+
+    def members(self, group: Mapping[str, str]) -> npt.NDArray[np.bool_]:
+        """Return which examples, (n_examples,), are in the group; all for an empty one."""
+        chosen = np.ones(len(self.table), dtype=np.bool_)
+        for column, value in group.items():
+            chosen &= pc.equal(self.table[_SUBGROUP + column], value).to_numpy()
+        return chosen
+
+    def of(self, quantity: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return the quantity of each example, (n_examples,), of the candidate and the baseline."""
+        ours, theirs = (self.table[f"{who} {quantity}"] for who in _MODELS)
+        return ours.to_numpy(), theirs.to_numpy()
+
+
+def quantities(
+    candidate: PredictionsFile,
+    baseline: PredictionsFile,
+    *,
+    columns: Sequence[str],
+    wanted: Sequence[str],
+) -> Quantities:
+    """Return quantities of each example, of both models.
+
+    Args:
+        candidate: the model that may be promoted.
+        baseline: the model in production; the candidate's own file if there is none.
+        columns: subgroup columns, which are those of the candidate's file.
+        wanted: `correct`, `nll`, `absolute_error`, `squared_error` or `score.NAME`.
+
+    Raises:
+        GateInputError: as for `tally`.
+    """
+
+    def narrow(batch: pa.RecordBatch) -> pa.RecordBatch:
+        names = [name for name in ("id", "label", _CLUSTER) if name in batch.schema.names]
+        kept = {name: batch[name] for name in names}
+        kept |= {_SUBGROUP + name: batch[name] for name in columns if name in batch.schema.names}
+        return pa.record_batch(kept | {name: quantity(name, batch) for name in wanted})
+
+    parts = []
+    with contextlib.closing(_joined_parts(candidate, baseline, narrow)) as joined:
+        for ours, theirs in joined:
+            groups = [_SUBGROUP + name for name in columns]
+            groups += [_CLUSTER] if _CLUSTER in ours.column_names else []
+            table = {name: ours[name] for name in ("id", *groups)}
+            for who, rows in zip(_MODELS, (ours, theirs), strict=True):
+                table |= {f"{who} {name}": rows[name] for name in wanted}
+            parts.append(pa.table(table))
+    return Quantities(pa.concat_tables(parts).sort_by("id").combine_chunks())
+
+
+def quantity(name: str, batch: pa.RecordBatch) -> pa.Array:
+    """Return a quantity of each example in a checked batch."""
+    if name.startswith(SCORE):
+        return batch[name]
+    if name == "nll":
+        return pa.array(log_losses(*_labels_and_probabilities(batch)))
+    if name == "correct":
+        return pc.equal(batch["label"], batch["prediction"]).cast(pa.float64())
+    error = pc.subtract(batch["label"], batch["prediction"])
+    return pc.abs(error) if name == "absolute_error" else pc.multiply(error, error)
 
 
 def arrays(candidate: PredictionsFile, baseline: PredictionsFile) -> PairedArrays:
@@ -286,7 +376,9 @@ def _joined(
         _check_all_in(ours, theirs, candidate_name, baseline_name)
         _check_all_in(theirs, ours, baseline_name, candidate_name)
     for column in theirs.column_names:
-        if column == "label" or column.startswith(_SUBGROUP):
+        if column in ours.column_names and (
+            column in ("label", _CLUSTER) or column.startswith(_SUBGROUP)
+        ):
             differing = ours["id"].filter(pc.not_equal(ours[column], theirs[column]))
             if len(differing):
                 msg = f"{candidate_name} and {baseline_name}: {column.removeprefix(_SUBGROUP)} "

@@ -2,31 +2,104 @@
 
 import dataclasses
 import hashlib
+import math
+import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from gates.configuration import Section, flat, parse_yaml, read_bytes, validate
+from gates.display import show_error
 from gates.errors import ConfigError
 from gates.functions import PATTERN
 
-# Metrics that are there without a function of the project's own.
-BUILT_IN_METRICS = ("nll", "ece")
+# Quantities of each example, whose mean is a metric: two models are compared in pairs by them.
+PER_EXAMPLE = ("correct", "nll", "absolute_error", "squared_error")
+SCORE = "score."
+# Computed over all examples together.
+_OVER_ALL = ("ece",)
+
+Requirement = Literal["noninferiority", "superiority", "report"]
 
 
-class AccuracyRule(Section):
-    """What the whole test split must show.
+class MetricRule(Section):
+    """What the whole test split must show on a metric.
 
     Args:
-        margin: accuracy that may be lost, a fraction; 0.02 is two percentage points.
-        floor: accuracy below which no model passes.
-        require: whether the candidate must be shown to be no worse, or to be better.
+        primary: whether it is the one that subgroups are judged by, and whose margin
+            `--fail-if-worse-than` replaces.
+        of: a quantity of each example, whose mean is the metric: `correct`, `nll`,
+            `absolute_error`, `squared_error` or `score.NAME`; or `ece`, or `module:name` of a
+            function of labels (n_examples,) and probabilities (n_examples, n_classes) that
+            returns a number.
+        better: which way it counts.
+        margin: how much of it may be lost, in its own unit; of `correct` a fraction.
+        floor: the worst value that passes, with a baseline or without; None for any.
+        require: whether the candidate must be shown to be no worse, or to be better; or is only
+            reported on.
     """
+
+    primary: bool = False
+    of: str
+    better: Literal["higher", "lower"]
+    margin: float = Field(ge=0)
+    floor: float | None = None
+    require: Requirement
+
+    @property
+    def sign(self) -> float:
+        """1 where more is better, -1 where less is."""
+        return 1.0 if self.better == "higher" else -1.0
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is the mean of a quantity of each example."""
+        return self.of in PER_EXAMPLE or self.of.startswith(SCORE)
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether it is computed from the probabilities of classes."""
+        return self.of == "nll" or not self.is_mean
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        is_function = re.fullmatch(PATTERN, self.of) is not None
+        if not (self.is_mean or self.of in _OVER_ALL or is_function) or self.of == SCORE:
+            known = ", ".join((*PER_EXAMPLE, *_OVER_ALL))
+            msg = f"of is {self.of!r}; write one of {known}, score.NAME, or a function as "
+            msg += "module:name"
+            raise ValueError(msg)
+        if self.of == "correct" and not (self.margin < 1 and 0 <= (self.floor or 0) <= 1):
+            msg = "margin and floor of correct are fractions; for two percentage points write 0.02"
+            raise ValueError(msg)
+        wanted = {"correct": "higher"}.get(self.of, "lower")
+        if (self.of in PER_EXAMPLE or self.of in _OVER_ALL) and self.better != wanted:
+            msg = f"of {self.of}, {wanted} is better; write better: {wanted}"
+            raise ValueError(msg)
+        if not self.is_mean and self.floor is not None:
+            msg = f"floor: judged of a mean over examples only, and {self.of} is none; take it out"
+            raise ValueError(msg)
+        if not self.is_mean and self.require == "superiority":
+            msg = f"require: superiority is judged of a mean over examples, and {self.of} is none"
+            raise ValueError(msg)
+        return self
+
+
+class _AccuracyRule(Section):
+    """The accuracy of the form that policies had at first."""
 
     margin: float = Field(ge=0, lt=1)
     floor: float = Field(ge=0, le=1)
     require: Literal["noninferiority", "superiority"]
+
+
+class _FirstMetricRule(Section):
+    """A metric of the form that policies had at first."""
+
+    margin: float = Field(ge=0)
+    function: str | None = Field(default=None, pattern=PATTERN)
+    higher_is_better: bool | None = None
 
 
 class SubgroupRule(Section):
@@ -35,9 +108,10 @@ class SubgroupRule(Section):
     Args:
         columns: the values that each subgroup column must have; empty for those it has.
         intersections: pairs of columns whose combinations are subgroups as well.
-        margin: accuracy that a subgroup may lose, a fraction.
-        floor: accuracy of a subgroup below which no model passes.
-        minimum_examples: a subgroup with fewer is not judged, but reported.
+        margin: how much of the primary metric a subgroup may lose, in its unit.
+        floor: the worst value of it with which a subgroup passes.
+        minimum_examples: a subgroup with fewer is not judged, but reported; of examples in
+            clusters, the clusters count.
         too_small: what such a subgroup does to the verdict.
         require: whether harm must not be shown, or non-inferiority be shown, for each.
         correction: how the p-values of all subgroups are adjusted for their number.
@@ -45,8 +119,8 @@ class SubgroupRule(Section):
 
     columns: dict[str, list[str]]
     intersections: list[list[str]]
-    margin: float = Field(ge=0, lt=1)
-    floor: float = Field(ge=0, le=1)
+    margin: float = Field(ge=0)
+    floor: float
     minimum_examples: int = Field(gt=0)
     too_small: Literal["report", "inconclusive", "fail"]
     require: Literal["no_harm", "noninferiority"]
@@ -74,39 +148,22 @@ class SubgroupRule(Section):
         return self
 
 
-class MetricRule(Section):
-    """What the whole test split must show on another metric.
-
-    Args:
-        margin: how much of it may be lost, in its own unit.
-        function: `module:name` of a function of labels (n_examples,) and probabilities
-            (n_examples, n_classes) that returns a number; None for `nll` and `ece`.
-        higher_is_better: which way the function counts; None for `nll` and `ece`.
-    """
-
-    margin: float = Field(ge=0)
-    function: str | None = Field(default=None, pattern=PATTERN)
-    higher_is_better: bool | None = None
-
-
 class EvaluationPolicy(Section):
     """How two models are compared.
 
     Args:
         alpha: the largest chance of a wrong pass, and of a wrong alarm, at a bar.
         power: the chance of settling the question with the number of examples asked for.
-        accuracy: on the whole test split.
+        metrics: on the whole test split, by name; one of them is primary.
         subgroups: on parts of it.
-        metrics: on the whole test split, by name.
         resamples: of the bootstrap.
         seed: of its random numbers.
     """
 
     alpha: float = Field(gt=0, lt=0.5)
     power: float = Field(gt=0, lt=1)
-    accuracy: AccuracyRule
-    subgroups: SubgroupRule
     metrics: dict[str, MetricRule]
+    subgroups: SubgroupRule
     resamples: int = Field(ge=99, le=1_000_000)
     seed: int = Field(ge=0)
 
@@ -114,6 +171,16 @@ class EvaluationPolicy(Section):
     def confidence(self) -> float:
         """Of a two-sided interval that agrees with one-sided tests at `alpha`."""
         return 1 - 2 * self.alpha
+
+    @property
+    def primary(self) -> MetricRule:
+        """The metric that subgroups are judged by."""
+        return self.metrics[self.primary_name]
+
+    @property
+    def primary_name(self) -> str:
+        """Its name."""
+        return next(name for name, rule in self.metrics.items() if rule.primary)
 
     @property
     def limits(self) -> dict[str, str | int | float | bool]:
@@ -131,17 +198,70 @@ class EvaluationPolicy(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_one_primary(self) -> Self:
+        names = [name for name, rule in self.metrics.items() if rule.primary]
+        if len(names) != 1:
+            found = f"{', '.join(names)} are" if names else "none is"
+            msg = f"metrics: exactly one is primary, and {found}; write primary: true in one"
+            raise ValueError(msg)
+        rule = self.primary
+        if not rule.is_mean or rule.require == "report":
+            msg = f"metrics.{names[0]} is primary, so it must be the mean of a quantity of each "
+            msg += "example, with require: noninferiority or superiority"
+            raise ValueError(msg)
+        if rule.of == "correct" and not (
+            self.subgroups.margin < 1 and 0 <= self.subgroups.floor <= 1
+        ):
+            msg = "subgroups: margin and floor are fractions, as those of correct are"
+            raise ValueError(msg)
+        if rule.of != "correct" and self.subgroups.correction == "max_t":
+            msg = f"subgroups.correction: max_t is for correct only, and {names[0]} is primary; "
+            msg += "write holm"
+            raise ValueError(msg)
+        return self
+
+
+class _FirstEvaluationPolicy(Section):
+    """The form that policies had at first: accuracy has a section of its own."""
+
+    alpha: float = Field(gt=0, lt=0.5)
+    power: float = Field(gt=0, lt=1)
+    accuracy: _AccuracyRule
+    subgroups: SubgroupRule
+    metrics: dict[str, _FirstMetricRule]
+    resamples: int = Field(ge=99, le=1_000_000)
+    seed: int = Field(ge=0)
+
+    @model_validator(mode="after")
     def _knows_metrics(self) -> Self:
         for name, rule in self.metrics.items():
             given = (rule.function is not None, rule.higher_is_better is not None)
-            if name in BUILT_IN_METRICS and any(given):
+            if name in _FIRST_BUILT_IN and any(given):
                 msg = f"metrics.{name} is built in: give its margin only"
                 raise ValueError(msg)
-            if name not in BUILT_IN_METRICS and not all(given):
-                msg = f"metrics.{name} is not one of {', '.join(BUILT_IN_METRICS)}: give its "
+            if name not in _FIRST_BUILT_IN and not all(given):
+                msg = f"metrics.{name} is not one of {', '.join(_FIRST_BUILT_IN)}: give its "
                 msg += "function, as in project.metrics:brier, and higher_is_better"
                 raise ValueError(msg)
         return self
+
+    @property
+    def in_the_form_of_today(self) -> dict[str, Any]:
+        """The same limits, as nested mappings."""
+        tree = self.model_dump()
+        accuracy = {"primary": True, "of": "correct", "better": "higher", **tree.pop("accuracy")}
+        metrics: dict[str, Any] = {"accuracy": accuracy}
+        for name, rule in self.metrics.items():
+            metrics[name] = {
+                "of": rule.function or name,
+                "better": "higher" if rule.higher_is_better else "lower",
+                "margin": rule.margin,
+                "require": "noninferiority",
+            }
+        return {**tree, "metrics": metrics}
+
+
+_FIRST_BUILT_IN = ("nll", "ece")
 
 
 class StageRule(Section):
@@ -196,6 +316,11 @@ class _File(Section):
     promotion: PromotionPolicy | None = None
 
 
+class _FirstFile(Section):
+    evaluation: _FirstEvaluationPolicy
+    promotion: PromotionPolicy | None = None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policy:
     """A policy as its file has it.
@@ -218,20 +343,23 @@ class Policy:
         return self.folder / self.promotion.data if self.promotion else None
 
     def with_margin(self, margin: float | None) -> "Policy":
-        """Return the policy with another margin of accuracy, if one is given.
+        """Return the policy with another margin of the primary metric, if one is given.
 
         Raises:
-            ConfigError: it is not a fraction in [0, 1).
+            ConfigError: it is negative, or no fraction where the metric is one.
         """
         if margin is None:
             return self
-        if not 0 <= margin < 1:
-            msg = f"--fail-if-worse-than: must be a fraction in [0, 1), got {margin:g}; for two "
-            msg += "percentage points write 0.02"
+        rules = self.evaluation
+        is_share = rules.primary.of == "correct"
+        if not (0 <= margin < (1 if is_share else math.inf)):
+            expected = "a fraction in [0, 1)" if is_share else "a number from 0"
+            msg = f"--fail-if-worse-than: must be {expected}, got {margin:g}"
+            msg += "; for two percentage points write 0.02" if is_share else ""
             raise ConfigError(msg)
-        accuracy = self.evaluation.accuracy.model_copy(update={"margin": margin})
-        rules = self.evaluation.model_copy(update={"accuracy": accuracy})
-        return dataclasses.replace(self, evaluation=rules)
+        changed = rules.primary.model_copy(update={"margin": margin})
+        metrics = {**rules.metrics, rules.primary_name: changed}
+        return dataclasses.replace(self, evaluation=rules.model_copy(update={"metrics": metrics}))
 
 
 def load_policy(file: Path) -> Policy:
@@ -242,11 +370,27 @@ def load_policy(file: Path) -> Policy:
     """
     # Read once: the digest is of what was parsed, even where the file is a pipe.
     content = read_bytes(file)
-    parsed = validate(_File, parse_yaml(content, where=str(file)), where=str(file))
+    parsed = _parse(parse_yaml(content, where=str(file)), where=str(file))
     digest = hashlib.sha256(content).hexdigest()
     return Policy(
         evaluation=parsed.evaluation,
         promotion=parsed.promotion,
         digest=digest,
         folder=file.parent,
+    )
+
+
+def _parse(tree: Any, *, where: str) -> _File:
+    """Return a policy in the form of today, from that or from the first one."""
+    evaluation = tree.get("evaluation") if isinstance(tree, dict) else None
+    if not isinstance(evaluation, dict) or "accuracy" not in evaluation:
+        return validate(_File, tree, where=where)
+    first = validate(_FirstFile, tree, where=where)
+    margin = first.evaluation.accuracy.margin
+    show_error(
+        f"{where}: evaluation.accuracy is an old form, which is still read; write it as a metric: "
+        f"accuracy: {{primary: true, of: correct, better: higher, margin: {margin:g}, …}}"
+    )
+    return validate(
+        _File, {**tree, "evaluation": first.evaluation.in_the_form_of_today}, where=where
     )

@@ -1,8 +1,11 @@
 """Predictions of a model on held-out examples: the file by which a project is judged.
 
-A Parquet file with a row for each example: `id`, `label`, `prediction`, `probabilities` (may be
-absent), and one column for each kind of subgroup, which is text, whole numbers or booleans. Other
-columns are ignored. Its metadata names the digests of the data, the checkpoint and the
+A Parquet file with a row for each example. Every one has an `id`. A classifier has a `label`, a
+`prediction` (whole numbers) and perhaps `probabilities`; a regression has a `label` and a
+`prediction` with fractions; anything else has a column `score.NAME` for each quantity whose mean is
+a metric. `cluster` names what makes examples depend on each other, such as a customer or a
+document. Each further column of text, whole numbers or booleans is a kind of subgroup; other
+columns are ignored. The metadata names the digests of the data, the checkpoint and the
 configuration, and of the content itself, so that no damage goes unnoticed.
 """
 
@@ -12,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +27,9 @@ from gates.data.columns import is_list, is_text
 from gates.errors import GateInputError
 from gates.files import atomic_write
 
-_REQUIRED = ("id", "label", "prediction")
-_PROBABILITIES = "probabilities"
-_BESIDES = (*_REQUIRED, _PROBABILITIES)  # the columns besides subgroups
+_PROBABILITIES, _CLUSTER, _SCORE = "probabilities", "cluster", "score."
+_ANSWERS = ("label", "prediction")
+_BESIDES = ("id", *_ANSWERS, _PROBABILITIES, _CLUSTER)  # with the scores, all but subgroups
 _LIST = pa.list_(pa.float64())
 _ROWS = 131_072  # in one batch, of some 20 MB with ten classes
 # Probabilities come from a softmax in single precision or better.
@@ -36,28 +39,38 @@ _SUM_TOLERANCE = 1e-3
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
 
 
+# (n_examples,) int64 of a classifier or float64 of a regression; None where there are scores only.
+# A checker of types could not tell which, so every use would have to say it again.
+Answers = Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """What one model predicted for each held-out example.
 
     Args:
         ids: (n_examples,) unique names of the examples.
-        labels: (n_examples,) the true classes.
-        predictions: (n_examples,) the predicted classes.
+        labels: (n_examples,) the true classes, or the true values of a regression; None where
+            there are scores only.
+        predictions: (n_examples,) the predicted ones.
         data_digest: SHA-256 of the data that the examples come from.
         checkpoint_digest: SHA-256 of the checkpoint that predicted.
         config_digest: SHA-256 of the configuration of the run, if there is one.
         probabilities: (n_examples, n_classes) or None.
+        scores: (n_examples,) a quantity of each example whose mean is a metric, by its name.
+        clusters: (n_examples,) what each example shares with those that it depends on, or None.
         subgroups: (n_examples,) values of each subgroup column, by its name.
     """
 
     ids: npt.NDArray[np.str_]
-    labels: npt.NDArray[np.int64]
-    predictions: npt.NDArray[np.int64]
+    labels: Answers = None
+    predictions: Answers = None
     data_digest: str
     checkpoint_digest: str
     config_digest: str | None = None
     probabilities: npt.NDArray[np.float64] | None = None
+    scores: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    clusters: npt.NDArray[np.str_] | None = None
     subgroups: dict[str, npt.NDArray[np.str_]] = field(default_factory=dict)
 
 
@@ -84,19 +97,26 @@ def write_predictions(predictions: Predictions, file: Path) -> None:
 
 def to_table(predictions: Predictions) -> pa.Table:
     """Return `predictions` as the table that is written: a row for each example."""
-    columns: dict[str, pa.Array] = {
-        "id": pa.array(predictions.ids.tolist(), pa.string()),
-        "label": pa.array(predictions.labels, pa.int64()),
-        "prediction": pa.array(predictions.predictions, pa.int64()),
-    }
+    columns: dict[str, pa.Array] = {"id": pa.array(predictions.ids.tolist(), pa.string())}
+    for name, answers in zip(_ANSWERS, (predictions.labels, predictions.predictions), strict=True):
+        if answers is not None:
+            is_class = np.issubdtype(answers.dtype, np.integer)
+            columns[name] = pa.array(answers, pa.int64() if is_class else pa.float64())
     if predictions.probabilities is not None:
         n, classes = predictions.probabilities.shape
         starts = pa.array(np.arange(n + 1) * classes, pa.int32())
         flat = np.ascontiguousarray(predictions.probabilities, dtype=np.float64).ravel()
         columns[_PROBABILITIES] = pa.ListArray.from_arrays(starts, pa.array(flat))
+    for name, scores in predictions.scores.items():
+        columns[_SCORE + name] = pa.array(scores, pa.float64())
+    if predictions.clusters is not None:
+        columns[_CLUSTER] = pa.array(predictions.clusters.tolist(), pa.string())
     for name, values in predictions.subgroups.items():
         columns[name] = pa.array(values.tolist(), pa.string())
     return pa.table(columns)
+
+
+Kind = Literal["classes", "numbers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +127,10 @@ class PredictionsFile:
         path: where it is.
         name: what errors call it.
         n: how many examples it has.
+        kind: what its labels are; None where it has scores only.
         has_probabilities: whether it has the column `probabilities`.
+        has_clusters: whether it has the column `cluster`.
+        scores: the names of its columns `score.NAME`, without `score.`.
         subgroups: the names of its subgroup columns.
         digests: SHA-256 of its `data`, `checkpoint` and, if it names one, `config`.
         is_sealed: whether it names the digest of its content, so that a change is noticed.
@@ -116,7 +139,10 @@ class PredictionsFile:
     path: Path
     name: str
     n: int
+    kind: Kind | None
     has_probabilities: bool
+    has_clusters: bool
+    scores: tuple[str, ...]
     subgroups: tuple[str, ...]
     digests: Mapping[str, str]
     is_sealed: bool
@@ -131,10 +157,14 @@ class PredictionsFile:
         content = _Content()
         rows = classes = 0
         with _readable(self.name), _opened(self.path) as parquet:
-            read = [name for name in _BESIDES if name != _PROBABILITIES or self.has_probabilities]
+            read = ["id", *(_ANSWERS if self.kind else ())]
+            read += [_PROBABILITIES] if self.has_probabilities else []
+            read += [_SCORE + name for name in self.scores]
+            read += [_CLUSTER] if self.has_clusters else []
             read += self.subgroups
             for raw in parquet.iter_batches(batch_size=_ROWS, columns=read):
                 batch = _normalised(raw, self.name)
+                _check_finite(batch, self.name)
                 if self.has_probabilities:
                     classes = _check_probabilities(batch, self.name, classes)
                 content.add(batch)
@@ -177,8 +207,11 @@ def open_predictions(file: Path, *, name: str | None = None) -> PredictionsFile:
         path=file,
         name=name,
         n=n,
+        kind=_kind(schema, name),
         has_probabilities=_PROBABILITIES in schema.names,
-        subgroups=tuple(c.name for c in schema if c.name not in _BESIDES and _is_name(c.type)),
+        has_clusters=_CLUSTER in schema.names,
+        scores=tuple(c.removeprefix(_SCORE) for c in schema.names if c.startswith(_SCORE)),
+        subgroups=tuple(column.name for column in schema if _is_subgroup(column)),
         digests=digests,
         is_sealed="content_digest" in metadata,
     )
@@ -190,7 +223,9 @@ def _check_columns(schema: pa.Schema, metadata: Mapping[str, str], name: str) ->
     A baseline whose predictions can equal no label, such as missing ones, would let any
     candidate pass.
     """
-    missing = [column for column in _REQUIRED if column not in schema.names]
+    has_scores = any(column.startswith(_SCORE) for column in schema.names)
+    needed = ("id", *(() if has_scores and not {*_ANSWERS} & {*schema.names} else _ANSWERS))
+    missing = [column for column in needed if column not in schema.names]
     missing += [key for key in ("data_digest", "checkpoint_digest") if key not in metadata]
     if missing:
         msg = f"{name}: lacks {', '.join(missing)}; write it with: python -m PROJECT.eval"
@@ -200,10 +235,33 @@ def _check_columns(schema: pa.Schema, metadata: Mapping[str, str], name: str) ->
         msg = f"{name}: has more than one column {repeated[0]}"
         raise GateInputError(msg)
     for column in schema:
-        is_right, expected = _KINDS.get(column.name, (None, ""))
+        key = _SCORE if column.name.startswith(_SCORE) else column.name
+        is_right, expected = _KINDS.get(key, (None, ""))
         if is_right is not None and not is_right(column.type):
             msg = f"{name}: {column.name} must be {expected}; found {column.type}"
             raise GateInputError(msg)
+
+
+def _kind(schema: pa.Schema, name: str) -> Kind | None:
+    """Return what the labels of a checked schema are; None if it has none."""
+    if "label" not in schema.names:
+        return None
+    are_classes = {pa.types.is_integer(schema.field(column).type) for column in _ANSWERS}
+    if len(are_classes) > 1:
+        label, prediction = (schema.field(column).type for column in _ANSWERS)
+        msg = f"{name}: label is {label} and prediction is {prediction}; expected whole numbers in "
+        msg += "both (classes) or fractions in both (a regression)"
+        raise GateInputError(msg)
+    return "classes" if True in are_classes else "numbers"
+
+
+def _is_subgroup(column: pa.Field) -> bool:
+    is_other = column.name in _BESIDES or column.name.startswith(_SCORE)
+    return not is_other and _is_name(column.type)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _is_name(kind: pa.DataType) -> bool:
@@ -217,20 +275,28 @@ def _is_list_of_numbers(kind: pa.DataType) -> bool:
 
 _KINDS: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
     "id": (is_text, "text"),
-    "label": (pa.types.is_integer, "whole numbers"),
-    "prediction": (pa.types.is_integer, "whole numbers"),
+    "label": (_is_number, "numbers"),
+    "prediction": (_is_number, "numbers"),
+    _SCORE: (pa.types.is_floating, "numbers with fractions"),
+    _CLUSTER: (_is_name, "text or whole numbers"),
     _PROBABILITIES: (_is_list_of_numbers, "lists of numbers"),
 }
 
-# What the columns are written as; subgroups as text.
-_TYPES = {"label": pa.int64(), "prediction": pa.int64(), _PROBABILITIES: _LIST}
+
+def _written_as(column: str, found: pa.DataType) -> pa.DataType:
+    """Return the type that a column is written in; subgroups and clusters are text."""
+    if column == _PROBABILITIES:
+        return _LIST
+    if column in _ANSWERS:
+        return pa.int64() if pa.types.is_integer(found) else pa.float64()
+    return pa.float64() if column.startswith(_SCORE) else pa.string()
 
 
 def _normalised(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
     """Return `batch` in the types that are written here, every value there."""
     columns = {}
     for column, values in zip(batch.schema.names, batch.columns, strict=True):
-        columns[column] = values.cast(_TYPES.get(column, pa.string()))
+        columns[column] = values.cast(_written_as(column, values.type))
         columns[column].validate(full=True)
     for column, values in columns.items():
         inner = values.flatten() if values.type == _LIST else values
@@ -240,6 +306,14 @@ def _normalised(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
             msg = f"{name}: {column} has missing values{first}"
             raise GateInputError(msg)
     return pa.record_batch(columns)
+
+
+def _check_finite(batch: pa.RecordBatch, name: str) -> None:
+    """Refuse labels, predictions and scores that are not finite."""
+    for column, values in zip(batch.schema.names, batch.columns, strict=True):
+        if values.type == pa.float64():
+            is_finite = np.isfinite(values.to_numpy())
+            _refuse(~is_finite, batch, name, f"{column} that is not a finite number")
 
 
 def _check_probabilities(batch: pa.RecordBatch, name: str, classes: int) -> int:

@@ -15,7 +15,14 @@ from pydantic import Field
 
 from gates.configuration import Section, read_yaml, validate
 from gates.evidence import provenance
-from gates.verdicts.verdict import ACCURACY_FLOOR, NOT_JUDGED, Finding, Outcome, Verdict
+from gates.verdicts.verdict import (
+    NOT_JUDGED,
+    Finding,
+    Outcome,
+    Verdict,
+    is_floor,
+    metric_of,
+)
 
 
 class CardSettings(Section):
@@ -72,7 +79,7 @@ def model_card(settings: CardSettings, statement: Mapping[str, Any], verdict: Ve
         *(f"_{name}: {note}_" for name, note in verdict.notes.items()),
         _section("Intended use", _list(settings.intended_use)),
         _section("Out of scope", _list(settings.out_of_scope)),
-        _section("How well it does", _accuracies(verdict)),
+        _section("How well it does", _values(verdict)),
         _section("Against the model before it", _differences(verdict)),
         _section("Limits", _list([*settings.limits, *_open_questions(verdict)])),
         _section("What made it", _origin(statement)),
@@ -116,31 +123,31 @@ def _figures(verdict: Verdict) -> dict[str, float]:
     }
 
 
-def _accuracies(verdict: Verdict) -> str:
-    """Return the accuracy of each group with its interval, as a table."""
-    floors = [finding for finding in verdict.findings if finding.check == ACCURACY_FLOOR]
+def _values(verdict: Verdict) -> str:
+    """Return each metric that has a floor, in each group, with its interval, as a table."""
+    floors = [finding for finding in verdict.findings if is_floor(finding.check)]
+    shown = dict.fromkeys(metric_of(finding.check) for finding in floors)
+    tables = [_table_of(name, [f for f in floors if metric_of(f.check) == name]) for name in shown]
+    others = {name: value for name, value in _figures(verdict).items() if name not in shown}
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in others.items())
+    return "\n\n".join([*tables, *([f"Overall: {figures}."] if figures else [])])
+
+
+def _table_of(metric: str, floors: list[Finding]) -> str:
     rows = [
-        [
-            finding.group,
-            f"{finding.n:,}",
-            f"{finding.value:.4f}",
-            _absolute(finding),
-        ]
+        [finding.group, f"{finding.n:,}", f"{finding.value:.4f}", _absolute(finding)]
         for finding in floors
     ]
     confidence = next((each.confidence for each in floors if each.confidence), None)
     interval = f"{confidence:.0%} interval" if confidence else "interval"
-    table = _table(["group", "examples", "accuracy", interval], rows)
-    others = {name: value for name, value in _figures(verdict).items() if name != "accuracy"}
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in others.items())
-    return f"{table}\n\nOverall: {figures}." if figures else table
+    return _table(["group", "examples", metric, interval], rows)
 
 
 def _absolute(finding: Finding) -> str:
     """Return the interval of a figure, from that of its distance to a reference."""
-    if finding.interval is None or finding.reference is None:
+    if finding.value_interval is None:
         return "-"
-    low, high = (limit + finding.reference for limit in finding.interval)
+    low, high = finding.value_interval
     return f"{low:.4f} to {high:.4f}"
 
 
@@ -154,7 +161,7 @@ def _differences(verdict: Verdict) -> str:
             str(finding.outcome),
         ]
         for finding in verdict.findings
-        if finding.check != ACCURACY_FLOOR and finding.interval and finding.difference is not None
+        if not is_floor(finding.check) and finding.interval and finding.difference is not None
     ]
     if not rows:
         return ""
@@ -168,7 +175,9 @@ def _open_questions(verdict: Verdict) -> list[str]:
         for each in verdict.findings
         if each.outcome in {Outcome.FAIL, Outcome.INCONCLUSIVE}
     ]
-    left = [each.group for each in verdict.findings if each.outcome == NOT_JUDGED]
+    left = [
+        each.group for each in verdict.findings if each.outcome == NOT_JUDGED and each.value is None
+    ]
     if left:
         told.append(f"Too few examples to judge {len(left)} subgroups: {'; '.join(left)}")
     return told

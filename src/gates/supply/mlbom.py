@@ -16,7 +16,7 @@ from gates.evidence import provenance
 from gates.files import sha256
 from gates.report.model_card import CardSettings
 from gates.supply.sbom import document, sha256_of
-from gates.verdicts.verdict import ACCURACY_FLOOR, Finding, Verdict
+from gates.verdicts.verdict import Finding, Verdict, is_floor, metric_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def _card(
 ) -> dict[str, Any]:
     config = provenance.config_of(statement)
     shape = config.get("model", config) if isinstance(config, dict) else config
-    floors = [each for each in verdict.findings if each.check == ACCURACY_FLOOR]
+    floors = [each for each in verdict.findings if is_floor(each.check)]
     overall = [
         {"type": name, "value": f"{value:.6f}"} for name, value in sorted(verdict.metrics.items())
     ]
@@ -144,7 +144,7 @@ def _card(
             "datasets": [{"ref": str(each.bom_ref)} for each in data],
         },
         "quantitativeAnalysis": {
-            "performanceMetrics": [*overall, *(_accuracy(each) for each in floors)]
+            "performanceMetrics": [*overall, *(_value(each) for each in floors)]
         },
         "considerations": {
             "useCases": settings.intended_use,
@@ -154,12 +154,11 @@ def _card(
     }
 
 
-def _accuracy(floor: Finding) -> dict[str, Any]:
-    metric: dict[str, Any] = {"type": "accuracy", "slice": floor.group}
+def _value(floor: Finding) -> dict[str, Any]:
+    metric: dict[str, Any] = {"type": metric_of(floor.check), "slice": floor.group}
     if floor.value is not None:
         metric["value"] = f"{floor.value:.6f}"
-    if floor.interval is not None and floor.reference is not None:
-        # The finding has the interval of the distance to the floor.
-        low, high = (limit + floor.reference for limit in floor.interval)
+    if floor.value_interval is not None:
+        low, high = floor.value_interval
         metric["confidenceInterval"] = {"lowerBound": f"{low:.6f}", "upperBound": f"{high:.6f}"}
     return metric

@@ -27,11 +27,27 @@ SCHEMA: Literal["verdict/1"] = "verdict/1"
 # The group that is all examples.
 OVERALL = "overall"
 
-# The check that compares the candidate with a bar of the policy's, and with no other model.
-ACCURACY_FLOOR = "accuracy floor"
+# Ends the name of a check that compares the candidate with a bar, and with no other model.
+_FLOOR = " floor"
 
 # What a finding says of a subgroup that the policy wants reported, and not judged.
 NOT_JUDGED: Literal["not judged"] = "not judged"
+
+
+def floor_of(metric: str) -> str:
+    """Return the name of the check of a metric against its floor."""
+    return metric + _FLOOR
+
+
+def is_floor(check: str) -> bool:
+    """Whether a check compares with a floor."""
+    return check.endswith(_FLOOR)
+
+
+def metric_of(check: str) -> str:
+    """Return the metric that a check is of."""
+    return check.removesuffix(_FLOOR)
+
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -99,6 +115,19 @@ class Finding(_Part):
     p_value: float | None = None
     adjusted_p_value: float | None = None
     n_needed: int | None = None
+
+    @property
+    def value_interval(self) -> tuple[float, float] | None:
+        """The interval of the value itself: `interval` is of its distance to the reference.
+
+        The distance counts what is better, so where less of the metric is better it is turned.
+        """
+        if self.value is None or self.reference is None or self.interval is None:
+            return None
+        is_turned = (self.value - self.reference) * (self.difference or 0.0) < 0
+        sign = -1.0 if is_turned else 1.0
+        low, high = sorted(self.reference + sign * end for end in self.interval)
+        return low, high
 
     @property
     def holds(self) -> bool:
@@ -299,7 +328,7 @@ _HEADER = ["check", "group", "n", "candidate", "baseline", "difference", "interv
 
 def _is_kept_floor(finding: Finding) -> bool:
     """Whether it says no more than that a floor holds."""
-    return finding.check == ACCURACY_FLOOR and finding.outcome == Outcome.PASS
+    return is_floor(finding.check) and finding.outcome == Outcome.PASS
 
 
 def _row(finding: Finding) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from gates.__main__ import main
 from gates.evaluation.policy import load_policy
 from gates.verdicts.verdict import Outcome, read_verdict
-from tests.judged import pair, write_policy, written
+from tests.judged import metric, pair, write_policy, written
 
 Judge = Callable[..., tuple[int, str, str]]
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     kinds = {"kind": np.array(["a", "b"] * 100)}
     for each, name in zip(pair(180, 0, 6, 14, subgroups=kinds), _NAMES, strict=True):
         written(each, tmp_path, name)
-    rules = {"subgroups.columns": {"kind": ["a", "b"]}, "metrics": {"nll": {"margin": 0.5}}}
+    rules = {"subgroups.columns": {"kind": ["a", "b"]}, "metrics": {"nll": metric("nll", 0.5)}}
     write_policy(tmp_path / "policy.yaml", rules)
     return tmp_path
 

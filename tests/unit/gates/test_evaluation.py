@@ -16,7 +16,17 @@ from gates.evaluation.predictions import Predictions
 from gates.evaluation.statistics import PairedCounts, sample_size, tango_interval
 from gates.verdicts.verdict import Finding, Outcome, Verdict
 from tests import judged
-from tests.judged import BASELINE, CANDIDATE, CONFIG, DATA, in_order, pair, scored, written
+from tests.judged import (
+    BASELINE,
+    CANDIDATE,
+    CONFIG,
+    DATA,
+    in_order,
+    metric,
+    pair,
+    scored,
+    written,
+)
 
 # Examples are drawn the same way each time; the folder of a test may be written to by all.
 quickly = settings(
@@ -162,7 +172,7 @@ def test_verdict_of_a_worked_example(folder: Path) -> None:
     )
     assert overall.interval == (interval.low, interval.high)
     assert (overall.n, overall.limit, overall.confidence) == (1000, -0.02, 0.9)
-    assert verdict.policy["accuracy.margin"] == 0.02
+    assert verdict.policy["metrics.accuracy.margin"] == 0.02
 
 
 def test_verdict_names_the_digests_of_all_that_it_judged(folder: Path) -> None:
@@ -372,7 +382,7 @@ def test_subgroup_that_went_missing_is_refused(
     "name", ["right", "loss", "both_right", "neither", "gain", "overall", "candidate_loss", "n", ""]
 )
 def test_subgroup_may_have_a_name_that_the_gate_uses(folder: Path, name: str) -> None:
-    changes = {"subgroups.columns": {name: []}, "metrics": {"nll": {"margin": 1.0}}}
+    changes = {"subgroups.columns": {name: []}, "metrics": {"nll": metric("nll", 1.0)}}
     both = with_groups(pair(870, 0, 30, 100), **{name: ["a"] * 400 + ["b"] * 600})
     verdict = judge(folder, both, changes)
     assert finding(verdict, group=f"{name}=a").n == 400
@@ -382,7 +392,7 @@ def test_subgroup_may_have_a_name_that_the_gate_uses(folder: Path, name: str) ->
 # ---- other metrics
 
 
-METRICS = {"metrics": {"nll": {"margin": 0.3}, "ece": {"margin": 0.1}}}
+METRICS = {"metrics": {"nll": metric("nll", 0.3), "ece": metric("ece", 0.1)}}
 
 
 def test_metrics_of_a_worked_example(folder: Path) -> None:
@@ -414,7 +424,7 @@ def test_model_that_is_as_accurate_and_too_sure_of_itself_fails(folder: Path) ->
 
 def test_metric_of_few_examples_is_open_and_says_how_many_would_settle_it(folder: Path) -> None:
     both = pair(40, 5, 5, 0)
-    changes = {"metrics": {"nll": {"margin": 0.01}}, "accuracy.margin": 0.4}
+    changes = {"metrics": {"nll": metric("nll", 0.01)}, "accuracy.margin": 0.4}
     verdict = judge(folder, both, changes)
     nll = finding(verdict, "nll")
     assert nll.outcome == Outcome.INCONCLUSIVE
@@ -451,8 +461,8 @@ def metrics_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def registered(function: str, *, higher_is_better: bool = False) -> dict[str, Any]:
-    rule = {"margin": 0.05, "function": function, "higher_is_better": higher_is_better}
-    return {"metrics": {"mine": rule}}
+    better = "higher" if higher_is_better else "lower"
+    return {"metrics": {"mine": metric(function, 0.05, better=better)}}
 
 
 def test_metric_of_the_projects_own_is_judged(folder: Path, metrics_module: str) -> None:
@@ -513,7 +523,7 @@ def test_metrics_without_probabilities_are_refused(folder: Path) -> None:
     candidate, baseline = pair(90, 0, 0, 10)
     bare = dataclasses.replace(baseline, probabilities=None)
     error = refusal(folder, (candidate, bare), METRICS)
-    assert error.startswith("baseline: has no probabilities, which the policy's metrics (nll, ece)")
+    assert error.startswith("baseline: has no probabilities, which evaluation.metrics.nll needs")
 
 
 def test_probabilities_are_not_needed_without_metrics(folder: Path) -> None:
@@ -522,9 +532,9 @@ def test_probabilities_are_not_needed_without_metrics(folder: Path) -> None:
     assert judge(folder, (bare[0], bare[1])).outcome is Outcome.PASS
 
 
-@pytest.mark.parametrize("metric", ["nll", "ece"])
-def test_metric_of_one_example_is_refused(folder: Path, metric: str) -> None:
-    error = refusal(folder, pair(1, 0, 0, 0), {"metrics": {metric: {"margin": 0.1}}})
+@pytest.mark.parametrize("name", ["nll", "ece"])
+def test_metric_of_one_example_is_refused(folder: Path, name: str) -> None:
+    error = refusal(folder, pair(1, 0, 0, 0), {"metrics": {name: metric(name, 0.1)}})
     assert "one" in error
 
 

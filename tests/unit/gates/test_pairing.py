@@ -12,11 +12,11 @@ from gates.evaluation.pairing import arrays, tally
 from gates.evaluation.predictions import Predictions
 from gates.verdicts.verdict import Finding, Verdict
 from tests import judged
-from tests.judged import BASELINE, in_order, pair, scored, written
+from tests.judged import BASELINE, in_order, metric, pair, scored, written
 
 EVERYTHING = {
     "subgroups.columns": {"kind": []},
-    "metrics": {"nll": {"margin": 0.3}, "ece": {"margin": 0.1}},
+    "metrics": {"nll": metric("nll", 0.3), "ece": metric("ece", 0.1)},
     "accuracy.margin": 0.1,
     "resamples": 99,
 }

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from gates.evaluation.policy import load_policy
 from gates.files import sha256
 from tasks.project import ROOT
 from tests import judged
-from tests.judged import write_policy
+from tests.judged import metric, write_policy
 
 COLUMNS = {"subgroups.columns": {"a": ["x"], "b": [], "c": []}}
 
@@ -17,7 +18,8 @@ def test_policy_of_the_repository_is_whole() -> None:
     policy = load_policy(ROOT / "configs" / "gates.yaml")
     assert policy.digest == sha256(ROOT / "configs" / "gates.yaml")
     assert policy.evaluation.subgroups.columns.keys() == {"digit", "thickness"}
-    assert policy.evaluation.metrics.keys() == {"nll", "ece"}
+    assert policy.evaluation.metrics.keys() == {"accuracy", "nll", "ece"}
+    assert policy.evaluation.primary_name == "accuracy"
 
 
 @pytest.mark.parametrize(
@@ -28,8 +30,9 @@ def test_policy_of_the_repository_is_whole() -> None:
         ({"alpha": "0.05"}, "evaluation.alpha: input should be a valid number, got '0.05'"),
         ({"alpha": True}, "evaluation.alpha: input should be a valid number, got True"),
         ({"power": 1.0}, "evaluation.power: must be < 1, got 1.0"),
-        ({"accuracy.margin": 2.0}, "evaluation.accuracy.margin: must be < 1, got 2.0"),
-        ({"accuracy.margin": -0.1}, "evaluation.accuracy.margin: must be >= 0, got -0.1"),
+        ({"accuracy.margin": 2.0}, "evaluation.metrics.accuracy: margin and floor of correct are"),
+        ({"accuracy.floor": -1.0}, "evaluation.metrics.accuracy: margin and floor of correct are"),
+        ({"accuracy.margin": -0.1}, "evaluation.metrics.accuracy.margin: must be >= 0, got -0.1"),
         ({"accuracy.margen": 0.1}, "unknown key; did you mean margin?"),
         ({"subgroups.minimum_examples": 0}, "minimum_examples: must be > 0, got 0"),
         ({"subgroups.too_small": "pass"}, "too_small: must be 'report', 'inconclusive' or 'fail'"),
@@ -46,17 +49,37 @@ def test_policy_of_the_repository_is_whole() -> None:
             {**COLUMNS, "subgroups.intersections": [["a", "b"], ["b", "a"]]},
             "intersections names a and b more than once",
         ),
-        ({"metrics": {"brier": {"margin": 0.1}}}, "metrics.brier is not one of nll, ece: give"),
         (
-            {"metrics": {"nll": {"margin": 0.1, "higher_is_better": True}}},
-            "metrics.nll is built in: give its margin only",
+            {"metrics": {"m": metric("brier", 0.1)}},
+            "metrics.m: of is 'brier'; write one of correct",
+        ),
+        ({"metrics": {"m": metric("score.", 0.1)}}, "metrics.m: of is 'score.'; write one of"),
+        (
+            {"metrics": {"nll": metric("nll", 0.1, better="higher")}},
+            "metrics.nll: of nll, lower is better; write better: lower",
         ),
         (
-            {"metrics": {"m": {"margin": 0.1, "function": "x", "higher_is_better": True}}},
-            "metrics.m.function: string should match pattern",
+            {"metrics": {"m": metric("a:b", 0.1, floor=1.0)}},
+            "metrics.m: floor: judged of a mean over examples only, and a:b is none",
         ),
-        ({"metrics": {"nll": {"margin": float("nan")}}}, "metrics.nll.margin: "),
-        ({"metrics": {"nll": {"margin": 0.1, "marign": 1}}}, "unknown key; did you mean margin?"),
+        (
+            {"metrics": {"m": metric("a:b", 0.1, require="superiority")}},
+            "metrics.m: require: superiority is judged of a mean over examples",
+        ),
+        ({"metrics": {"m": metric("a:b", 0.1, require="luck")}}, "metrics.m.require: must be"),
+        ({"metrics": {"nll": metric("nll", float("nan"))}}, "metrics.nll.margin: "),
+        ({"metrics": {"nll": metric("nll", 0.1, marign=1)}}, "unknown key; did you mean margin?"),
+        ({"accuracy.primary": False}, "metrics: exactly one is primary, and none is; write"),
+        (
+            {"metrics": {"nll": metric("nll", 0.1, primary=True)}},
+            "metrics: exactly one is primary, and accuracy, nll are; write",
+        ),
+        ({"accuracy.require": "report"}, "metrics.accuracy is primary, so it must be the mean"),
+        ({"subgroups.margin": 1.5}, "subgroups: margin and floor are fractions"),
+        (
+            {"accuracy.of": "score.x", "subgroups.correction": "max_t"},
+            "subgroups.correction: max_t is for correct only, and accuracy is primary; write holm",
+        ),
         ({"resamples": 98}, "evaluation.resamples: must be >= 99, got 98"),
         ({"alpha": 0.01, "resamples": 99}, "resamples must be more than 1 / alpha = 100, got 99"),
         ({"seed": -1}, "evaluation.seed: must be >= 0, got -1"),
@@ -76,11 +99,14 @@ def test_limit_that_makes_no_sense_is_refused(
 
 @pytest.mark.parametrize("section", ["", "accuracy", "subgroups"])
 def test_no_limit_has_a_default(tmp_path: Path, section: str) -> None:
-    names = judged.POLICY[section] if section else judged.POLICY
+    accuracy = judged.POLICY["metrics"]["accuracy"]
+    names = {"": judged.POLICY, "accuracy": accuracy, **judged.POLICY}[section]
     for name in names:
         file = write_policy(tmp_path / "policy.yaml")
         file.write_text(file.read_text().replace(f'"{name}": ', f'"not_{name}": '))
-        with pytest.raises(ConfigError, match=f"did you mean {name}" if name != "seed" else "seed"):
+        with pytest.raises(
+            ConfigError, match=name if name in {"of", "seed"} else f"did you mean {name}"
+        ):
             load_policy(file)
 
 
@@ -90,7 +116,7 @@ def test_margin_of_the_command_line_goes_before_that_of_the_policy(
     policy = judged.policy(tmp_path)
     assert policy.with_margin(None) is policy
     other = policy.with_margin(0.1)
-    assert other.evaluation.accuracy.margin == 0.1
+    assert other.evaluation.primary.margin == 0.1
     assert other.evaluation.subgroups == policy.evaluation.subgroups
     assert other.digest == policy.digest
 
@@ -113,3 +139,54 @@ def test_policy_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Path, "read_bytes", read_once)
     assert load_policy(file).digest == expected
+
+
+def test_margin_in_the_unit_of_a_score_may_be_any_from_0(tmp_path: Path) -> None:
+    scores = {"accuracy.of": "score.loss", "accuracy.better": "lower"}
+    rules = judged.policy(tmp_path, scores)
+    assert rules.with_margin(2.5).evaluation.primary.margin == 2.5
+    for margin in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="must be a number from 0, got"):
+            rules.with_margin(margin)
+
+
+def first_form(file: Path, **changes: Any) -> Path:
+    """Write the same policy as `judged.POLICY` with one more metric, as it was written at first."""
+    tree: dict[str, Any] = {**judged.POLICY, "metrics": {"nll": {"margin": 0.3}}}
+    tree["accuracy"] = {"margin": 0.02, "floor": 0.0, "require": "noninferiority"}
+    file.write_text(json.dumps({"evaluation": tree | changes}))
+    return file
+
+
+def test_the_first_form_of_a_policy_is_still_read_and_the_new_one_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = first_form(tmp_path / "first.yaml")
+    old = load_policy(file)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{file}: evaluation.accuracy is an old form, which is still read; ")
+    new = judged.policy(tmp_path, {"metrics": {"nll": metric("nll", 0.3)}})
+    assert capsys.readouterr().err == ""
+    assert old.evaluation == new.evaluation
+
+
+@pytest.mark.parametrize(
+    ("changes", "explanation"),
+    [
+        ({"metrics": {"brier": {"margin": 0.1}}}, "metrics.brier is not one of nll, ece: give"),
+        (
+            {"metrics": {"nll": {"margin": 0.1, "higher_is_better": True}}},
+            "metrics.nll is built in: give its margin only",
+        ),
+        (
+            {"accuracy": {"margin": 2.0, "floor": 0.0, "require": "superiority"}},
+            "evaluation.accuracy.margin: must be < 1, got 2.0",
+        ),
+    ],
+)
+def test_a_mistake_in_the_first_form_is_told_by_its_own_keys(
+    tmp_path: Path, changes: dict[str, Any], explanation: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_policy(first_form(tmp_path / "first.yaml", **changes))
+    assert explanation in str(raised.value)

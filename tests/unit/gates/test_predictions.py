@@ -209,10 +209,10 @@ def test_columns_of_no_use_are_ignored(file: Path) -> None:
             "prediction has missing values, the first in 1 example: b",
             id="prediction_missing",
         ),
-        pytest.param({"prediction": ["0", "0"]}, "prediction must be whole numbers", id="text"),
-        pytest.param({"prediction": [0.0, 0.5]}, "prediction must be whole", id="fractions"),
+        pytest.param({"prediction": ["0", "0"]}, "prediction must be numbers", id="text"),
+        pytest.param({"prediction": [0.0, 0.5]}, "prediction is double; expected", id="fractions"),
         pytest.param({"label": [0, None]}, "label has missing values", id="label_missing"),
-        pytest.param({"label": ["0", "1"]}, "label must be whole numbers", id="text_labels"),
+        pytest.param({"label": ["0", "1"]}, "label must be numbers", id="text_labels"),
         pytest.param(
             {"label": pa.array([0, 2**64 - 1], pa.uint64())}, "not in range", id="huge_label"
         ),

@@ -107,7 +107,7 @@ def test_model_that_is_worse_fails(
     assert capsys.readouterr().out.startswith("evaluation: FAIL - accuracy 1.0000 -> ")
     verdict = json.loads(report.read_text())
     assert verdict["outcome"] == "fail"
-    assert verdict["policy"]["accuracy.margin"] == 0.02
+    assert verdict["policy"]["metrics.accuracy.margin"] == 0.02
 
 
 def test_model_is_not_compared_with_itself_unless_asked_to(

@@ -63,8 +63,9 @@ def test_the_verdict_of_a_first_release_is_recomputed_too(
     registry: Registry, tmp_path: Path
 ) -> None:
     rules = registered.policy(tmp_path)
-    accuracy = rules.evaluation.accuracy.model_copy(update={"floor": 0.6})
-    evaluation = rules.evaluation.model_copy(update={"accuracy": accuracy})
+    accuracy = rules.evaluation.primary.model_copy(update={"floor": 0.6})
+    metrics = {**rules.evaluation.metrics, "accuracy": accuracy}
+    evaluation = rules.evaluation.model_copy(update={"metrics": metrics})
     rules = dataclasses.replace(rules, evaluation=evaluation)
     one = Run(tmp_path / "one", b"one")
     worse(one)

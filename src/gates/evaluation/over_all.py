@@ -1,0 +1,161 @@
+"""Metrics that are computed over all examples together, compared by a bootstrap of pairs."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gates.errors import GateInputError
+from gates.evaluation import statistics
+from gates.evaluation.metrics import expected_calibration_error
+from gates.evaluation.pairing import PairedArrays, Tally
+from gates.evaluation.policy import EvaluationPolicy, MetricRule
+from gates.evaluation.statistics import Interval
+from gates.functions import named_function
+from gates.verdicts.verdict import NOT_JUDGED, OVERALL, Finding, Outcome
+
+Metric = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64]], float]
+
+# At the margin a difference of floats must not fail by a last bit.
+_ROUNDING = 1e-12
+
+
+def more(needed: int | None, n: int, unit: str = "examples") -> str:
+    """Say how many examples, or clusters, would settle what `n` do not."""
+    if needed is None:
+        return f"no number of {unit} would settle it at this difference"
+    return f"{needed:,} {unit} would settle it, {needed - n:,} more"
+
+
+def log_loss(name: str, rule: MetricRule, counted: Tally, rules: EvaluationPolicy) -> Finding:
+    """Judge the mean log loss by the sums that were taken while examples were counted."""
+    sums, n = counted.losses(), counted.counts({}).n
+    if n == 1:
+        msg = "one example has no spread, so that its log loss cannot be judged; score more"
+        raise GateInputError(msg)
+    interval = statistics.mean_interval(
+        sums.gain, sums.gain_squared, n, confidence=rules.confidence
+    )
+    measured = _Measured(
+        name=name,
+        candidate=sums.candidate / n,
+        baseline=sums.baseline / n,
+        gain=sums.gain / n,
+        interval=interval,
+        n=n,
+    )
+    return _metric(measured, rule, rules)
+
+
+def bootstrapped(
+    name: str, rule: MetricRule, paired: PairedArrays, rules: EvaluationPolicy
+) -> Finding:
+    """Judge a metric by the BCa interval of what the candidate gains on it."""
+    metric, sign = _metric_of(name, rule), rule.sign
+
+    def values(rows: npt.NDArray[np.int64] | slice) -> tuple[float, float]:
+        labels = paired.labels[rows]
+        both = (paired.candidate[rows], paired.baseline[rows])
+        ours, theirs = (_call(name, metric, labels, probabilities) for probabilities in both)
+        return ours, theirs
+
+    def gain(rows: npt.NDArray[np.int64]) -> float:
+        ours, theirs = values(rows)
+        return sign * (ours - theirs)
+
+    n = len(paired.labels)
+    interval = statistics.bca_interval(
+        gain, n, confidence=rules.confidence, resamples=rules.resamples, seed=rules.seed
+    )
+    ours, theirs = values(slice(None))
+    measured = _Measured(
+        name=name,
+        candidate=ours,
+        baseline=theirs,
+        gain=sign * (ours - theirs),
+        interval=interval,
+        n=n,
+    )
+    return _metric(measured, rule, rules)
+
+
+def _metric_of(name: str, rule: MetricRule) -> Metric:
+    if rule.of == "ece":
+        return expected_calibration_error
+    metric: Metric = named_function(rule.of, where=f"evaluation.metrics.{name}.of")
+    return metric
+
+
+def _call(
+    name: str,
+    metric: Metric,
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float64],
+) -> float:
+    try:
+        value = float(metric(labels, probabilities))
+    except Exception as error:  # the project's own function may raise anything
+        msg = f"metric {name}: raised {type(error).__name__}: {error}"
+        raise GateInputError(msg) from error
+    if not math.isfinite(value):
+        msg = f"metric {name}: is {value} on {len(labels):,} examples; expected a number"
+        raise GateInputError(msg)
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """A metric of both models, with the interval of what the candidate gains."""
+
+    name: str
+    candidate: float
+    baseline: float
+    gain: float
+    interval: Interval
+    n: int
+
+
+def _metric(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> Finding:
+    """Judge a metric by the interval of what the candidate gains on it."""
+    needed = None
+    outcome: Outcome | Literal["not judged"]
+    if rule.require == "report":
+        outcome, reason = NOT_JUDGED, "reported on, as the policy says"
+    elif measured.gain < -rule.margin - _ROUNDING:
+        outcome, reason = Outcome.FAIL, f"at most {rule.margin:.4f} may be lost"
+    elif measured.interval.low > -rule.margin:
+        outcome, reason = Outcome.PASS, "shown to be no worse by the margin"
+    else:
+        outcome = Outcome.INCONCLUSIVE
+        needed = _n_needed(measured, rule, rules)
+        reason = f"not shown to be no worse by {rule.margin:.4f} at alpha {rules.alpha:g}; "
+        reason += more(needed, measured.n)
+    return Finding(
+        check=measured.name,
+        group=OVERALL,
+        outcome=outcome,
+        reason=reason,
+        n=measured.n,
+        value=measured.candidate,
+        reference=measured.baseline,
+        difference=measured.gain,
+        interval=(measured.interval.low, measured.interval.high),
+        confidence=rules.confidence,
+        limit=0.0 - rule.margin,
+        n_needed=needed,
+    )
+
+
+def _n_needed(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> int | None:
+    """Return how many examples would bring the interval clear of the margin."""
+    distance = measured.gain + rule.margin
+    if not distance > 0:
+        return None
+    z_alpha, z_power = (NormalDist().inv_cdf(share) for share in (1 - rules.alpha, rules.power))
+    standard_error = (measured.interval.high - measured.interval.low) / (2 * z_alpha)
+    enough = measured.n * ((z_alpha + max(z_power, 0.0)) * standard_error / distance) ** 2
+    return max(math.ceil(enough), measured.n + 1)
