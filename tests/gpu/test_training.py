@@ -1,4 +1,4 @@
-"""Does the GPU train as the CPU does? tests/agreement.py says what that means."""
+"""Does the GPU train as the CPU does? tests/unit/my_project/agreement.py says what that means."""
 
 import hashlib
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests import agreement
+from tests.unit.my_project import agreement
 from training import config as configs
 
 # Warnings are errors elsewhere; those that compiling for some GPU gives are not ours to foresee.

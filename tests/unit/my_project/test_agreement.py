@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests import agreement
+from tests.unit.my_project import agreement
 from training.pytorch import loop, snapshots
 from training.pytorch.loop import Trainer
 from training.pytorch.processes import Processes

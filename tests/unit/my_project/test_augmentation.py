@@ -11,7 +11,7 @@ from my_project import augmentation
 from my_project.augmentation import Draws
 from my_project.config import ModelConfig, RunConfig, TrainConfig
 from my_project.data import Examples
-from tests.unit.my_project.test_training import CONFIG
+from tests.unit.training.pytorch.test_loop import CONFIG
 from training.config import TorchDataConfig
 
 IMAGE = torch.Size((1, 8, 8))
