@@ -11,7 +11,7 @@ from tasks.environments import environment
 from tasks.project import ROOT, WORKSPACE, Cell, Project, needs_torch
 
 # What every suite reads, and every helper that any may import.
-_SHARED = ("tests/unit/conftest.py", *files_in("tests", "*.py"))
+_SHARED = ("tests/unit/conftest.py", "tests/projects", *files_in("tests", "*.py"))
 
 
 # The suites in tests/unit that are of no package in src/, with what they read.

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,3 +10,20 @@ from tests import repository
 def checkout(tmp_path: Path) -> Path:
     """A copy of the packages and the sessions, committed in a repository of its own."""
     return repository.copy(tmp_path / "a checkout")
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must exit with 2; return its only line on stderr."""
+
+    def run(command: Callable[[list[str]], int], *arguments: object) -> str:
+        try:
+            code: object = command([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse ends this way
+            code = stop.code
+        printed = capsys.readouterr().err
+        assert code == 2, printed
+        assert printed.count("\n") == 1, printed
+        return printed.rstrip("\n")
+
+    return run

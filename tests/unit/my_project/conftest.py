@@ -1,24 +1,19 @@
 """A workplace in which everything is real but small: 60 made-up images and a model of 1,146."""
 
-import contextlib
-import hashlib
-import json
-import os
-import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
 
 from my_project import data
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.project import PROJECT
+from tests.prepared import write_prepared
+from tests.torch_state import global_state_kept
 from training import config as configs
 from training import runs
 
@@ -57,41 +52,10 @@ train:
 """
 
 
-@contextlib.contextmanager
-def global_state_kept() -> Iterator[None]:
-    """Undo what a run sets for the whole process: flags and random-number generators."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    words, keys, state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the global one
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = benchmark
-        os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-        if workspace is not None:
-            os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace
-        random.setstate(words)
-        np.random.set_state(keys)  # noqa: NPY002 - the global one
-        torch.set_rng_state(state)
-
-
 @pytest.fixture(autouse=True)
 def _global_state() -> Iterator[None]:
     with global_state_kept():
         yield
-
-
-def write_prepared(table: pa.Table, file: Path) -> Path:
-    """Write `table` and the manifest that describes it, as `data.prepare` leaves them."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    # The shares of the splits: where they are others, the file is prepared anew.
-    manifest = {"sha256": digest, "shares": {"train": 0.7, "validation": 0.15, "test": 0.15}}
-    file.with_suffix(".manifest.json").write_text(json.dumps(manifest))
-    return file
 
 
 @pytest.fixture(scope="session")
@@ -166,20 +130,3 @@ def checkpoint(tmp_path: Path, trained: Path) -> Path:
     file.parent.mkdir(parents=True)
     shutil.copy(trained / "checkpoint.pt", file)
     return file
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must exit with 2; return its only line on stderr."""
-
-    def run(command: Callable[[list[str]], int], *arguments: object) -> str:
-        try:
-            code: object = command([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse ends this way
-            code = stop.code
-        printed = capsys.readouterr().err
-        assert code == 2, printed
-        assert printed.count("\n") == 1, printed
-        return printed.rstrip("\n")
-
-    return run

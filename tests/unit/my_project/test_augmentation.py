@@ -11,10 +11,27 @@ from my_project import augmentation
 from my_project.augmentation import Draws
 from my_project.config import ModelConfig, RunConfig, TrainConfig
 from my_project.data import Examples
-from tests.unit.training.pytorch.test_loop import CONFIG
 from training.config import TorchDataConfig
 
 IMAGE = torch.Size((1, 8, 8))
+CONFIG = TrainConfig(
+    epochs=2,
+    batch_size=8,
+    accumulation_steps=1,
+    lr=0.4,
+    weight_decay=0.01,
+    warmup_share=0.2,
+    clip_norm=1.0,
+    distortion=0.0,
+    mixup=0.0,
+    noise=0.0,
+    precision="float32",
+    compile=False,
+    deterministic=True,
+    snapshot_every=10,
+    parallelism="ddp",
+    device="cpu",
+)
 EVERYTHING = CONFIG.model_copy(update={"distortion": 1.0, "mixup": 0.4, "noise": 0.2})
 
 

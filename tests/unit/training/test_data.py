@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gates.data.declared import DeclaredData
 from gates.errors import GateInputError
-from my_project import data
-from my_project.config import ModelConfig, RunConfig
-from training import config as configs
+from toy import data
+from toy.config import SETTINGS, RunConfig
+from training import command_line
 from training.config import TorchDataConfig
 from training.data import manifest_of
 from training.project import Split
@@ -35,14 +35,14 @@ def table_of(pixels: np.ndarray[tuple[int, int], np.dtype[np.uint8]], first: int
     return pa.table(
         {
             "id": [f"row-{first + row}" for row in range(len(pixels))],
-            "pixels": pa.FixedSizeListArray.from_arrays(pixels.ravel(), 64),
-            "label": (np.arange(len(pixels)) % 10).astype(np.int8),
+            "pixels": pa.FixedSizeListArray.from_arrays(pixels.ravel(), 16),
+            "label": (np.arange(len(pixels)) % 4).astype(np.int8),
         }
     )
 
 
 def noise(rows: int, seed: int = 0) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    return np.random.default_rng(seed).integers(0, 17, (rows, 64), dtype=np.uint8)
+    return np.random.default_rng(seed).integers(0, 10, (rows, 16), dtype=np.uint8)
 
 
 def error_of(call: Callable[[], object]) -> str:
@@ -55,7 +55,7 @@ def error_of(call: Callable[[], object]) -> str:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "made" / "when missing"
-    return data.DATASET.prepare(source_of("digits", folder))
+    return data.DATASET.prepare(source_of("bars", folder))
 
 
 hashes = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -102,61 +102,18 @@ def test_split_of_worked_examples(identifier: str, split: str) -> None:
     assert data.DATASET.split_of(identifier) == split
 
 
-def test_thickness_is_the_quarter_of_the_reference() -> None:
-    # The quartiles of 0 ... 4 are 1, 2 and 3; a bound belongs to the thinner side.
-    reference = np.array([4, 2, 0, 1, 3])
-    assert data.thicknesses(np.array([-9, 1, 2, 3, 4, 99]), reference) == [
-        "thinnest",
-        "thinnest",
-        "thin",
-        "thick",
-        "thickest",
-        "thickest",
-    ]
-
-
-def test_prepare_writes_every_digit_of_scikit_learn(prepared: Path) -> None:
+def test_prepare_writes_every_bundled_example_in_its_split(prepared: Path) -> None:
     table = pq.read_table(prepared)
-    assert prepared.name == "digits.parquet"
+    assert prepared.name == "bars.parquet"
     assert table.schema.equals(data.SCHEMA)
-    # How often the data set's own description says that each digit appears.
-    assert [table["label"].to_pylist().count(digit) for digit in range(10)] == [
-        *(178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
-    ]
-    # The first image, a zero: scikit-learn's documentation prints its first two rows.
-    assert table["label"][0].as_py() == 0
-    assert table["pixels"][0].as_py()[:16] == [
-        *(0, 0, 5, 13, 9, 1, 0, 0),
-        *(0, 0, 13, 15, 10, 15, 5, 0),
-    ]
-
-
-def test_prepare_names_each_image_by_its_hash(prepared: Path) -> None:
-    table = pq.read_table(prepared)
-    first = bytes(table["pixels"][0].as_py())
-    assert table["id"][0].as_py() == hashlib.sha256(first).hexdigest()[:16]
-    assert table["split"].to_pylist() == [
-        data.DATASET.split_of(name) for name in table["id"].to_pylist()
-    ]
-
-
-def test_prepare_takes_the_bounds_of_thickness_from_the_training_split(prepared: Path) -> None:
-    table = pq.read_table(prepared)
-    counts = Counter(
-        thickness
-        for thickness, split in zip(
-            table["thickness"].to_pylist(), table["split"].to_pylist(), strict=True
-        )
-        if split == "train"
-    )
-    quarter = sum(counts.values()) / 4
-    # Images with as much ink as a bound cannot be told apart, so quarters are not exact.
-    assert counts == pytest.approx(dict.fromkeys(data.THICKNESSES, quarter), abs=20)
+    assert table.select(data.SOURCE_SCHEMA.names).equals(data.bars())
+    images = [np.array(image, dtype=np.uint8) for image in table["pixels"].to_pylist()]
+    assert table["split"].to_pylist() == [split_of_image(image) for image in images]
 
 
 def test_prepare_leaves_a_file_that_is_there(data_file: Path) -> None:
     before = data_file.read_bytes()
-    assert data.DATASET.prepare(source_of("digits", data_file.parent)) == data_file
+    assert data.DATASET.prepare(source_of("bars", data_file.parent)) == data_file
     assert data_file.read_bytes() == before
 
 
@@ -167,41 +124,31 @@ def test_manifest_says_what_the_file_holds(prepared: Path) -> None:
         "sha256": hashlib.sha256(prepared.read_bytes()).hexdigest(),
         "schema": {
             "id": "string",
-            "pixels": "fixed_size_list<item: uint8>[64]",
+            "pixels": "fixed_size_list<item: uint8>[16]",
             "label": "int8",
             "split": "string",
-            "thickness": "string",
+            "brightness": "string",
         },
         "shares": {"train": 0.7, "validation": 0.15, "test": 0.15},
         "counts": dict(Counter(table["split"].to_pylist())),
     }
-    assert sum(manifest["counts"].values()) == 1797
-    assert manifest_of(prepared) == prepared.with_name("digits.manifest.json")
+    assert sum(manifest["counts"].values()) == data.BUNDLED_EXAMPLES
+    assert manifest_of(prepared) == prepared.with_name("bars.manifest.json")
 
 
-def test_splits_of_the_digits_share_no_image_and_no_id(prepared: Path) -> None:
+def test_splits_of_the_bars_share_no_image_and_no_id(prepared: Path) -> None:
     parts = [data.load(prepared, split) for split in SPLITS]
     images = [image.numpy().tobytes() for part in parts for image in part.images]
     ids = [identifier for part in parts for identifier in part.ids]
-    assert len(images) == len(set(images)) == len(set(ids)) == 1797
+    assert len(images) == len(set(images)) == len(set(ids)) == data.BUNDLED_EXAMPLES
 
 
 def test_load_gives_the_examples_of_one_split(data_file: Path) -> None:
     examples = data.load(data_file, "validation")
     assert len(examples) == 10
     assert examples.ids.tolist() == [f"{row:016x}" for row in range(30, 40)]
-    assert examples.labels.tolist() == list(range(10))
-    assert examples.thicknesses.tolist() == [data.THICKNESSES[row % 4] for row in range(30, 40)]
+    assert examples.labels.tolist() == [row % 4 for row in range(30, 40)]
     assert examples.data_digest == hashlib.sha256(data_file.read_bytes()).hexdigest()
-
-
-def test_load_scales_ink_from_minus_one_to_one(data_file: Path, table: pa.Table) -> None:
-    examples = data.load(data_file, "train")
-    assert examples.images.shape == (30, 1, 8, 8)
-    assert examples.images.dtype == torch.float32
-    pixels = table["pixels"][0].as_py()
-    assert examples.images[0].flatten().tolist() == [pixel / 8 - 1 for pixel in pixels]
-    assert (examples.images.min().item(), examples.images.max().item()) == (-1, 1)
 
 
 def test_missing_data_is_named(tmp_path: Path) -> None:
@@ -242,7 +189,7 @@ def test_manifest_of_other_data_is_refused(data_file: Path) -> None:
 
 
 def test_deleting_both_brings_the_same_data_back(prepared: Path, tmp_path: Path) -> None:
-    config = source_of("digits", tmp_path)
+    config = source_of("bars", tmp_path)
     file = data.DATASET.prepare(config)
     file.write_bytes(b"damaged")
     file.unlink()
@@ -257,7 +204,7 @@ def test_file_that_was_split_by_another_rule_is_written_anew(
     described = json.loads(manifest.read_text())
     described["shares"] = {"train": 0.8, "validation": 0.1, "test": 0.1}
     manifest.write_text(json.dumps(described))
-    data.DATASET.prepare(source_of("digits", data_file.parent))
+    data.DATASET.prepare(source_of("bars", data_file.parent))
     assert data_file.read_bytes() == prepared.read_bytes()
 
 
@@ -265,14 +212,14 @@ def test_file_that_was_split_by_another_rule_is_written_anew(
 def test_damaged_manifest_is_left_to_be_told(data_file: Path, content: str) -> None:
     manifest_of(data_file).write_text(content)
     before = data_file.read_bytes()
-    data.DATASET.prepare(source_of("digits", data_file.parent))
+    data.DATASET.prepare(source_of("bars", data_file.parent))
     assert data_file.read_bytes() == before
 
 
 def test_file_without_its_manifest_is_written_anew(prepared: Path, tmp_path: Path) -> None:
     # What a process that was killed between the two leaves behind.
-    (tmp_path / "digits.parquet").write_bytes(b"half")
-    assert data.DATASET.prepare(source_of("digits", tmp_path)).read_bytes() == prepared.read_bytes()
+    (tmp_path / "bars.parquet").write_bytes(b"half")
+    assert data.DATASET.prepare(source_of("bars", tmp_path)).read_bytes() == prepared.read_bytes()
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.999])
@@ -370,7 +317,7 @@ def with_column(name: str, values: pa.Array | None) -> pa.Table:
     )
 
 
-PIXEL_TYPE = pa.list_(pa.uint8(), 64)
+PIXEL_TYPE = pa.list_(pa.uint8(), 16)
 BAD_SOURCES = [
     pytest.param(
         with_column("id", None),
@@ -379,7 +326,7 @@ BAD_SOURCES = [
     ),
     pytest.param(
         with_column("pixels", None),
-        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        "column pixels must be fixed_size_list<item: uint8>[16], none missing; "
         "found no such column",
         id="no_pixels",
     ),
@@ -399,14 +346,14 @@ BAD_SOURCES = [
         id="label_of_300",
     ),
     pytest.param(
-        with_column("pixels", pa.array([[0] * 64, [0] * 63, [0] * 64, [0] * 64])),
-        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
-        "found a list of 63 in row 2",
-        id="a_list_of_63",
+        with_column("pixels", pa.array([[0] * 16, [0] * 15, [0] * 16, [0] * 16])),
+        "column pixels must be fixed_size_list<item: uint8>[16], none missing; "
+        "found a list of 15 in row 2",
+        id="a_list_of_15",
     ),
     pytest.param(
-        with_column("pixels", pa.array([[0] * 64, [0] * 64, [0] * 63 + [-1], [0] * 64])),
-        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        with_column("pixels", pa.array([[0] * 16, [0] * 16, [0] * 15 + [-1], [0] * 16])),
+        "column pixels must be fixed_size_list<item: uint8>[16], none missing; "
         "found a list with -1 in row 3",
         id="a_pixel_below_zero",
     ),
@@ -417,7 +364,7 @@ BAD_SOURCES = [
     ),
     pytest.param(
         with_column("pixels", pa.array(noise(4).astype(np.float32).tolist())),
-        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        "column pixels must be fixed_size_list<item: uint8>[16], none missing; "
         "found list<element: double>",
         id="pixels_are_fractions",
     ),
@@ -433,13 +380,13 @@ BAD_SOURCES = [
     ),
     pytest.param(
         with_column("pixels", pa.array([None, *noise(3).tolist()], PIXEL_TYPE)),
-        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        "column pixels must be fixed_size_list<item: uint8>[16], none missing; "
         "found a missing value in row 1",
         id="image_missing_once",
     ),
     pytest.param(
-        with_column("pixels", pa.array([[None] * 64, *noise(3).tolist()], PIXEL_TYPE)),
-        "column pixels must be fixed_size_list<item: uint8>[64], none missing; "
+        with_column("pixels", pa.array([[None] * 16, *noise(3).tolist()], PIXEL_TYPE)),
+        "column pixels must be fixed_size_list<item: uint8>[16], none missing; "
         "found a list with a missing value in row 1",
         id="pixel_missing",
     ),
@@ -449,19 +396,9 @@ BAD_SOURCES = [
         id="same_id_three_times",
     ),
     pytest.param(
-        table_of(np.full((4, 64), 17, dtype=np.uint8)),
-        "pixels must be from 0 to 16, found 17",
-        id="pixel_of_17",
-    ),
-    pytest.param(
-        with_column("label", pa.array([0, 1, 2, 10], pa.int8())),
-        "labels must be from 0 to 9, found 0 to 10",
-        id="label_of_10",
-    ),
-    pytest.param(
-        with_column("label", pa.array([-1, 1, 2, 3], pa.int8())),
-        "labels must be from 0 to 9, found -1 to 3",
-        id="label_below_zero",
+        table_of(np.full((4, 16), 10, dtype=np.uint8)),
+        "pixels must be from 0 to 9, found 10",
+        id="pixel_of_10",
     ),
     pytest.param(table_of(noise(4)).slice(0, 0), "holds no example", id="no_rows"),
 ]
@@ -477,7 +414,7 @@ def test_own_parquet_that_is_not_as_it_should_be_is_refused(
     # Whether a list's values are called item or element depends on who wrote the file, and
     # whether a list's missing value can be read at all depends on pyarrow.
     expected = f"{own}: {explanation}".replace("<element:", "<item:")
-    missing = f"{own}: not readable as Parquet (Expected all lists to be of size=64 but"
+    missing = f"{own}: not readable as Parquet (Expected all lists to be of size=16 but"
     assert error.replace("<element:", "<item:") == expected or error.startswith(missing)
     assert not cache.exists()
 
@@ -490,7 +427,7 @@ ALIKE = {
         pa.list_(pa.uint8()),
         pa.large_list(pa.int64()),
         pa.list_(pa.int32()),
-        pa.list_(pa.int64(), 64),
+        pa.list_(pa.int64(), 16),
     ],
 }
 
@@ -566,7 +503,7 @@ def test_source_that_cannot_be_read_is_named(tmp_path: Path, source: str) -> Non
     cache = tmp_path / "cache"
     error = error_of(lambda: data.DATASET.prepare(source_of(source, cache)))
     assert error.startswith(f"data.source: {source}: cannot be read (")
-    assert error.endswith("; name digits, synthetic, or the path or address of a Parquet file")
+    assert error.endswith("; name bars, synthetic, or the path or address of a Parquet file")
     assert not cache.exists()
 
 
@@ -585,8 +522,8 @@ def split_of_image(image: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> str:
 
 
 def splits_in(table: pa.Table) -> dict[str, dict[str, object]]:
-    """Each row of a table by its id, but for its thickness, whose bounds may move."""
-    rows: list[dict[str, object]] = data.complete(table, "source").drop(["thickness"]).to_pylist()
+    """Each row of a table by its id, but for its brightness, whose bound may move."""
+    rows: list[dict[str, object]] = data.complete(table, "source").drop(["brightness"]).to_pylist()
     return {str(row["id"]): row for row in rows}
 
 
@@ -613,46 +550,6 @@ def test_equal_images_are_in_one_split_whatever_their_names(
     assert sum(map(len, seen.values())) == len(set.union(*seen.values()))
 
 
-SMALL_MODEL = ModelConfig(
-    image_size=4, channels=3, classes=7, patch_size=2, width=4, depth=1, heads=1
-)
-
-
-def test_synthetic_examples_are_always_the_same() -> None:
-    one = data.synthetic(SMALL_MODEL)
-    torch.manual_seed(99)
-    other = data.synthetic(SMALL_MODEL)
-    assert torch.equal(one.images, other.images)
-    assert torch.equal(one.labels, other.labels)
-    assert one.data_digest == other.data_digest
-    assert one.images.shape == (data.SYNTHETIC_EXAMPLES, 3, 4, 4)
-    assert set(one.labels.tolist()) == set(range(7))
-    assert len(set(one.ids)) == len(one) == data.SYNTHETIC_EXAMPLES
-
-
-def test_synthetic_examples_leave_the_generator_alone() -> None:
-    state = torch.get_rng_state()
-    data.synthetic(SMALL_MODEL)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_synthetic_examples_of_another_shape_have_another_digest() -> None:
-    larger = SMALL_MODEL.model_copy(update={"image_size": 6})
-    assert data.synthetic(SMALL_MODEL).data_digest != data.synthetic(larger).data_digest
-
-
-def test_synthetic_examples_need_no_file(config_file: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "none"
-    overrides = ["data.source=synthetic", f"data.cache_dir={cache}"]
-    # A model that the digits do not fit.
-    config = configs.load(
-        RunConfig, config_file, [*overrides, "model.image_size=16", "model.classes=3"]
-    )
-    examples = data.examples_of(config, "train", where="here")
-    assert examples.images.shape[1:] == (1, 16, 16)
-    assert not cache.exists()
-
-
 def test_examples_come_from_the_source_of_the_configuration(
     config: RunConfig, data_file: Path
 ) -> None:
@@ -660,13 +557,19 @@ def test_examples_come_from_the_source_of_the_configuration(
     assert examples.ids.tolist() == data.load(data_file, "test").ids.tolist()
 
 
-@pytest.mark.parametrize(
-    ("key", "needed"), [("image_size", 8), ("channels", 1), ("classes", 10)], ids=str
-)
-def test_model_of_another_shape_than_the_data_is_refused(
-    config_file: Path, key: str, needed: int
+def test_declaration_is_what_the_manifest_says(
+    config_file: Path,
+    tmp_path: Path,
+    prepared: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = configs.load(RunConfig, config_file, [f"model.{key}=2"])
-    assert error_of(lambda: data.examples_of(config, "train", where="a.yaml")) == (
-        f"a.yaml: model.{key}: must be {needed} for these examples, got 2"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    text = config_file.read_text().replace(f"cache_dir: {tmp_path / 'data'}", "cache_dir: cache")
+    (tmp_path / "configs" / "base.yaml").write_text(text)
+    assert command_line.declare(SETTINGS, data.DATASET) == 0
+    manifest = json.loads(manifest_of(prepared).read_text())
+    assert DeclaredData.model_validate_json(capsys.readouterr().out) == DeclaredData(
+        digests=[manifest["sha256"]], rows=manifest["counts"], columns=manifest["schema"]
     )

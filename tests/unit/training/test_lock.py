@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gates.errors import GateInputError
-from my_project.train import main
+from toy.train import main
 from training import lock
 
 Refused = Callable[..., str]

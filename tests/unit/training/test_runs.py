@@ -13,10 +13,10 @@ import torch
 from gates.errors import CheckpointError, ConfigError, ExitCode, GateInputError, TrainingError
 from gates.evidence import provenance
 from gates.evidence.provenance import SourceState
-from my_project import data
-from my_project.config import RunConfig
-from my_project.learner import METHOD, is_right
-from my_project.project import PROJECT
+from toy import data
+from toy.config import RunConfig
+from toy.learner import METHOD, is_right
+from toy.project import PROJECT
 from training import config as configs
 from training import runs
 from training.metrics import Metrics
@@ -146,7 +146,7 @@ def test_run_keeps_its_newest_two_snapshots(asked: Request) -> None:
 
 def test_checkpoint_says_how_it_was_made(trained: Path) -> None:
     checkpoint = METHOD.load(trained / "checkpoint.pt")
-    file = Path(checkpoint.config.data.cache_dir) / "digits.parquet"
+    file = Path(checkpoint.config.data.cache_dir) / "bars.parquet"
     assert checkpoint.config == configs.load(RunConfig, trained / "config.yaml")
     assert checkpoint.data_digest == data.load(file, "train").data_digest
     # Two epochs of 30 examples in batches of 8.
@@ -166,7 +166,7 @@ def test_metrics_have_a_line_per_step(trained: Path) -> None:
 
 def test_metrics_end_with_the_accuracy_of_the_checkpoint(trained: Path) -> None:
     checkpoint = METHOD.load(trained / "checkpoint.pt")
-    validation = data.load(Path(checkpoint.config.data.cache_dir) / "digits.parquet", "validation")
+    validation = data.load(Path(checkpoint.config.data.cache_dir) / "bars.parquet", "validation")
     accuracy = mean_score(METHOD.model(checkpoint), validation, is_right)
     assert lines_of(trained)[-1]["validation_accuracy"] == accuracy
 
@@ -187,7 +187,7 @@ def test_provenance_describes_the_run(trained: Path) -> None:
 def test_progress_is_said(asked: Request, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = runs.train(asked)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == (f"{checkpoint.parent}: 30 training examples, 1,146 parameters, 1 x cpu")
+    assert said[0] == (f"{checkpoint.parent}: 30 training examples, 244 parameters, 1 x cpu")
     lines = lines_of(checkpoint.parent)
     for epoch, line in ((1, said[1]), (2, said[2])):
         of_epoch = [line for line in lines if line["epoch"] == epoch]
@@ -216,9 +216,7 @@ def test_loss_that_is_not_finite_leaves_no_checkpoint(asked: Request) -> None:
     assert not (asked.outputs / "latest.pt").exists()
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("image_size", 16), ("channels", 3), ("classes", 5)], ids=str
-)
+@pytest.mark.parametrize(("key", "value"), [("pixels", 9), ("classes", 5)], ids=str)
 def test_model_that_does_not_fit_the_data_is_refused(asked: Request, key: str, value: int) -> None:
     with pytest.raises((ConfigError, GateInputError), match=f"a.yaml: model.{key}: must be "):
         runs.train(dataclasses.replace(changed(asked, "model", **{key: value}), where="a.yaml"))
@@ -359,7 +357,7 @@ def test_run_killed_before_its_provenance_is_finished(asked: Request, trained: P
         pytest.param("train", "epochs", 3, "train.epochs is 2 in this run, and 3", id="epochs"),
         pytest.param("model", "width", 16, "model.width is 8 in this run, and 16", id="width"),
         pytest.param(
-            "data", "source", "synthetic", "data.source is digits in this run, and synth", id="data"
+            "data", "source", "synthetic", "data.source is bars in this run, and synth", id="data"
         ),
     ],
 )

@@ -15,9 +15,9 @@ import torch
 
 from gates.evidence import provenance
 from gates.evidence.provenance import SourceState
-from my_project import data
-from my_project.config import RunConfig
-from my_project.train import main
+from toy import data
+from toy.config import RunConfig
+from toy.train import main
 from training import config as configs
 from training.pytorch import loop
 
@@ -114,8 +114,8 @@ def test_malformed_file_is_told_in_one_line(
             id="misspelt_key",
         ),
         pytest.param(["--set", "train.epochs"], "--set train.epochs: expected", id="no_value"),
-        pytest.param(["--set", "model.classes=5"], "model", id="fewer_classes_than_digits"),
-        pytest.param(["--set", "model.image_size=16"], "model", id="larger_images_than_there_are"),
+        pytest.param(["--set", "model.classes=5"], "model", id="more_classes_than_there_are"),
+        pytest.param(["--set", "model.pixels=9"], "model", id="smaller_images_than_there_are"),
         pytest.param(["--run-id", "a/b"], "--run-id a/b: use ", id="slash_in_run_id"),
         pytest.param(["--run-id", "latest.pt"], "--run-id latest.pt: ", id="run_id_is_the_link"),
         pytest.param(["--run-id", "a" * 300], "a" * 300, id="run_id_too_long"),
@@ -328,7 +328,7 @@ def test_signature_of_an_address_is_in_no_message_and_no_name(
     assert told.startswith("memory://bucket/mine.parquet: not readable as Parquet (")
     assert "secret" not in told
     with fsspec.open(address, "wb") as file:
-        pq.write_table(data.digits(), file)
+        pq.write_table(data.bars(), file)
     assert main(options) == 0
     assert all("secret" not in each.name for each in (tmp_path / "mine").iterdir())
 
@@ -442,7 +442,7 @@ def test_a_provenance_does_not_choose_where_data_comes_from_and_goes(
     described: Path, again: list[str], outputs: Path, refused: Refused, tmp_path: Path, key: str
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
-    pq.write_table(data.digits(), tmp_path / "mine.parquet")
+    pq.write_table(data.bars(), tmp_path / "mine.parquet")
     value = {"source": tmp_path / "mine.parquet", "cache_dir": elsewhere}[key]
 
     def set_data(document: Any) -> None:
@@ -461,7 +461,7 @@ def test_help_and_typos_do_not_wait_for_torch(tmp_path: Path) -> None:
     program = """
 import contextlib, sys
 from pathlib import Path
-from my_project.train import main
+from toy.train import main
 
 with contextlib.suppress(SystemExit):
     main(["--help"])
@@ -474,7 +474,7 @@ assert "torch" not in sys.modules
 
 
 def test_module_is_a_command(config_file: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "my_project.train", "--config", str(config_file)]
+    command = [sys.executable, "-m", "toy.train", "--config", str(config_file)]
     done = subprocess.run(
         [*command, "--set", "train.lr=-1"],
         check=False,

@@ -1,7 +1,7 @@
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from my_project.config import ModelConfig, RunConfig
-from my_project.gpu_bench import main, model_flops
-from my_project.model import VisionTransformer
-from tasks.project import ROOT
-from training import config as configs
-from training.pytorch import ceilings, loop
+from toy.config import SETTINGS, RunConfig
+from training.pytorch import bench, ceilings, loop
 
 Refused = Callable[..., str]
 
@@ -25,9 +19,21 @@ SMALL = ["--device", "cpu", "--matmul-size", "16", "--matmul-size", "32", "--cop
 FEW = ["--steps", "3", "--warmup", "2"]
 
 
+def model_flops(config: RunConfig) -> int:
+    """A million for each example: what is counted is the project's own affair."""
+    return 1_000_000 * config.train.batch_size
+
+
+SUBJECT = bench.Subject(settings=SETTINGS, configs=(Path("configs/base.yaml"),), flops=model_flops)
+
+
+def main(arguments: Sequence[str]) -> int:
+    return bench.main(SUBJECT, arguments)
+
+
 @pytest.fixture
 def report(config_file: Path, tmp_path: Path) -> dict[str, Any]:
-    """What a run on a model of 1,146 parameters reports."""
+    """What a run on the toy reports."""
     other = config_file.with_name("other.yaml")
     other.write_text(config_file.read_text().replace("float32", "bfloat16"))
     file = tmp_path / "artifacts" / "gpu-bench.json"
@@ -58,13 +64,14 @@ def test_report_has_a_case_for_each_configuration(report: dict[str, Any]) -> Non
     assert [case["name"] for case in report["cases"]] == ["other", "tiny"]
     assert [case["precision"] for case in report["cases"]] == ["bfloat16", "float32"]
     for case in report["cases"]:
-        assert case["parameters"] == 1146
+        assert case["parameters"] == 244
         assert case["step_ms"]["count"] == 3
         times = [case["step_ms"][name] for name in ("min", "p10", "median", "p90", "max")]
         assert times == sorted(times)
         assert times[0] > 0
         seconds = case["step_ms"]["median"] / 1e3
         assert case["examples_per_s"] == pytest.approx(8 / seconds)
+        assert case["model_tflop_per_step"] == 8e-6
         assert case["model_tflops"] == pytest.approx(case["model_tflop_per_step"] / seconds)
         ceiling = report["ceilings"]["matmul_tflops"]
         assert case["share_of_matmul_ceiling"] == pytest.approx(case["model_tflops"] / ceiling)
@@ -97,38 +104,6 @@ def test_steps_are_those_that_training_takes(
     # 256 images are two whole batches of 100: three epochs for the five steps that were asked for.
     assert batches == [100] * 6
     assert marks == 2 * 61 + 6, "a product and a copy, 30 times to warm up and 30 times, and these"
-
-
-@pytest.mark.parametrize("attention", [SDPBackend.MATH])
-def test_model_flops_are_those_that_torch_counts(attention: SDPBackend) -> None:
-    """Torch's counter, with attention as plain products: a fused one also counts what it redoes."""
-    config = ModelConfig(
-        image_size=12, channels=3, classes=7, patch_size=4, width=24, depth=2, heads=3
-    )
-    model = VisionTransformer(config)
-    images, labels = torch.randn(5, 3, 12, 12), torch.zeros(5, dtype=torch.int64)
-    with sdpa_kernel(attention), FlopCounterMode(display=False) as counter:
-        F.cross_entropy(model(images), labels).backward()
-    assert model_flops(of_batch(config, 5)) == counter.get_total_flops()
-
-
-def of_batch(model: ModelConfig, batch_size: int) -> RunConfig:
-    """A configuration of that model and batch."""
-    config = configs.load(RunConfig, ROOT / "configs" / "gpu-bench.yaml")
-    train = config.train.model_copy(update={"batch_size": batch_size})
-    return config.model_copy(update={"model": model, "train": train})
-
-
-def test_model_flops_of_vit_l_16() -> None:
-    config = configs.load(RunConfig, ROOT / "configs" / "gpu-bench.yaml")
-    assert config.train.batch_size == 128
-    # Dosovitskiy et al. (2021), table 1: 307 M parameters; 61.6 G multiplications an image
-    # (torchvision's table for vit_l_16 at 224, which has a class token: 197 tokens for 196).
-    forward = model_flops(of_batch(config.model, 1)) / 3 / 2
-    assert forward == pytest.approx(61.55e9, rel=0.01)
-    # From the issue: 117 ms are 52 % of 770 TFLOP/s.
-    share = model_flops(config) / 0.117 / 770e12
-    assert share == pytest.approx(0.52, abs=0.005)
 
 
 def test_spread_of_a_worked_example() -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from gates.errors import CheckpointError
-from my_project.config import RunConfig
-from my_project.learner import LEARNER, METHOD
+from toy.config import RunConfig
+from toy.learner import LEARNER, METHOD
 from training import runs
 from training.config import dump_tree
 from training.pytorch import checkpoint as checkpoints
@@ -56,7 +56,7 @@ def test_checkpoint_of_an_older_version_is_read_and_keeps_the_digest_of_its_conf
     # Its keys were in another order, which is part of the digest that its predictions name.
     tree = dict(reversed(saved.config.model_dump().items()))
     document = {
-        "format": "my_project.checkpoint/1",
+        "format": "toy.checkpoint/1",
         "weights": saved.weights,
         "config": tree,
         "data_digest": saved.data_digest,
@@ -85,7 +85,7 @@ def test_load_gives_back_what_was_saved(saved: Checkpoint[RunConfig], file: Path
 
 
 def test_loaded_model_predicts_the_same(saved: Checkpoint[RunConfig], file: Path) -> None:
-    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(4, 16, generator=torch.Generator().manual_seed(0))
     saved.weights["head.weight"].normal_(generator=torch.Generator().manual_seed(0))
     checkpoints.save(saved, file)
     model = METHOD.model(METHOD.load(file))
@@ -102,7 +102,7 @@ def test_save_replaces_an_earlier_checkpoint(saved: Checkpoint[RunConfig], file:
 
 def test_missing_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
     assert error_of(tmp_path / "absent.pt").endswith(
-        "absent.pt: no such checkpoint; train one: python -m my_project.train --config …"
+        "absent.pt: no such checkpoint; train one: python -m toy.train --config …"
     )
 
 
@@ -139,7 +139,7 @@ def test_flipped_bit_is_never_taken_for_the_checkpoint(
 
 def test_flipped_bit_in_a_weight_is_noticed(saved: Checkpoint[RunConfig], file: Path) -> None:
     whole = file.read_bytes()
-    weight = saved.weights["positions"].numpy().tobytes()
+    weight = saved.weights["stem.weight"].numpy().tobytes()
     damaged = bytearray(whole)
     damaged[whole.index(weight) + 3] ^= 0x80
     file.write_bytes(damaged)

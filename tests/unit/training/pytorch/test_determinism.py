@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from my_project.config import RunConfig
+from toy.config import RunConfig
 from training.pytorch import determinism
 
 # conftest.py undoes after each test what these set for the whole process.

@@ -4,8 +4,8 @@ import torch.distributed as dist
 from torch import nn
 
 from gates.errors import ConfigError, ExitCode
-from my_project.config import RunConfig
-from my_project.learner import LEARNER
+from toy.config import RunConfig
+from toy.learner import LEARNER
 from training.pytorch import loop, processes
 from training.pytorch.processes import Processes
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from gates.errors import CheckpointError
-from my_project.config import RunConfig
-from my_project.data import Examples
-from my_project.learner import LEARNER
+from toy.config import RunConfig
+from toy.data import Examples
+from toy.learner import LEARNER
 from training.pytorch import loop, snapshots
 from training.pytorch.loop import Trainer
 from training.pytorch.processes import Processes

@@ -1,0 +1,40 @@
+"""The configuration of a run."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from gates.configuration import Section
+from training import config as configs
+from training.project import Settings
+
+
+class ModelConfig(Section):
+    """The size of the network."""
+
+    pixels: int = Field(gt=0, le=65_536)
+    classes: int = Field(gt=1, le=1_000)
+    width: int = Field(gt=0, le=65_536)
+    depth: int = Field(gt=0, le=1_024)
+
+
+class TrainConfig(configs.TrainConfig):
+    """How the network is trained.
+
+    Args:
+        mix: the share of another image of the batch in each, which keeps its own label.
+        noise: standard deviation of the noise that is added to the pixels, which go from 0 to 1.
+    """
+
+    mix: float = Field(ge=0, le=1)
+    noise: float = Field(ge=0, le=10)
+
+
+class RunConfig(configs.TorchConfig):
+    """All that a run depends on besides the code."""
+
+    model: ModelConfig
+    train: TrainConfig
+
+
+SETTINGS = Settings(package="toy", config=RunConfig, configs=Path("configs"))
