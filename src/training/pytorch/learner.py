@@ -15,6 +15,8 @@ Torch = TypeVar("Torch", bound=TorchConfig)
 Batch = tuple[Tensor, ...]
 """Rows of each of an example's tensors: what a loss takes."""
 
+EVALUATION_BATCH = 1024  # examples in one forward pass
+
 
 class TensorExamples(Protocol):
     """The examples of one split, as tensors."""
@@ -64,11 +66,13 @@ class Score:
         name: what metrics.jsonl calls it, as `validation_NAME`.
         better: which direction is better.
         of: the quantity, (rows,), for a model and a batch.
+        batch_size: examples in one forward pass; fewer where each takes much memory.
     """
 
     name: str
     better: Literal["higher", "lower"]
     of: Callable[[nn.Module, Batch], Tensor]
+    batch_size: int = EVALUATION_BATCH
 
 
 @dataclass(frozen=True, kw_only=True)

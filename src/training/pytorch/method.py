@@ -171,7 +171,13 @@ class _UnderWay(Generic[Torch]):
         def record(report: StepReport) -> None:
             line: dict[str, Any] = asdict(report)
             if report.ends_epoch:
-                line[measure] = mean_score(trainer.model, run.validation, score.of, processes)
+                line[measure] = mean_score(
+                    trainer.model,
+                    run.validation,
+                    score.of,
+                    processes,
+                    batch_size=score.batch_size,
+                )
             run.display.step(report.step, self.steps, report.loss)
             if metrics:
                 metrics.write({**line, "seconds": round(time.monotonic() - started, 3)})
