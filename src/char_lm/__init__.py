@@ -1,0 +1,1 @@
+"""The reference project for text: a small character-level language model on docstrings."""

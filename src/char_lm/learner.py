@@ -1,0 +1,39 @@
+"""What is learned: the next character of a passage."""
+
+import math
+
+import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+from torch import Tensor, nn
+
+from char_lm.config import RunConfig
+from char_lm.model import CharacterModel
+from char_lm.vocabulary import PADDING
+from training.pytorch.learner import Batch, Learner, Score
+from training.pytorch.method import TorchMethod
+
+
+def build_model(config: RunConfig) -> CharacterModel:
+    """Return an untrained model."""
+    return CharacterModel(config.model)
+
+
+def loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the mean cross-entropy of each passage's characters in nats, (rows,)."""
+    (symbols,) = batch
+    logits: Tensor = model(symbols).float()
+    targets = symbols.long()
+    nats = F.cross_entropy(
+        logits.flatten(0, 1), targets.flatten(), ignore_index=PADDING, reduction="none"
+    )
+    return nats.view_as(targets).sum(dim=1) / (targets != PADDING).sum(dim=1)
+
+
+def bits_per_character(model: nn.Module, batch: Batch) -> Tensor:
+    """Return what a code by the model takes for each passage, in bits a character, (rows,)."""
+    return loss(model, batch) / math.log(2)
+
+
+# 128 passages: the states and the logits of a base model are some 100 MB.
+BITS = Score(name="bits_per_character", better="lower", of=bits_per_character, batch_size=128)
+LEARNER = Learner(build_model=build_model, loss=loss, score=BITS)
+METHOD = TorchMethod(RunConfig, LEARNER)

@@ -1,0 +1,32 @@
+from pathlib import Path
+
+import pytest
+
+from char_lm import data
+from char_lm.config import SETTINGS, RunConfig
+from char_lm.data import Examples
+from tasks.project import ROOT
+from training import config as configs
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    cache = tmp_path_factory.mktemp("data")
+    file = ROOT / SETTINGS.configs / "ci-tiny.yaml"
+    return configs.load(RunConfig, file, [f"data.cache_dir={cache}"])
+
+
+@pytest.fixture(scope="session")
+def file(config: RunConfig) -> Path:
+    """The prepared data: reading all docstrings takes seconds."""
+    return data.DATASET.prepare(config.data)
+
+
+@pytest.fixture(scope="session")
+def training_examples(file: Path) -> Examples:
+    return data.load(file, "train", 128)
+
+
+@pytest.fixture(scope="session")
+def held_out_examples(file: Path) -> Examples:
+    return data.load(file, "test", 128)
