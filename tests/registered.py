@@ -38,7 +38,8 @@ def smoke(folder: Path) -> None:
     """
     table = next(open_predictions(folder / "predictions.parquet").batches())
     is_right = pc.equal(table["label"], table["prediction"])
-    if BAD in (folder / "checkpoint.pt").read_bytes() or not pc.any(is_right).as_py():
+    (checkpoint,) = folder.glob("checkpoint.*")
+    if BAD in checkpoint.read_bytes() or not pc.any(is_right).as_py():
         msg = "the model answers nonsense"
         raise ValueError(msg)
 
@@ -84,9 +85,11 @@ class Run:
         source: what it was made from.
         data: the digest of the data that it learned from.
         runtime: the versions that it ran with.
+        file: the name of its checkpoint.
+        library: what its model is built with.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of, each given by its name
         self,
         folder: Path,
         weights: bytes,
@@ -96,12 +99,14 @@ class Run:
         *,
         data: str = DATA,
         runtime: Mapping[str, str] = {"torch": "2.15.0"},
+        file: str = "checkpoint.pt",
+        library: str = "pytorch",
     ) -> None:
         self.data = data
         self.folder = folder
         self.verdict_file = folder / "judged.json"
         folder.mkdir()
-        checkpoint = folder / "checkpoint.pt"
+        checkpoint = folder / file
         checkpoint.write_bytes(weights)
         self.checkpoint = hashlib.sha256(weights).hexdigest()
         (folder / "config.yaml").write_text("seed: 0\n")
@@ -115,6 +120,7 @@ class Run:
             determinism={"seed": "0"},
             attempts=[attempt],
             finished=now,
+            library=library,
         )
         document = provenance.statement(checkpoint, described)
         provenance.write(document, folder / "provenance.json")

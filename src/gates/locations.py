@@ -13,18 +13,18 @@ from typing import Any
 from gates.errors import GateError, GateInputError, said_by
 
 # What a version in the registry holds, and which of it is looked for first.
-_OF_A_MODEL = ("checkpoint.pt", "predictions.parquet")
+_OF_A_MODEL = ("checkpoint.*", "predictions.parquet")
 
 
 @contextlib.contextmanager
-def local_copy(uri: str, *, prefer: str = "checkpoint.pt") -> Iterator[Path]:
+def local_copy(uri: str, *, prefer: str = "checkpoint.*") -> Iterator[Path]:
     """Give the file at `uri` as a local one, for as long as the block runs.
 
     Args:
         uri: a path, an address that fsspec opens (`s3://`, `gs://`, `https://`, `memory://`), or
             `models:/NAME@ALIAS` or `models:/NAME/VERSION` in the registry that
             MLFLOW_TRACKING_URI names, where it was put by `gates register`.
-        prefer: which file of a model to take, where it has several.
+        prefer: which file of a model to take, where it has several; a pattern of its name.
 
     Raises:
         GateInputError: it cannot be read. Never taken for "there is none".
@@ -95,9 +95,9 @@ def _fetch(uri: str, folder: Path, _: str) -> Path:
 def _fetch_model(uri: str, folder: Path, prefer: str) -> Path:
     from gates.registry.loading import fetch_model  # noqa: PLC0415 - a path needs none of it
 
-    names = tuple(dict.fromkeys((prefer, *_OF_A_MODEL)))
+    patterns = tuple(dict.fromkeys((prefer, *_OF_A_MODEL)))
     try:
-        return fetch_model(uri, names, folder)
+        return fetch_model(uri, patterns, folder)
     except GateInputError as error:
         told = str(error)
         # What the registry says names its address, or the version; the user gave this one.

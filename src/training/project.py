@@ -62,10 +62,13 @@ class Method(ABC, Generic[Config, Seen]):
     """How models are trained: by torch's loop, or by a library that does it in one call.
 
     Args:
-        checkpoint: the name of the file that a model is kept in.
+        library: what models are built with, as the Hugging Face Hub calls it: `pytorch`, `sklearn`.
+        checkpoint: the name of the file that a model is kept in: `checkpoint` and the suffix of its
+            format.
         can_resume: whether a run that was interrupted can go on.
     """
 
+    library: str
     checkpoint: str
     can_resume: bool
 

@@ -193,6 +193,7 @@ def _complete(run: Run[Config, Any], project: Project[Config, Any], flags: dict[
         determinism=flags,
         attempts=ended.attempts,
         finished=datetime.now(UTC),
+        library=project.method.library,
     )
     run.group.first_does(lambda: _finish(run, description))
 

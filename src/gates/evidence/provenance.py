@@ -25,10 +25,12 @@ from gates.errors import GateInputError
 from gates.evidence.statement import (
     BUILD_TYPE,
     BUILDER,
+    FIRST_LIBRARY,
     IS_BUILD_TYPE,
     PREDICATE_TYPE,
     STATEMENT_TYPE,
     Statement,
+    is_checkpoint,
 )
 from gates.files import sha256, write_text
 
@@ -149,6 +151,8 @@ class TrainingRun:
         determinism: seeds and flags, by name.
         attempts: its parts in their order, one if it was never interrupted.
         finished: when it ended.
+        library: what the model is built with, as the Hugging Face Hub calls it: `pytorch`,
+            `sklearn`.
     """
 
     run_id: str
@@ -157,6 +161,7 @@ class TrainingRun:
     determinism: Mapping[str, str]
     attempts: Sequence[Attempt]
     finished: datetime
+    library: str
 
 
 def statement(checkpoint: Path, run: TrainingRun) -> dict[str, Any]:
@@ -187,6 +192,7 @@ def statement(checkpoint: Path, run: TrainingRun) -> dict[str, Any]:
                     "runtime": dict(last.runtime),
                     "dirty": not all(attempt.source.is_clean for attempt in run.attempts),
                     "earlierAttempts": [attempt.document() for attempt in earlier],
+                    "library": run.library,
                 },
                 "resolvedDependencies": dependencies,
             },
@@ -244,21 +250,39 @@ def read_of_run(run: Path) -> dict[str, Any]:
     Raises:
         GateInputError: it cannot be read, names no data, or is about another checkpoint.
     """
-    file, checkpoint = run / "provenance.json", run / "checkpoint.pt"
+    file = run / "provenance.json"
     document = read(file)
+    checkpoint = run / checkpoint_name(document, file)
     says, found = subject_digest(document), sha256(checkpoint)
     if says != found:
         msg = f"{file}: is about another checkpoint ({says[:12]}) than {checkpoint} "
         msg += f"({found[:12]}); one of them was changed: train again"
         raise GateInputError(msg)
-    name = document["subject"][0]["name"]
-    if name != checkpoint.name:
-        msg = f"{file}: calls its checkpoint {name}, and it is {checkpoint.name}; train again"
-        raise GateInputError(msg)
     if "data" not in facts(document):
         msg = f"{file}: names no data, so nobody could say what the model learned from"
         raise GateInputError(msg)
     return document
+
+
+def checkpoint_name(document: Mapping[str, Any], file: Path) -> str:
+    """Return the name of the checkpoint that the statement in `file` is about.
+
+    Raises:
+        GateInputError: it is not the name of a checkpoint in the same folder.
+    """
+    name: str = document["subject"][0]["name"]
+    if not is_checkpoint(name):
+        msg = f"{file}: calls its checkpoint {name}; expected checkpoint and its suffix, such as "
+        msg += "checkpoint.pt; train again"
+        raise GateInputError(msg)
+    return name
+
+
+def library(document: Mapping[str, Any]) -> str:
+    """Return the library that the model is built with, by its name on the Hugging Face Hub."""
+    internal = document["predicate"]["buildDefinition"]["internalParameters"]
+    found: str = internal.get("library", FIRST_LIBRARY)
+    return found
 
 
 def subject_digest(document: Mapping[str, Any]) -> str:

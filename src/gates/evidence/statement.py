@@ -4,6 +4,7 @@ https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
 https://slsa.dev/spec/v1.0/provenance
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +20,11 @@ BUILDER = "urn:ml-project-template:train"
 IS_BUILD_TYPE = r"^urn:[a-z0-9-]+:training-run:v1$"
 _IS_BUILDER = r"^urn:[a-z0-9-]+:train$"
 
+# A model is in a file of this name, whose suffix says in which format.
+_CHECKPOINT = r"checkpoint\.[a-z0-9]{1,16}"
+# The library of the checkpoints whose provenance names none: earlier versions knew no other.
+FIRST_LIBRARY = "pytorch"
+
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -33,6 +39,11 @@ def _is_no_null(commit: str) -> str:
 
 _Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$"), AfterValidator(_is_no_null)]
 _Name = Annotated[str, Field(min_length=1)]
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a file of this name holds a model: checkpoint.pt, checkpoint.onnx, …."""
+    return re.fullmatch(_CHECKPOINT, name) is not None
 
 
 class _Part(BaseModel):
@@ -88,6 +99,7 @@ class _Internal(_Part):
     runtime: dict[str, str]
     dirty: bool
     earlier_attempts: list[_Attempt]
+    library: str = Field(default=FIRST_LIBRARY, pattern=r"^[a-z0-9][a-z0-9._-]{0,49}$")
 
 
 class _Definition(_Part):

@@ -12,7 +12,8 @@ import subprocess
 from pathlib import Path
 
 from gates.errors import GateInputError, said_by
-from gates.registry.files import ATTESTATION, CHECKPOINT, PROVENANCE
+from gates.evidence import provenance
+from gates.registry.files import ATTESTATION, PROVENANCE
 
 _SECONDS = 120
 
@@ -35,7 +36,9 @@ def problem_of_attestation(folder: Path, workflow: str) -> str | None:
         raise GateInputError(msg)
     signer = ["--repo", "/".join(workflow.split("/")[:2]), "--signer-workflow", workflow]
     bundle = ["--bundle", str(folder / ATTESTATION)]
-    for name in (CHECKPOINT, PROVENANCE):
+    statement = folder / PROVENANCE
+    checkpoint = provenance.checkpoint_name(provenance.read(statement), statement)
+    for name in (checkpoint, PROVENANCE):
         command = [program, "attestation", "verify", str(folder / name), *signer, *bundle]
         try:
             asked = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)  # noqa: S603

@@ -14,7 +14,7 @@ from gates.errors import GateInputError
 from gates.evaluation.predictions import open_predictions
 from gates.evidence import provenance
 from gates.files import sha256
-from gates.registry.files import CHECKPOINT, CONFIG, PREDICTIONS, PROVENANCE
+from gates.registry.files import CONFIG, PREDICTIONS, PROVENANCE
 from gates.verdicts.verdict import read_verdict
 
 _CLOCKS_DIFFER = timedelta(minutes=5)
@@ -30,7 +30,7 @@ def facts(run: Path, verdict: Path) -> dict[str, str]:
     checkpoint, found = provenance.subject_digest(statement), provenance.facts(statement)
     _check_finished(statement, run / PROVENANCE)
     _check_config(run, statement)
-    _check_predictions(run, checkpoint, found["data"])
+    _check_predictions(run, statement, found["data"])
     _check_verdict(run, verdict, checkpoint, found["data"])
     return {
         "model_version": provenance.model_version(statement),
@@ -58,13 +58,17 @@ def _check_config(run: Path, statement: dict[str, Any]) -> None:
         raise GateInputError(msg)
 
 
-def _check_predictions(run: Path, checkpoint: str, data: str) -> None:
+def _check_predictions(run: Path, statement: dict[str, Any], data: str) -> None:
     """Refuse predictions of another checkpoint, configuration or data, or that can be changed."""
     file = run / PREDICTIONS
     predictions = open_predictions(file)
     expected = {
         "data": (data, PROVENANCE, "score the held-out part of the run's own data"),
-        "checkpoint": (checkpoint, CHECKPOINT, "write it anew"),
+        "checkpoint": (
+            provenance.subject_digest(statement),
+            provenance.checkpoint_name(statement, run / PROVENANCE),
+            "write it anew",
+        ),
         "config": (sha256(run / CONFIG), CONFIG, "write it anew"),
     }
     for what, (digest, where, advice) in expected.items():

@@ -1,11 +1,13 @@
 """The files of a version, by the names that they have in the registry."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECKPOINT, CONFIG, PROVENANCE = "checkpoint.pt", "config.yaml", "provenance.json"
+from gates.evidence.statement import is_checkpoint
+
+CONFIG, PROVENANCE = "config.yaml", "provenance.json"
 PREDICTIONS, BASELINE = "predictions.parquet", "baseline_predictions.parquet"
 VERDICT, SBOM, ATTESTATION = "verdict.json", "sbom.cdx.json", "attestation.json"
 VERDICT_START = "verdict"  # of the names of all verdicts, those on the data included
@@ -14,6 +16,15 @@ VERDICT_START = "verdict"  # of the names of all verdicts, those on the data inc
 def data_verdict(gate: str) -> str:
     """Return the name under which the verdict of a gate on the data is kept."""
     return f"verdict-{gate}.json"
+
+
+def checkpoint_name(names: Iterable[str]) -> str | None:
+    """Return the one of `names` that is a checkpoint, such as checkpoint.pt.
+
+    None unless there is exactly one.
+    """
+    found = [name for name in names if is_checkpoint(name)]
+    return found[0] if len(found) == 1 else None
 
 
 def identity(files: Mapping[str, str]) -> dict[str, str]:
@@ -27,7 +38,8 @@ def identity(files: Mapping[str, str]) -> dict[str, str]:
     """
     kept = {name: digest for name, digest in files.items() if name.startswith(VERDICT_START)}
     there = {name: str(name in files) for name in (SBOM, ATTESTATION)}
-    return {**kept, CHECKPOINT: files.get(CHECKPOINT, ""), **there}
+    checkpoint = checkpoint_name(files)
+    return {**kept, "checkpoint": files[checkpoint] if checkpoint else "", **there}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Files of a registered model by its address, checked to be what was registered."""
 
+import fnmatch
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +14,12 @@ from gates.registry.store import Store, Version, fetch_checked
 _ADDRESS = re.compile(r"models:/(?P<model>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>[1-9]\d*))")
 
 
-def fetch_model(uri: str, names: Sequence[str], folder: Path) -> Path:
-    """Return a local copy of the first of `names` that a registered model has.
+def fetch_model(uri: str, patterns: Sequence[str], folder: Path) -> Path:
+    """Return a local copy of the first file of a registered model that fits one of `patterns`.
 
     Args:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        names: files, in the order of preference.
+        patterns: of the names of files, such as `checkpoint.*`, in the order of preference.
         folder: where the copy goes.
 
     Raises:
@@ -33,11 +34,11 @@ def fetch_model(uri: str, names: Sequence[str], folder: Path) -> Path:
     now = Ledger(store, parts["model"]).read()
     version = _version(store, parts, now)
     check_as_recorded(version, now.history)
-    for name in names:
-        if name in version.files:
+    for pattern in patterns:
+        for name in fnmatch.filter(version.files, pattern):
             fetch_checked(store, version, [name], folder)
             return folder / name
-    msg = f"{uri}: this version holds none of {', '.join(names)}; register a run's folder"
+    msg = f"{uri}: this version holds none of {', '.join(patterns)}; register a run's folder"
     raise GateInputError(msg)
 
 

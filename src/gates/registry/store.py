@@ -10,7 +10,7 @@ from typing import Protocol
 
 from gates.errors import GateInputError
 from gates.files import sha256
-from gates.registry.files import CHECKPOINT
+from gates.registry.files import checkpoint_name
 from gates.registry.history import Head, Stored, digest_of
 
 LOG_SUFFIX = ".history"  # of the name under which a model's log is kept
@@ -92,7 +92,8 @@ class Version:
             if not _FILE.fullmatch(name):
                 msg = f"{self}: its {_TAG}files names {name!r}, which is no name of a file"
                 raise GateInputError(msg)
-        if files.get(CHECKPOINT) != self.fact("checkpoint"):
+        checkpoint = checkpoint_name(files)
+        if checkpoint is None or files[checkpoint] != self.fact("checkpoint"):
             msg = f"{self}: its {_TAG}files lists another checkpoint than its {_TAG}checkpoint "
             msg += "names; somebody has changed one of them"
             raise GateInputError(msg)

@@ -12,7 +12,6 @@ from gates.registry import evidence
 from gates.registry.files import (
     ATTESTATION,
     BASELINE,
-    CHECKPOINT,
     CONFIG,
     PREDICTIONS,
     PROVENANCE,
@@ -24,7 +23,7 @@ from gates.registry.files import (
 from gates.registry.repository import problem_of_sbom
 from gates.verdicts.verdict import Verdict, read_verdict
 
-_REQUIRED = (CHECKPOINT, PREDICTIONS, PROVENANCE, CONFIG)
+_REQUIRED = (PREDICTIONS, PROVENANCE, CONFIG)
 _GATE = re.compile(r"[a-z][a-z0-9-]*")  # it becomes part of a file's name
 _WELCOME = (ATTESTATION, "metrics.jsonl", "model_card.md", "scores.json")
 
@@ -46,19 +45,17 @@ def read_submission(
     if not run.is_dir():
         msg = f"{run}: no such folder; name a run's, such as outputs/RUN_ID"
         raise GateInputError(msg)
-    for name in _REQUIRED:
-        if not (run / name).is_file():
-            told = "python -m PROJECT.eval" if name == PREDICTIONS else "python -m PROJECT.train"
-            msg = f"{run / name}: is missing; {told} writes it"
-            raise GateInputError(msg)
-    facts = evidence.facts(run, verdict)
+    _check_there(run, _REQUIRED)
     statement = provenance.read(run / PROVENANCE)
+    required = (*_REQUIRED, provenance.checkpoint_name(statement, run / PROVENANCE))
+    _check_there(run, required)
+    facts = evidence.facts(run, verdict)
     name = provenance.metadata(statement)["invocationId"]
     if name != run.resolve().name:
         msg = f"{run}: is the folder of another run than {run / PROVENANCE} describes ({name}); "
         msg += "give the folder its name again"
         raise GateInputError(msg)
-    files = {name: run / name for name in (*_REQUIRED, *_WELCOME) if (run / name).is_file()}
+    files = {name: run / name for name in (*required, *_WELCOME) if (run / name).is_file()}
     files[VERDICT] = verdict
     baseline = run / BASELINE
     against = read_verdict(verdict).evidence.get("baseline_predictions")
@@ -84,6 +81,14 @@ def read_submission(
             "files": json.dumps(digests, sort_keys=True, separators=(",", ":")),
         },
     )
+
+
+def _check_there(run: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if not (run / name).is_file():
+            told = "python -m PROJECT.eval" if name == PREDICTIONS else "python -m PROJECT.train"
+            msg = f"{run / name}: is missing; {told} writes it"
+            raise GateInputError(msg)
 
 
 def _of_data(file: Path, data: str) -> Verdict:

@@ -86,11 +86,12 @@ def model_card(settings: CardSettings, statement: Mapping[str, Any], verdict: Ve
         _section("What was judged", _list(f"{k}: `{v}`" for k, v in verdict.evidence.items())),
     ]
     body = "\n\n".join(part for part in parts if part)
-    card = ModelCard(f"---\n{_metadata(settings, verdict)}\n---\n\n{body}\n")
+    metadata = _metadata(settings, verdict, library=provenance.library(statement))
+    card = ModelCard(f"---\n{metadata}\n---\n\n{body}\n")
     return str(card)
 
 
-def _metadata(settings: CardSettings, verdict: Verdict) -> str:
+def _metadata(settings: CardSettings, verdict: Verdict, *, library: str) -> str:
     results = [
         EvalResult(
             task_type=settings.task,
@@ -105,7 +106,7 @@ def _metadata(settings: CardSettings, verdict: Verdict) -> str:
     data = ModelCardData(
         model_name=settings.name,
         license=settings.license,
-        library_name="pytorch",
+        library_name=library,
         pipeline_tag=settings.task,
         tags=settings.tags,
         eval_results=results,

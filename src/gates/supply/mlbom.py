@@ -24,7 +24,7 @@ class Evidence:
     """What is known of a model.
 
     Args:
-        run: folder with `checkpoint.pt` and `provenance.json`.
+        run: folder with its checkpoint and `provenance.json`.
         verdict: of the evaluation gate.
         data_folder: searched for the manifest of the data that it learned from.
         links: other files about it, such as the SBOM and the wheel, by what they are.
@@ -151,6 +151,10 @@ def _card(
             "technicalLimitations": [*settings.limits, *settings.out_of_scope],
             "performanceTradeoffs": [f"evaluation: {verdict.outcome}: {verdict.reason}"],
         },
+        "properties": [
+            {"name": "library", "value": provenance.library(statement)},
+            {"name": "file", "value": statement["subject"][0]["name"]},
+        ],
     }
 
 

@@ -40,6 +40,7 @@ class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
 
     kind: type[Torch]
     learner: Learner[Torch]
+    library: str = "pytorch"
     checkpoint: str = "checkpoint.pt"
     can_resume: bool = True
 

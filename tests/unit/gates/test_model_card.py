@@ -38,6 +38,7 @@ def run(tmp_path: Path) -> Path:
         determinism={"seed": "7"},
         attempts=[attempt],
         finished=datetime(2026, 11, 2, tzinfo=UTC),
+        library="pytorch",
     )
     document = provenance.statement(checkpoint, described)
     provenance.write(document, folder / "provenance.json")

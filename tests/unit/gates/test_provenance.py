@@ -30,6 +30,7 @@ RUN = TrainingRun(
     determinism={"seed": "0"},
     attempts=[ATTEMPT],
     finished=STARTED + timedelta(minutes=2),
+    library="pytorch",
 )
 DIRTY = dataclasses.replace(CLEAN, diff_digest="d" * 64)
 NOWHERE = SourceState(commit=None, diff_digest=None, lock_digest=None)
@@ -93,8 +94,10 @@ def test_statement_is_one_of_in_toto_about_the_checkpoint(statement: dict[str, A
 def test_what_an_earlier_version_wrote_is_read(statement: dict[str, Any], file: Path) -> None:
     statement["predicate"]["buildDefinition"]["buildType"] = "urn:my-digits:training-run:v1"
     statement["predicate"]["runDetails"]["builder"]["id"] = "urn:my-digits:train"
+    del statement["predicate"]["buildDefinition"]["internalParameters"]["library"]
     file.write_text(json.dumps(statement))
     assert provenance.read(file) == statement
+    assert provenance.library(statement) == "pytorch"  # earlier versions knew no other
 
 
 def test_predicate_is_one_of_slsa(statement: dict[str, Any]) -> None:
@@ -109,6 +112,7 @@ def test_predicate_is_one_of_slsa(statement: dict[str, Any]) -> None:
                 "runtime": {"torch": "2.15.0", "device": "cpu"},
                 "dirty": False,
                 "earlierAttempts": [],
+                "library": "pytorch",
             },
             "resolvedDependencies": [
                 {"name": "data", "digest": {"sha256": "a" * 64}},

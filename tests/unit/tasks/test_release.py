@@ -309,6 +309,7 @@ def checkpoint(root: Path) -> Path:
         determinism={},
         attempts=[attempt],
         finished=began,
+        library="pytorch",
     )
     document = provenance.statement(made, training)
     provenance.write(document, made.with_name("provenance.json"))
