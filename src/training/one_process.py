@@ -1,0 +1,103 @@
+"""Trains a run in one process and one call, as scikit-learn does: nothing to resume, no group."""
+
+import contextlib
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Generic
+
+import numpy as np
+
+from gates.errors import GateInputError, TrainingError
+from gates.evidence import provenance
+from gates.files import atomic_write
+from training import tracking
+from training.config import Config
+from training.group import Group
+from training.metrics import Metrics
+from training.project import Method
+from training.run import Ended, Run, Seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A trained model.
+
+    Args:
+        content: of its file.
+        history: figures of each step, by name; `loss` is one of them.
+    """
+
+    content: bytes
+    history: Sequence[Mapping[str, float]]
+
+
+class OneProcessMethod(Method[Config, Seen], Generic[Config, Seen]):
+    """Trains in one process and one call.
+
+    A project says how in `fit`, and reads the configuration back in `config_of`.
+
+    Args:
+        packages: what can change a result besides Python; their versions go into the provenance.
+    """
+
+    packages: tuple[str, ...]
+    can_resume = False
+
+    @abstractmethod
+    def fit(self, run: Run[Config, Seen]) -> Fitted:
+        """Train on `run.training` and watch on `run.validation`; write no file."""
+
+    def check(self, *, run_id: str | None, resume: bool) -> None:  # noqa: ARG002 - the base's
+        """Refuse to be one of several processes, each of which would train the same model."""
+        count = os.environ.get("WORLD_SIZE", "1")
+        if count != "1":
+            msg = f"torchrun has started {count} processes, and this project trains in one; start "
+            msg += "it with python -m"
+            raise GateInputError(msg)
+
+    def joined(self, config: Config) -> AbstractContextManager[Group]:  # noqa: ARG002 - the base's
+        """Return a group of one."""
+        return contextlib.nullcontext(Group())
+
+    def configure(self, config: Config) -> dict[str, str]:
+        """Return the seed, which `fit` passes on: nothing here draws from a global generator."""
+        return {"seed": str(config.seed)}
+
+    def train(self, run: Run[Config, Seen]) -> Ended:
+        """Train, and leave metrics.jsonl and the checkpoint."""
+        run.begin()
+        run.display.line(f"{run.folder}: {len(run.training):,} training examples, 1 x cpu")
+        started = time.monotonic()
+        with tracking.tracked(run.config, run.project, run.folder.name, run.display.line) as track:
+            fitted = self.fit(run)
+            metrics = Metrics(run.folder / "metrics.jsonl", 0, run.display.line)
+            seconds = round(time.monotonic() - started, 3)
+            for line in _lines(fitted.history):
+                metrics.write({**line, "seconds": seconds})
+                track(line)
+        last = {name: f"{value:.4f}" for name, value in fitted.history[-1].items()}
+        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in last.items())
+        run.display.line(f"step {len(fitted.history)}: {told}")
+        with atomic_write(run.checkpoint) as stream:
+            stream.write(fitted.content)
+        versions = {name: metadata.version(name) for name in self.packages}
+        return Ended(attempts=[run.attempt(0, {**provenance.machine(), **versions})])
+
+
+def _lines(history: Sequence[Mapping[str, float]]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of metrics.jsonl.
+
+    Raises:
+        TrainingError: a figure is not finite.
+    """
+    for step, figures in enumerate(history, start=1):
+        for name, value in figures.items():
+            if not np.isfinite(value):
+                msg = f"step {step}: {name} is {value}; training stopped"
+                raise TrainingError(msg)
+        yield {"step": step, "epoch": 1, "ends_epoch": step == len(history), **figures}

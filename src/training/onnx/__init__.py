@@ -1,0 +1,1 @@
+"""Models as ONNX files; needs the extra training[onnx]."""

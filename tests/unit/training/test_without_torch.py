@@ -1,0 +1,31 @@
+"""What is beside the package's __init__.py works where torch and ONNX are not installed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+# An entry of None in sys.modules makes the import of that name an ImportError.
+IMPORT = """
+import importlib, pkgutil, sys
+for name in sys.argv[1].split(","):
+    sys.modules[name] = None
+import training
+for module in pkgutil.iter_modules(training.__path__):
+    if not module.ispkg:
+        importlib.import_module(f"training.{module.name}")
+for name in sys.argv[2:]:
+    importlib.import_module(name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "others"),
+    [("torch,onnx,onnxruntime,mlflow", []), ("torch", ["training.onnx.trees"])],
+)
+def test_modules_are_imported(missing: str, others: list[str]) -> None:
+    command = [sys.executable, "-c", IMPORT, missing, *others]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
