@@ -1,4 +1,4 @@
-"""What a model's predictions come to: figures for each class and subgroup, and two pictures."""
+"""A model's scores, overall and by subgroup; for classes with probabilities, two pictures too."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from gates.errors import GateInputError
 from gates.evaluation.metrics import (
     CALIBRATION_BINS,
     calibration,
@@ -20,65 +19,71 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def write_scores(predictions: Predictions, folder: Path) -> None:
-    """Write `scores.json`, `confusion_matrix.svg` and `reliability.svg` into `folder`.
+    """Write `scores.json` into `folder`, which is made if it is missing.
 
-    Args:
-        predictions: with probabilities.
-        folder: made if it is missing.
+    If there are probabilities, draw `confusion_matrix.svg` and `reliability.svg` beside it.
 
     Raises:
-        GateInputError: the predictions have no probabilities, or a file cannot be written.
+        GateInputError: a file cannot be written.
     """
-    if predictions.probabilities is None:
-        msg = "these predictions have no probabilities, which the scores need"
-        raise GateInputError(msg)
-    scores = json.dumps(scores_of(predictions, predictions.probabilities), indent=2)
     figures, matrix, diagram = files_in(folder)
-    write_text(figures, scores + "\n")
+    write_text(figures, json.dumps(scores_of(predictions), indent=2) + "\n")
+    if predictions.probabilities is None:
+        return
     draw_confusion_matrix(confusion_matrix(predictions), matrix)
     draw_reliability(predictions.labels, predictions.probabilities, diagram)
 
 
 def files_in(folder: Path) -> tuple[Path, Path, Path]:
-    """Return the files that `write_scores` writes into `folder`."""
+    """Return the files that `write_scores` may write into `folder`."""
     return folder / "scores.json", folder / "confusion_matrix.svg", folder / "reliability.svg"
 
 
-def scores_of(
-    predictions: Predictions, probabilities: FloatArray
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the count, accuracy, NLL (nats) and ECE overall, by class and by subgroup.
+def scores_of(predictions: Predictions) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the scores overall, by class if there are classes, and by subgroup.
 
-    Args:
-        predictions: what is scored.
-        probabilities: (n_examples, n_classes) theirs.
+    A classifier has its accuracy and, with probabilities, NLL (nats) and ECE; a regression its
+    mean error (`bias`), absolute and squared error; anything else the mean of each score.
 
     Returns:
         By the name of the column (`all`, `class`, and each subgroup column), by its value, by the
         name of the figure.
     """
-    everything = np.full(len(predictions.labels), "overall")
-    columns = {"all": everything, "class": predictions.labels.astype(np.str_)}
+    columns = {"all": np.full(len(predictions.ids), "overall")}
+    if _has_classes(predictions):
+        columns["class"] = predictions.labels.astype(np.str_)
     columns |= predictions.subgroups
     return {
         name: {
-            str(value): _scores(predictions, probabilities, values == value)
+            str(value): {"n": int(np.sum(values == value)), **_means(predictions, values == value)}
             for value in np.unique(values)
         }
         for name, values in columns.items()
     }
 
 
-def _scores(
-    predictions: Predictions, probabilities: FloatArray, chosen: npt.NDArray[np.bool_]
-) -> dict[str, float]:
-    labels, scores = predictions.labels[chosen], probabilities[chosen]
-    return {
-        "n": int(chosen.sum()),
-        "accuracy": float(np.mean(predictions.predictions[chosen] == labels)),
-        "nll": negative_log_likelihood(labels, scores),
-        "ece": expected_calibration_error(labels, scores),
-    }
+def _has_classes(predictions: Predictions) -> bool:
+    return predictions.labels is not None and predictions.labels.dtype.kind == "i"
+
+
+def _means(predictions: Predictions, chosen: npt.NDArray[np.bool_]) -> dict[str, float]:
+    """Return the scores of the `chosen` examples, by name."""
+    found = {name: float(values[chosen].mean()) for name, values in predictions.scores.items()}
+    if predictions.labels is None:
+        return found
+    labels, predicted = predictions.labels[chosen], predictions.predictions[chosen]
+    if not _has_classes(predictions):
+        errors = predicted - labels
+        found["bias"] = float(errors.mean())
+        found["absolute_error"] = float(np.abs(errors).mean())
+        found["squared_error"] = float(np.square(errors).mean())
+        return found
+    found["accuracy"] = float(np.mean(predicted == labels))
+    if predictions.probabilities is not None:
+        probabilities = predictions.probabilities[chosen]
+        found["nll"] = negative_log_likelihood(labels, probabilities)
+        found["ece"] = expected_calibration_error(labels, probabilities)
+    return found
 
 
 def confusion_matrix(predictions: Predictions) -> npt.NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """The figures of a model's predictions, against scikit-learn and by hand."""
 
+import dataclasses
 import json
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -8,7 +9,6 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss
 
-from gates.errors import GateInputError
 from gates.evaluation.predictions import Predictions
 from training import scores
 
@@ -30,8 +30,7 @@ def predictions_of(n: int = 200, classes: int = 4, *, seed: int = 0) -> Predicti
 
 def test_overall_figures_are_scikit_learns() -> None:
     given = predictions_of()
-    assert given.probabilities is not None
-    overall = scores.scores_of(given, given.probabilities)["all"]["overall"]
+    overall = scores.scores_of(given)["all"]["overall"]
     assert overall["n"] == 200
     assert overall["accuracy"] == accuracy_score(given.labels, given.predictions)
     assert overall["nll"] == pytest.approx(log_loss(given.labels, given.probabilities))
@@ -40,9 +39,8 @@ def test_overall_figures_are_scikit_learns() -> None:
 @pytest.mark.parametrize("column", ["class", "size"])
 def test_each_part_is_scored_on_its_own_examples(column: str) -> None:
     given = predictions_of()
-    assert given.probabilities is not None
     values = given.subgroups["size"] if column == "size" else given.labels.astype(np.str_)
-    by_value = scores.scores_of(given, given.probabilities)[column]
+    by_value = scores.scores_of(given)[column]
     assert set(by_value) == set(values)
     assert sum(part["n"] for part in by_value.values()) == 200
     for value, part in by_value.items():
@@ -60,8 +58,9 @@ def test_calibration_error_of_a_model_that_is_always_sure_is_its_error_rate() ->
         predictions=probabilities.argmax(axis=1),
         data_digest="a" * 64,
         checkpoint_digest="b" * 64,
+        probabilities=probabilities,
     )
-    assert scores.scores_of(given, probabilities)["all"]["overall"]["ece"] == pytest.approx(2 / 8)
+    assert scores.scores_of(given)["all"]["overall"]["ece"] == pytest.approx(2 / 8)
 
 
 def test_confusion_matrix_is_scikit_learns() -> None:
@@ -88,27 +87,51 @@ def test_files_are_figures_and_pictures_that_are_the_same_each_time(tmp_path: Pa
 
 def test_pictures_say_the_figures(tmp_path: Path) -> None:
     given = predictions_of()
-    assert given.probabilities is not None
     scores.write_scores(given, tmp_path)
-    error = scores.scores_of(given, given.probabilities)["all"]["overall"]["ece"]
+    error = scores.scores_of(given)["all"]["overall"]["ece"]
     assert f"ECE {error:.4f}" in words_of(tmp_path / "reliability.svg")
     counts = scores.confusion_matrix(given)
     shown = words_of(tmp_path / "confusion_matrix.svg").split()
     assert all(str(count) in shown for count in counts[counts > 0])
 
 
-def test_predictions_without_probabilities_are_refused(tmp_path: Path) -> None:
-    given = predictions_of()
-    bare = Predictions(
-        ids=given.ids,
-        labels=given.labels,
-        predictions=given.predictions,
-        data_digest=given.data_digest,
-        checkpoint_digest=given.checkpoint_digest,
+def test_a_classifier_without_probabilities_has_its_accuracy_and_no_pictures(
+    tmp_path: Path,
+) -> None:
+    bare = dataclasses.replace(predictions_of(), probabilities=None)
+    scores.write_scores(bare, tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.json"]
+    overall = json.loads((tmp_path / "scores.json").read_text())["all"]["overall"]
+    assert overall == {"n": 200, "accuracy": accuracy_score(bare.labels, bare.predictions)}
+
+
+def test_a_regression_has_its_errors_overall_and_by_subgroup(tmp_path: Path) -> None:
+    given = Predictions(
+        ids=np.array(["a", "b", "c"]),
+        labels=np.array([0.0, 2.0, 5.0]),
+        predictions=np.array([1.0, 2.0, 2.0]),
+        subgroups={"health": np.array(["good", "good", "poor"])},
+        data_digest="d" * 64,
+        checkpoint_digest="c" * 64,
     )
-    with pytest.raises(GateInputError, match="no probabilities"):
-        scores.write_scores(bare, tmp_path)
-    assert not list(tmp_path.iterdir())
+    scores.write_scores(given, tmp_path)
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert written.keys() == {"all", "health"}
+    assert written["health"] == {
+        "good": {"n": 2, "bias": 0.5, "absolute_error": 0.5, "squared_error": 0.5},
+        "poor": {"n": 1, "bias": -3.0, "absolute_error": 3.0, "squared_error": 9.0},
+    }
+    assert written["all"]["overall"]["squared_error"] == 10 / 3
+
+
+def test_other_models_have_the_mean_of_each_score() -> None:
+    given = Predictions(
+        ids=np.array(["a", "b"]),
+        scores={"bits": np.array([1.0, 2.0])},
+        data_digest="d" * 64,
+        checkpoint_digest="c" * 64,
+    )
+    assert scores.scores_of(given) == {"all": {"overall": {"n": 2, "bits": 1.5}}}
 
 
 def words_of(picture: Path) -> str:
