@@ -105,7 +105,7 @@ def _train(settings: Settings[Config], options: argparse.Namespace) -> ExitCode:
     if options.print_config:
         print(configs.dump(config).decode(), end="")
         return ExitCode.PASSED
-    # Imports torch: after the configuration, so that a typo is told at once.
+    # Its imports take seconds: after the configuration, so that a typo is told at once.
     from training import runs  # noqa: PLC0415
 
     checkpoint = runs.train(
@@ -183,7 +183,7 @@ def _evaluate_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help=f"such as {settings.outputs / 'latest.pt'}",
+        help=f"a run's, or the newest: the link latest.* in {settings.outputs}",
     )
     add_judging_arguments(parser, baseline="checkpoint or predictions.parquet")
     parser.add_argument(
