@@ -1,4 +1,4 @@
-"""An interpolated n-gram model of characters on char_lm's splits; prints its figures as JSON.
+"""An interpolated n-gram model of characters on char_lm's splits; writes its predictions.
 
 A character's probability given the `order` characters before it, smoothed by Witten and Bell's
 rule: each order gives as much weight to the next lower one as it has seen kinds of characters.
@@ -8,7 +8,7 @@ Theory 37:1085-1094; interpolated as in Chen and Goodman (1999), section 2.6.
 """
 
 import argparse
-import json
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from char_lm import data
 from char_lm.config import RunConfig
+from char_lm.learner import BITS
 from char_lm.vocabulary import NEWLINE, PADDING, SYMBOLS
+from gates.evaluation.predictions import Predictions, write_predictions
 from training import config as configs
 
 IntArray = npt.NDArray[np.int64]
@@ -24,18 +26,27 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def main() -> None:
-    """Count the training split, score the test split, and print both models' bits a character."""
+    """Count the training split, score the test split, and write that as predictions."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="names the data")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="KEY=VALUE")
     parser.add_argument("--order", type=int, default=5, help="characters of context")
-    parser.add_argument("--predictions", type=Path, help="what char_lm.eval wrote")
+    parser.add_argument("--predictions", type=Path, required=True, help="is written")
     options = parser.parse_args()
     config = configs.load(RunConfig, options.config, options.overrides)
     file = data.DATASET.prepare(config.data)
     training, test = data.load(file, "train"), data.load(file, "test")
     bits = bits_of_passages(training.symbols.numpy(), test.symbols.numpy(), order=options.order)
-    print(json.dumps({"ngram": bits.mean()}))
+    predictions = Predictions(
+        ids=test.ids,
+        scores={BITS.name: bits},
+        clusters=test.modules,
+        subgroups={"package": test.packages},
+        data_digest=test.data_digest,
+        # It has no checkpoint: all of it follows from its order and the data.
+        checkpoint_digest=hashlib.sha256(f"{options.order}-gram".encode()).hexdigest(),
+    )
+    write_predictions(predictions, options.predictions)
 
 
 def bits_of_passages(

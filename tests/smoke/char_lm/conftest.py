@@ -1,12 +1,23 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from char_lm import data
 from char_lm.config import SETTINGS, RunConfig
 from char_lm.data import Examples
 from tasks.project import ROOT
 from training import config as configs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Steps of so small a model are short: on a busy machine threads mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

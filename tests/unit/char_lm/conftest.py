@@ -1,11 +1,13 @@
 """A workplace in which everything is real but small: 40 made-up modules, a model of 3,000."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from char_lm import data
 from char_lm.config import RunConfig
@@ -39,6 +41,15 @@ train:
   parallelism: ddp
   device: cpu
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Steps of so small a model are short: on a busy machine threads mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,16 @@
+"""Score a checkpoint on held-out data and judge it: python -m char_lm.eval --help."""
+
+import sys
+from collections.abc import Sequence
+
+from char_lm.config import SETTINGS
+from training import command_line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return command_line.evaluate(SETTINGS, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""Train a model: python -m char_lm.train --config configs/char_lm/ci-tiny.yaml."""
+
+import sys
+from collections.abc import Sequence
+
+from char_lm.config import SETTINGS
+from training import command_line
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    return command_line.train(SETTINGS, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
