@@ -169,7 +169,7 @@ def _project(folder: Path, default: str) -> Project:
     if missing:
         stop(
             f"src/{folder.name}/pyproject.toml: [tool.tasks] has no {', '.join(missing)}; "
-            "docs/new-project.md shows what a project declares"
+            "see src/*/pyproject.toml of another project"
         )
     return Project(
         package=folder.name,

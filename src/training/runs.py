@@ -194,6 +194,7 @@ def _complete(run: Run[Config, Any], project: Project[Config, Any], flags: dict[
         attempts=ended.attempts,
         finished=datetime.now(UTC),
         library=project.method.library,
+        package=project.settings.package,
     )
     run.group.first_does(lambda: _finish(run, description))
 

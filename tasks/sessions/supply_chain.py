@@ -76,14 +76,16 @@ def sbom(session: nox.Session, project: Project) -> None:
     cells = _cells(project)
     chosen = _cell(options.cell, cells) if options.cell else None
     file = f"sbom.{chosen}.cdx.json" if chosen else Path(project.sbom).name
-    _write_shipped(project, [chosen] if chosen else cells)
+    if chosen:
+        made = environment.of_wheel(project.package, chosen)
+        (ROOT / _EXPORTED).write_text(environment.exported(made), encoding="utf-8")
     _gates(
         session,
         tools,
         "sbom",
-        *("--project", project.model, "--requirements", _EXPORTED),
+        *("--project", project.model, "--package", project.package),
         *("--output", f"{project.artifacts}/{file}"),
-        *(["--cell", options.cell] if options.cell else []),
+        *(["--cell", options.cell, "--requirements", _EXPORTED] if options.cell else []),
         *(["--check"] if options.check else []),
     )
     if options.check or options.cell:
@@ -108,16 +110,6 @@ def _cells(project: Project) -> tuple[Cell, ...]:
     if needs_torch(project.package):
         return WORKSPACE.cells
     return tuple(Cell(python) for python in WORKSPACE.pythons)
-
-
-def _write_shipped(project: Project, cells: Iterable[Cell]) -> None:
-    """Write what `project` needs at run time, on each cell, as uv exports it from the lock."""
-    # The interpreters differ in markers, which every export has.
-    for_each_torch = {cell.torch: cell for cell in cells}.values()
-    texts = [
-        environment.exported(environment.of_wheel(project.package, cell)) for cell in for_each_torch
-    ]
-    (ROOT / _EXPORTED).write_text("".join(texts), encoding="utf-8")
 
 
 @session(timeout_minutes=5, inputs=["src/gates"])

@@ -24,7 +24,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def nox(root: Path, session: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "nox", "-s", session, "--", *arguments],
+        [sys.executable, "-m", "nox", "-s", f"{session}(my_project)", "--", *arguments],
         cwd=root,
         env={**os.environ, "CI": "true"},
         capture_output=True,

@@ -27,7 +27,7 @@ def nox(root: Path, session: str, *arguments: str) -> subprocess.CompletedProces
     registries = ("GATES_REGISTRY", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
     variables = {name: value for name, value in os.environ.items() if name not in registries}
     return subprocess.run(
-        [sys.executable, "-m", "nox", "-s", session, "--", *arguments],
+        [sys.executable, "-m", "nox", "-s", f"{session}(my_project)", "--", *arguments],
         cwd=root,
         env={**variables, "CI": "true", "GITHUB_ACTOR": "anna"},
         capture_output=True,
@@ -56,7 +56,7 @@ def status(root: Path) -> str:
 def test_nothing_to_register_is_one_line(root: Path) -> None:
     ran = nox(root, "register")
     assert ran.returncode == 1
-    assert "There is no outputs/latest.pt to register; nox -s train, then evaluate" in ran.stderr
+    assert 'There is no outputs/latest.pt to register; nox -s "train(my_project)"' in ran.stderr
 
 
 def test_from_a_run_to_production_and_back(root: Path) -> None:
@@ -73,7 +73,7 @@ def test_from_a_run_to_production_and_back(root: Path) -> None:
     verdict = json.loads((root / "artifacts" / "verdicts" / "evaluation.json").read_text())
     there = json.loads((root / "outputs" / "first" / "provenance.json").read_text())
     assert verdict["evidence"]["baseline"] == there["subject"][0]["digest"]["sha256"]
-    done(root, "register", "--run", "outputs/second")
+    done(root, "register", "--run-id", "second")
     refused = nox(root, "promote", "--to", "staging", "--approver", "ben", "--version", "9")
     assert refused.returncode == 1
     assert "has no version 9" in refused.stdout + refused.stderr

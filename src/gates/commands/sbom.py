@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--project", required=True, metavar="NAME", help="what it is of")
     parser.add_argument(
+        "--package", metavar="NAME", help="list what this package of src/ needs (default: all)"
+    )
+    parser.add_argument(
         "--requirements",
         type=Path,
         metavar="FILE",
@@ -45,11 +48,13 @@ def run(options: argparse.Namespace) -> ExitCode:
     from gates.supply import sbom  # noqa: PLC0415 - after the options, so that --help is quick
     from gates.supply.audit_settings import load_audit_settings  # noqa: PLC0415
     from gates.supply.licences import read_record, with_exceptions  # noqa: PLC0415
-    from gates.supply.locked import read_lock, select  # noqa: PLC0415
+    from gates.supply.locked import read_lock, read_shipped, select  # noqa: PLC0415
 
     read = [options.lock, options.licences, options.settings, options.requirements]
     refuse_to_overwrite(read, written=[options.output])
     packages = read_lock(options.lock)
+    if options.package:
+        packages = read_shipped(options.lock, options.package)
     if options.requirements:
         packages = select(packages, options.requirements, cell=options.cell)
     found = sbom.read_document(options.output) if options.check else None

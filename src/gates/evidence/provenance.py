@@ -153,6 +153,7 @@ class TrainingRun:
         finished: when it ended.
         library: what the model is built with, as the Hugging Face Hub calls it: `pytorch`,
             `sklearn`.
+        package: the project that was trained, whose software its bill of materials lists.
     """
 
     run_id: str
@@ -162,6 +163,7 @@ class TrainingRun:
     attempts: Sequence[Attempt]
     finished: datetime
     library: str
+    package: str | None = None
 
 
 def statement(checkpoint: Path, run: TrainingRun) -> dict[str, Any]:
@@ -193,6 +195,7 @@ def statement(checkpoint: Path, run: TrainingRun) -> dict[str, Any]:
                     "dirty": not all(attempt.source.is_clean for attempt in run.attempts),
                     "earlierAttempts": [attempt.document() for attempt in earlier],
                     "library": run.library,
+                    **({"package": run.package} if run.package else {}),
                 },
                 "resolvedDependencies": dependencies,
             },
@@ -276,6 +279,13 @@ def checkpoint_name(document: Mapping[str, Any], file: Path) -> str:
         msg += "checkpoint.pt; train again"
         raise GateInputError(msg)
     return name
+
+
+def package(document: Mapping[str, Any]) -> str | None:
+    """Return the project that was trained; None where an earlier version wrote the statement."""
+    internal = document["predicate"]["buildDefinition"]["internalParameters"]
+    found: str | None = internal.get("package")
+    return found
 
 
 def library(document: Mapping[str, Any]) -> str:

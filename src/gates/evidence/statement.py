@@ -99,6 +99,7 @@ class _Internal(_Part):
     runtime: dict[str, str]
     dirty: bool
     earlier_attempts: list[_Attempt]
+    package: str | None = Field(default=None, pattern=r"^[A-Za-z][A-Za-z0-9_]{0,99}$")
     library: str = Field(default=FIRST_LIBRARY, pattern=r"^[a-z0-9][a-z0-9._-]{0,49}$")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gates.errors import GateInputError
 from gates.evidence import provenance
-from gates.supply.locked import parse_lock
+from gates.supply.locked import parse_lock, shipped
 
 _LOCK = "uv.lock"
 
@@ -53,10 +53,13 @@ def problem_of_sbom(file: Path, statement: dict[str, Any]) -> str | None:
     lock = _lock_of(provenance.facts(statement))
     if lock is None:
         return f"the {_LOCK} that the run names is neither here nor in its commit; check that out"
-    locked = {
-        each.key: {digest for _, digest in each.files}
-        for each in parse_lock(lock.decode(), where=_LOCK)
-    }
+    package = provenance.package(statement)
+    try:
+        everything = parse_lock(lock.decode(), where=_LOCK)
+        packages = shipped(lock.decode(), package, where=_LOCK) if package else everything
+    except GateInputError as error:
+        return str(error)
+    locked = {each.key: {digest for _, digest in each.files} for each in packages}
     missing = sorted(locked.keys() - listed.keys())
     foreign = sorted(listed.keys() - locked.keys())
     other = sorted(key for key in listed.keys() & locked.keys() if listed[key] != locked[key])

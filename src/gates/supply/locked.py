@@ -38,12 +38,24 @@ def read_lock(file: Path) -> list[LockedPackage]:
     Raises:
         GateInputError: it is missing, damaged, or holds no package.
     """
+    return parse_lock(_text_of(file), where=str(file))
+
+
+def read_shipped(file: Path, package: str) -> list[LockedPackage]:
+    """Return what `shipped` finds in the lock in `file`.
+
+    Raises:
+        GateInputError: as for `read_lock` and `shipped`.
+    """
+    return shipped(_text_of(file), package, where=str(file))
+
+
+def _text_of(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         msg = f"{file}: cannot be read ({said_by(error)}); name a uv.lock"
         raise GateInputError(msg) from error
-    return parse_lock(text, where=str(file))
 
 
 def parse_lock(text: str, *, where: str) -> list[LockedPackage]:
@@ -64,6 +76,46 @@ def parse_lock(text: str, *, where: str) -> list[LockedPackage]:
         msg = f"{where}: holds no package, so there is nothing to judge"
         raise GateInputError(msg)
     return sorted(found)
+
+
+def shipped(text: str, package: str, *, where: str) -> list[LockedPackage]:
+    """Return what a package of the workspace needs at run time, on any machine and in any cell.
+
+    Args:
+        text: of a lock.
+        package: its name, as it is imported.
+        where: what errors call the lock.
+
+    Raises:
+        GateInputError: the lock is damaged, or the package is not of its workspace.
+    """
+    locked = parse_lock(text, where=where)
+    entries: dict[str, list[dict[str, Any]]] = {}
+    for entry in tomllib.loads(text)["package"]:
+        entries.setdefault(entry["name"], []).append(entry)
+    start = package.replace("_", "-").lower()
+    if not any("registry" not in entry["source"] for entry in entries.get(start, [])):
+        msg = f"{where}: has no package {package} of this workspace; nox -s lock adds it"
+        raise GateInputError(msg)
+    found: set[tuple[str, str]] = set()
+    asked: set[tuple[str, str | None, str | None]] = set()
+    # Each is a name, a version where the lock names one, and an extra.
+    left: list[tuple[str, str | None, str | None]] = [(start, None, None)]
+    while left:
+        name, version, extra = requirement = left.pop()
+        if requirement in asked:
+            continue
+        asked.add(requirement)
+        for entry in entries.get(name, []):
+            if version in (None, entry.get("version")):
+                found.add((name, str(entry.get("version"))))
+                needed = entry.get("dependencies", [])
+                if extra is not None:
+                    needed = entry.get("optional-dependencies", {}).get(extra, [])
+                for each in needed:
+                    extras = [None, *each.get("extra", [])]
+                    left += [(each["name"], each.get("version"), one) for one in extras]
+    return [each for each in locked if (each.name, each.version) in found]
 
 
 def select(

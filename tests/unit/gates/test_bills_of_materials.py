@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from gates.__main__ import main
+from gates.errors import GateInputError
 from gates.evidence.provenance import SourceState
 from gates.files import sha256
 from gates.registry.address import open_store
-from gates.supply.locked import read_lock
+from gates.supply.locked import read_lock, shipped
 from tests.judged import DATA, policy
 from tests.registered import COMMIT, Run
 
@@ -315,3 +316,14 @@ def test_provenance_of_another_checkpoint_is_refused(
     )
     assert ended == 2
     assert "one of them was changed" in capsys.readouterr().err
+
+
+def test_a_package_ships_what_it_needs_at_run_time_and_no_more() -> None:
+    text = (ROOT / "uv.lock").read_text()
+    gates, training = (shipped(text, name, where="uv.lock") for name in ("gates", "training"))
+    names = {each.name for each in gates}
+    assert {"numpy", "pyarrow", "pydantic", "annotated-types"} <= names
+    assert not {"torch", "pytest", "mlflow", "ruff"} & names, "extras and groups are not shipped"
+    assert names <= {each.name for each in training}
+    with pytest.raises(GateInputError, match="has no package numpy of this workspace"):
+        shipped(text, "numpy", where="uv.lock")
