@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import wandb
 
 from gates.__main__ import main
 from gates.errors import GateInputError
@@ -31,6 +32,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GATES_REGISTRY", ADDRESS)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(kept)
+    # It reads its variables once in a process, and so would have those of the test before.
+    wandb.teardown()
     return kept
 
 
