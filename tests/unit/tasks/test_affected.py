@@ -58,10 +58,8 @@ def test_what_a_change_of_the_docs_does_not_touch_is_left_out_with_the_reason(
     chosen = {job.session for job in plan.jobs}
     assert {"lint", "unit(repository)"} <= chosen
     assert not {SMOKE, "types", *GPU, *MIDDLE_CELLS} & chosen
-    assert (
-        f"plan: left out {SMOKE}: none of its inputs changed since main (see smoke in tasks/)"
-        in (plan.notes)
-    )
+    (line,) = [note for note in plan.notes if SMOKE in note]
+    assert line.endswith("none of its inputs changed since main (see smoke in tasks/)")
     told = " ".join(plan.notes)
     left_out = {*PR, *GPU, *MIDDLE_CELLS} - chosen
     assert [session for session in left_out if session not in told] == []
