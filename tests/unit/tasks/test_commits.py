@@ -309,7 +309,10 @@ def test_the_hook_leaves_a_merge_alone(
 
 
 def test_the_contracts_are_files_of_this_repository() -> None:
+    configurations = {
+        f"src/{project.package}/config.schema.json": "read" for project in WORKSPACE.projects
+    }
     assert dict(contracts.contracts("HEAD", ROOT)) == {
         "src/gates/verdict.schema.json": "written",
-        CONFIG: "read",
+        **configurations,
     }
