@@ -115,7 +115,8 @@ def checkout(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_from_data_to_production_and_back(checkout: Checkout) -> None:
     journey = checkout.journey
-    sbom = ["--project", journey.project, "--output", "artifacts/sbom.cdx.json"]
+    sbom = ["--project", journey.project, "--package", journey.project]
+    sbom += ["--output", "artifacts/sbom.cdx.json"]
     checkout.run("gates", "sbom", *sbom)
 
     checkout.train("first", *journey.weaker)
