@@ -63,6 +63,10 @@ class TrainConfig(Section):
         snapshot_every: steps between two snapshots from which a run can be resumed.
         parallelism: how several processes share the work, `ddp` or `fsdp` (FSDP2).
         device: `auto` is a GPU where there is one.
+        patience: epochs without a better validation score after which training stops; null for
+            never.
+        keep: the epoch whose weights the checkpoint holds: the `last` one, or the one with the
+            `best` validation score.
     """
 
     epochs: int = Field(gt=0, le=1_000_000)
@@ -78,6 +82,9 @@ class TrainConfig(Section):
     snapshot_every: int = Field(gt=0, le=1_000_000_000)
     parallelism: Literal["ddp", "fsdp"]
     device: Literal["auto", "cpu", "cuda"]
+    # With defaults, so that the files and checkpoints of before these options stay readable.
+    patience: int | None = Field(default=None, gt=0, le=1_000_000)
+    keep: Literal["last", "best"] = "last"
 
 
 class RunConfig(Section):

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from my_project.learner import METHOD, is_right
+from my_project.project import PROJECT
 from tests import judged
 from tests.integration.trainings import (
     DRIVER,
@@ -20,6 +22,7 @@ from tests.integration.trainings import (
     run_folder,
     torchrun,
 )
+from training.pytorch.outputs import mean_score
 
 KILLED = -signal.SIGKILL
 
@@ -152,6 +155,28 @@ def test_run_goes_on_with_another_number_of_processes(  # noqa: PLR0913, PLR0917
     _assert_only_the_first_speaks(resumed)
     assert "resumed at step 8 from" in resumed.stdout[0]
     _assert_same_training(tmp_path, alone)
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp"])
+def test_the_best_epoch_is_kept_across_a_resume_on_more_processes(
+    parallelism: str, settings: Settings, trainings: Trainings, tmp_path: Path
+) -> None:
+    # At so high a rate the best epoch is not the last.
+    selecting = settings.but(train__lr=0.3, train__epochs=6, train__keep="best", train__patience=2)
+    together = selecting.but(train__parallelism=parallelism)
+    killed = trainings.run(together, tmp_path, processes=2, dies_at=18)
+    assert killed.codes[-1] == KILLED, killed.stderr
+    _assert_only_the_first_speaks(trainings.run(together, tmp_path, processes=4))
+    scores = {
+        line["step"]: line["validation_accuracy"]
+        for line in metrics(tmp_path)
+        if line["ends_epoch"]
+    }
+    checkpoint = METHOD.load(run_folder(tmp_path) / "checkpoint.pt")
+    assert checkpoint.step == max(scores, key=lambda step: scores[step]) < max(scores)
+    validation = PROJECT.examples(checkpoint.config, "validation", "")
+    score = mean_score(METHOD.model(checkpoint), validation, is_right)
+    assert score == scores[checkpoint.step]
 
 
 def test_damaged_snapshot_of_two_processes_is_passed_over(

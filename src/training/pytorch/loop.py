@@ -19,6 +19,7 @@ from gates.errors import TrainingError
 from training.config import TrainConfig
 from training.pytorch.learner import Batch, Draws, Learner, TensorExamples, Torch
 from training.pytorch.processes import Processes, device_of
+from training.pytorch.selection import Selection
 
 Part = tuple[Tensor, Draws | None]  # indices of the examples, and what changes them
 
@@ -31,11 +32,13 @@ class Trainer:
         model: what is trained; it may be shared among processes.
         optimizer: AdamW over its parameters.
         step: optimiser steps taken so far.
+        selection: the best epoch so far, if the run selects one.
     """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
+    selection: Selection | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +83,9 @@ def fit(
     learner: Learner[Torch],
     *,
     processes: Processes | None = None,
-    on_step: Callable[[StepReport], object] = lambda _: None,
+    on_step: Callable[[StepReport], bool | None] = lambda _: None,
 ) -> None:
-    """Train from the trainer's step to the end of the last epoch.
+    """Train from the trainer's step to the end of the last epoch, or until `on_step` says stop.
 
     Args:
         trainer: changed in place.
@@ -90,7 +93,8 @@ def fit(
         config: how, and by its seed in which order.
         learner: the loss of the model, and how its examples are changed.
         processes: those that train together; this one alone if not given.
-        on_step: called after each step, in every process.
+        on_step: called after each step, in every process; training stops where it returns True,
+            which it must do in all of them.
 
     Raises:
         TrainingError: a loss, a gradient or a weight is not finite.
@@ -120,16 +124,16 @@ def fit(
             raise TrainingError(msg)
         _change_weights(trainer, lr)
         trainer.step = step + 1
-        on_step(
-            StepReport(
-                step=trainer.step,
-                epoch=step // steps_per_epoch + 1,
-                ends_epoch=trainer.step % steps_per_epoch == 0,
-                loss=loss,
-                lr=lr,
-                gradient_norm=norm,
-            )
+        report = StepReport(
+            step=trainer.step,
+            epoch=step // steps_per_epoch + 1,
+            ends_epoch=trainer.step % steps_per_epoch == 0,
+            loss=loss,
+            lr=lr,
+            gradient_norm=norm,
         )
+        if on_step(report):
+            break
     _check_finite(trainer.model)
 
 

@@ -24,6 +24,7 @@ from training.pytorch.learner import Learner, TensorExamples, Torch
 from training.pytorch.loop import StepReport, Trainer
 from training.pytorch.outputs import mean_score
 from training.pytorch.processes import Processes, joined, number_in
+from training.pytorch.selection import Selection
 from training.pytorch.snapshots import Origin
 from training.run import Ended, Run, check_same
 from training.tracking import Track
@@ -70,8 +71,9 @@ class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
             run.config if is_first else None, run.project, run.folder.name, run.display.line
         ) as track:
             under_way.fit(trainer, attempts, track)
+        step = under_way.select(trainer)
         weights = _whole_weights(trainer.model)
-        run.group.first_does(lambda: under_way.save(weights))
+        run.group.first_does(lambda: under_way.save(weights, step))
         return Ended(attempts=attempts)
 
     def config_of(self, checkpoint: Path) -> Torch:
@@ -108,9 +110,17 @@ class _UnderWay(Generic[Torch]):
         return self.run.folder / "snapshots"
 
     @property
+    def steps_per_epoch(self) -> int:
+        return loop.batches_in(len(self.run.training), self.run.config.train.batch_size)
+
+    @property
     def steps(self) -> int:
-        train = self.run.config.train
-        return loop.batches_in(len(self.run.training), train.batch_size) * train.epochs
+        """Those of all epochs; training that stops early takes fewer."""
+        return self.steps_per_epoch * self.run.config.train.epochs
+
+    @property
+    def measure(self) -> str:
+        return f"validation_{self.learner.score.name}"
 
     def start(self) -> tuple[Trainer, list[Attempt]]:
         """Return a trainer at its first step, or where the newest whole snapshot is.
@@ -122,6 +132,7 @@ class _UnderWay(Generic[Torch]):
         parameters = sum(parameter.numel() for parameter in model.parameters())
         train = run.config.train
         trainer = loop.new_trainer(processes.distribute(model, train), train)
+        trainer.selection = Selection.of(train, self.learner.score.better, trainer.model)
         run.display.line(
             f"{run.folder}: {len(run.training):,} training examples, {parameters:,} parameters, "
             f"{processes.count} x {processes.device.type}"
@@ -159,17 +170,16 @@ class _UnderWay(Generic[Torch]):
             raise GateInputError(msg)
 
     def fit(self, trainer: Trainer, attempts: list[Attempt], track: Track) -> None:
-        """Train to the end, with metrics and snapshots on the way."""
+        """Train to the end or until it stops early, with metrics and snapshots on the way."""
         run, processes, config = self.run, self.processes, self.run.config.train
-        score = self.learner.score
-        measure = f"validation_{score.name}"
+        score, measure = self.learner.score, self.measure
         started = time.monotonic()
         metrics = None
         if processes.is_first:
             metrics = Metrics(run.folder / "metrics.jsonl", trainer.step, run.display.line)
         origin = Origin(config=run.config, data_digest=run.training.data_digest, attempts=attempts)
 
-        def record(report: StepReport) -> None:
+        def record(report: StepReport) -> bool:
             line: dict[str, Any] = asdict(report)
             if report.ends_epoch:
                 line[measure] = mean_score(
@@ -189,21 +199,47 @@ class _UnderWay(Generic[Torch]):
                         f"loss {metrics.mean_loss(report.epoch):.4f}, "
                         f"{measure.replace('_', ' ')} {line[measure]:.4f}"
                     )
+            stops = (
+                report.ends_epoch
+                and trainer.selection is not None
+                and trainer.selection.stops_after(report.epoch, line[measure], trainer.model)
+            )
+            if stops:
+                return True  # without a snapshot: a resumed run would go on from it
             if report.step % config.snapshot_every == 0 and report.step < self.steps:
                 snapshots.save(self.snapshots, trainer, origin, processes)
+            return False
 
         loop.fit(
             trainer, run.training, run.config, self.learner, processes=processes, on_step=record
         )
 
-    def save(self, weights: dict[str, Tensor]) -> None:
+    def select(self, trainer: Trainer) -> int:
+        """Put the weights that the run keeps into the model; return the step they were reached in.
+
+        And say so, if that is not the last step of the last epoch.
+        """
+        selection, train, say = trainer.selection, self.run.config.train, self.run.display.line
+        if selection is None:
+            return trainer.step
+        best = f"epoch {selection.epoch}, {self.measure.replace('_', ' ')} {selection.score:.4f}"
+        if trainer.step < self.steps:
+            ended = trainer.step // self.steps_per_epoch
+            say(f"stopped after epoch {ended}/{train.epochs}: no improvement since {best}")
+        if train.keep == "last":
+            return trainer.step
+        selection.put_into(trainer.model)
+        say(f"the checkpoint holds {best}")
+        return selection.epoch * self.steps_per_epoch
+
+    def save(self, weights: dict[str, Tensor], step: int) -> None:
         """Leave the checkpoint."""
         run = self.run
         ended = Checkpoint(
             weights=weights,
             config=run.config,
             data_digest=run.training.data_digest,
-            step=self.steps,
+            step=step,
         )
         checkpoints.save(ended, run.checkpoint)
 

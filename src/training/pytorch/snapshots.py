@@ -1,9 +1,10 @@
 """Snapshots of a run: all that it takes to go on exactly where it was, on any number of processes.
 
 A snapshot is a folder, `step-00000120`, with the shards that torch's Distributed Checkpoint
-writes (model, optimiser, random-number generators) and a manifest with the step, the
-configuration and the SHA-256 of every file. Its schedule and its position in the data are
-functions of the step. It gets its name when it is whole, so a kill leaves no half a snapshot.
+writes (model, optimiser, random-number generators, and the best epoch if the run selects one) and
+a manifest with the step, the configuration and the SHA-256 of every file. Its schedule and its
+position in the data are functions of the step. It gets its name when it is whole, so a kill leaves
+no half a snapshot.
 """
 
 import contextlib
@@ -167,6 +168,8 @@ def restore(snapshot: Path, trainer: Trainer, processes: Processes) -> None:
     optimizer["state"] = state["optimizer"]
     set_model_state_dict(trainer.model, state["model"])
     set_optimizer_state_dict(trainer.model, trainer.optimizer, optimizer)
+    if trainer.selection is not None:
+        trainer.selection.restore(state["selection"])
     _set_generators(state["generators"])
     trainer.step = int(state["step"])
 
@@ -181,7 +184,9 @@ def _quiet() -> Iterator[None]:
 
 def _state_of(trainer: Trainer) -> dict[str, Any]:
     """Return the state as tensors only: what is read back must not be able to run code."""
+    selection = trainer.selection
     return {
+        **({} if selection is None else {"selection": selection.state()}),
         "model": get_model_state_dict(trainer.model),
         "optimizer": get_optimizer_state_dict(trainer.model, trainer.optimizer)["state"],
         "generators": _generators(),

@@ -103,6 +103,11 @@ def config(config_file: Path) -> RunConfig:
 
 
 @pytest.fixture
+def asked(config: RunConfig, tmp_path: Path) -> runs.Request[RunConfig]:
+    return runs.Request(project=PROJECT, config=config, outputs=tmp_path / "outputs", run_id="run")
+
+
+@pytest.fixture
 def training_examples(data_file: Path) -> Examples:
     return data.load(data_file, "train")
 

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -13,66 +12,25 @@ import torch
 from gates.errors import CheckpointError, ConfigError, ExitCode, GateInputError, TrainingError
 from gates.evidence import provenance
 from gates.evidence.provenance import SourceState
+from tests.toy_runs import (
+    Request,
+    are_equal,
+    changed,
+    lines_of,
+    resumed,
+    train_until,
+    weights_of,
+)
 from toy import data
 from toy.config import RunConfig
 from toy.learner import METHOD, is_right
-from toy.project import PROJECT
 from training import config as configs
 from training import runs
 from training.metrics import Metrics
 from training.pytorch import snapshots
 from training.pytorch.outputs import mean_score
 
-Request = runs.Request[RunConfig]
-
 CLEAN = SourceState(commit="c" * 40, diff_digest=None, lock_digest="1" * 64)
-
-
-class StoppedError(Exception):
-    """Ends a run as a kill would, but in this process."""
-
-
-@pytest.fixture
-def asked(config: RunConfig, tmp_path: Path) -> Request:
-    return runs.Request(project=PROJECT, config=config, outputs=tmp_path / "outputs", run_id="run")
-
-
-def changed(request: Request, section: str, **changes: object) -> Request:
-    """The same request with other values in one section of its configuration."""
-    part = getattr(request.config, section).model_copy(update=changes)
-    return dataclasses.replace(request, config=request.config.model_copy(update={section: part}))
-
-
-def resumed(request: Request) -> Request:
-    return dataclasses.replace(request, resume=True)
-
-
-def train_until(request: Request, step: int) -> Path:
-    """Train until `step` has its line in metrics.jsonl, and stop; return the run's folder."""
-    write = Metrics.write
-
-    def write_then_stop(metrics: Any, line: dict[str, Any]) -> None:
-        write(metrics, line)
-        if line["step"] == step:
-            raise StoppedError
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Metrics, "write", write_then_stop)
-        with pytest.raises(StoppedError):
-            runs.train(request)
-    return request.outputs / (request.run_id or "")
-
-
-def lines_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return METHOD.load(folder / "checkpoint.pt").weights
-
-
-def are_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def flip_a_byte(file: Path) -> None:

@@ -1,0 +1,82 @@
+"""Early stopping, and the choice of the best epoch: both by the score on the validation split."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
+
+from gates.errors import TrainingError
+from training.config import TrainConfig
+
+
+@dataclass
+class Selection:
+    """The best epoch of a run so far. Of two equal epochs, the earlier one is better.
+
+    Args:
+        better: the direction in which the score improves.
+        patience: epochs without an improvement after which training stops; None for never.
+        epoch: the best one, counted from 1; 0 before the first has ended.
+        score: its score.
+        weights: its weights, each process's own shards; empty if the run keeps its last epoch.
+    """
+
+    better: Literal["higher", "lower"]
+    patience: int | None
+    epoch: int = 0
+    score: float = math.nan
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, config: TrainConfig, better: Literal["higher", "lower"], model: nn.Module
+    ) -> Self | None:
+        """Return what `config` asks for, or None if it asks for neither."""
+        if config.patience is None and config.keep == "last":
+            return None
+        weights = {}
+        if config.keep == "best":
+            weights = {name: values.clone() for name, values in _weights_of(model).items()}
+        return cls(better=better, patience=config.patience, weights=weights)
+
+    def stops_after(self, epoch: int, score: float, model: nn.Module) -> bool:
+        """Take note of an epoch that has ended; return whether training should stop after it.
+
+        Raises:
+            TrainingError: the score is not finite.
+        """
+        if not math.isfinite(score):
+            msg = f"epoch {epoch}: the validation score is {score}, by which no epoch can be "
+            msg += "selected; lower train.lr, or look at the validation split"
+            raise TrainingError(msg)
+        improves = score > self.score if self.better == "higher" else score < self.score
+        if improves or self.epoch == 0:
+            self.epoch, self.score = epoch, score
+            now = _weights_of(model) if self.weights else {}
+            for name, kept in self.weights.items():
+                kept.copy_(now[name])
+        return self.patience is not None and epoch - self.epoch >= self.patience
+
+    def put_into(self, model: nn.Module) -> None:
+        """Give `model` the weights of the best epoch."""
+        set_model_state_dict(model, dict(self.weights))
+
+    def state(self) -> dict[str, Any]:
+        """Return everything that changes, as tensors; `weights` itself, to be read in place."""
+        state: dict[str, Any] = {
+            "epoch": torch.tensor(self.epoch),
+            "score": torch.tensor(self.score, dtype=torch.float64),
+        }
+        return {**state, "weights": self.weights} if self.weights else state
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a `state` that was read."""
+        self.epoch, self.score = int(state["epoch"]), float(state["score"])
+
+
+def _weights_of(model: nn.Module) -> dict[str, Tensor]:
+    weights = cast("dict[str, Tensor]", get_model_state_dict(model))
+    return {name: values.detach() for name, values in weights.items()}
