@@ -19,8 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.report import print_measured  # noqa: E402 - the path is set above
 from tasks.environments import environment  # noqa: E402
+
+from benchmarks.report import print_measured  # noqa: E402 - the path is set above
 
 # Runs in the locked environment, which has NumPy and pyarrow; this script's Python need not.
 MAKE = """\

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from toy.config import RunConfig
-from toy.learner import METHOD
 from training import runs
 from training.metrics import Metrics
+
+from toy.config import RunConfig
+from toy.learner import METHOD
 
 Request = runs.Request[RunConfig]
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
+from training import config as configs
+from training.pytorch import determinism
+
 from benchmarks.peers.work import Record, Work
 from my_project import data
 from my_project.config import RunConfig
-from training import config as configs
-from training.pytorch import determinism
 
 
 def main() -> None:

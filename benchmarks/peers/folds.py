@@ -16,14 +16,15 @@ import numpy as np
 import torch
 from sklearn.svm import SVC
 
+from training import config as configs
+from training.pytorch import determinism, loop
+from training.pytorch.outputs import mean_score
+
 from benchmarks.peers.svc import pixels
 from my_project import data
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.learner import LEARNER, is_right
-from training import config as configs
-from training.pytorch import determinism, loop
-from training.pytorch.outputs import mean_score
 
 FOLDS = 5
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from gates.evaluation.predictions import Predictions, write_predictions
+from training import config as configs
+
 from char_lm import data
 from char_lm.config import RunConfig
 from char_lm.learner import BITS
 from char_lm.vocabulary import NEWLINE, PADDING, SYMBOLS
-from gates.evaluation.predictions import Predictions, write_predictions
-from training import config as configs
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]

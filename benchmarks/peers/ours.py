@@ -1,8 +1,9 @@
 """This project's own loop."""
 
+from training.pytorch import loop
+
 from benchmarks.peers.work import Record, Work
 from my_project.learner import LEARNER
-from training.pytorch import loop
 
 
 def train(work: Work, record: Record) -> None:

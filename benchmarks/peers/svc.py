@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from sklearn.svm import SVC
 
+from training import config as configs
+
 from my_project import data
 from my_project.config import RunConfig
 from my_project.data import Examples
-from training import config as configs
 
 
 def main() -> None:

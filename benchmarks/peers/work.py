@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
+from training.pytorch import loop
+
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.learner import LEARNER
-from training.pytorch import loop
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,12 +24,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from char_lm.config import SETTINGS, RunConfig
-from char_lm.vocabulary import PADDING, encode
 from gates.errors import GateInputError
 from training import command_line
 from training.data import Dataset
 from training.project import Split
+
+from char_lm.config import SETTINGS, RunConfig
+from char_lm.vocabulary import PADDING, encode
 
 PACKAGES = ("sklearn", "statsmodels")
 PASSAGE = 256  # characters; the last passage of a module may be shorter

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from char_lm.data import Examples
-from char_lm.learner import BITS, METHOD
 from gates.evaluation.predictions import Predictions
 from gates.files import sha256
 from training.pytorch.outputs import each_score
+
+from char_lm.data import Examples
+from char_lm.learner import BITS, METHOD
 
 
 def predict(file: Path, examples: Examples) -> Predictions:

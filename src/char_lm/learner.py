@@ -5,11 +5,12 @@ import math
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor, nn
 
+from training.pytorch.learner import Batch, Learner, Score
+from training.pytorch.method import TorchMethod
+
 from char_lm.config import RunConfig
 from char_lm.model import CharacterModel
 from char_lm.vocabulary import PADDING
-from training.pytorch.learner import Batch, Learner, Score
-from training.pytorch.method import TorchMethod
 
 
 def build_model(config: RunConfig) -> CharacterModel:

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+from training import evaluation, scores
+from training.data import files_of
+from training.project import Project
+
 from char_lm import data
 from char_lm.config import SETTINGS, RunConfig
 from char_lm.data import Examples
 from char_lm.evaluation import predict
 from char_lm.learner import METHOD
-from training import evaluation, scores
-from training.data import files_of
-from training.project import Project
 
 PROJECT: Project[RunConfig, Examples] = Project(
     settings=SETTINGS,

@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from char_lm.config import SETTINGS
 from training import command_line
+
+from char_lm.config import SETTINGS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

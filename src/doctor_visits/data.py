@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from doctor_visits.config import SETTINGS, RunConfig
 from gates.errors import GateInputError
 from training import command_line
 from training.data import Dataset
 from training.project import Split
+
+from doctor_visits.config import SETTINGS, RunConfig
 
 # In the order in which the model takes them: coinsurance, individual deductible plan,
 # participation incentive, maximum expenditure (logarithms), physical limitation, chronic diseases,

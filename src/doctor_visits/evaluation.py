@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from doctor_visits.config import RunConfig
-from doctor_visits.data import Examples
 from gates.evaluation.predictions import Predictions
 from gates.files import sha256
 from training.onnx import trees
+
+from doctor_visits.config import RunConfig
+from doctor_visits.data import Examples
 
 
 def predict(file: Path, examples: Examples) -> Predictions:

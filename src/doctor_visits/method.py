@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 from sklearn.ensemble import GradientBoostingRegressor
 
-from doctor_visits.config import RunConfig
-from doctor_visits.data import Examples
 from training.one_process import Fitted, OneProcessMethod
 from training.onnx import trees
 from training.run import Run
+
+from doctor_visits.config import RunConfig
+from doctor_visits.data import Examples
 
 
 class Boosting(OneProcessMethod[RunConfig, Examples]):

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+from training import evaluation, scores
+from training.data import files_of
+from training.project import Project
+
 from doctor_visits import data
 from doctor_visits.config import SETTINGS, RunConfig
 from doctor_visits.data import Examples
 from doctor_visits.evaluation import predict
 from doctor_visits.method import METHOD
-from training import evaluation, scores
-from training.data import files_of
-from training.project import Project
 
 PROJECT: Project[RunConfig, Examples] = Project(
     settings=SETTINGS,

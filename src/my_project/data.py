@@ -21,10 +21,11 @@ import torch
 from torch import Tensor
 
 from gates.errors import GateInputError
-from my_project.config import SETTINGS, ModelConfig, RunConfig
 from training import command_line
 from training.data import Dataset
 from training.project import Split
+
+from my_project.config import SETTINGS, ModelConfig, RunConfig
 
 IMAGE_SIDE = 8
 LARGEST_PIXEL = 16  # each pixel counts the ink dots in a 4 x 4 block of the scan

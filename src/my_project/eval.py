@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Sequence
 
-from my_project.config import SETTINGS
 from training import command_line
+
+from my_project.config import SETTINGS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,10 +7,11 @@ import numpy as np
 from gates.errors import CheckpointError
 from gates.evaluation.predictions import Predictions
 from gates.files import sha256
+from training.pytorch.outputs import outputs
+
 from my_project.config import ModelConfig
 from my_project.data import Examples
 from my_project.learner import METHOD
-from training.pytorch.outputs import outputs
 
 
 def predict(file: Path, examples: Examples) -> Predictions:

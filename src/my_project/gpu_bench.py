@@ -4,8 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from my_project.config import SETTINGS, RunConfig
 from training.pytorch import bench
+
+from my_project.config import SETTINGS, RunConfig
 
 
 def model_flops(config: RunConfig) -> int:

@@ -4,11 +4,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor, nn
 
+from training.pytorch.learner import Batch, Learner, Score
+from training.pytorch.method import TorchMethod
+
 from my_project.augmentation import draw
 from my_project.config import RunConfig
 from my_project.model import VisionTransformer
-from training.pytorch.learner import Batch, Learner, Score
-from training.pytorch.method import TorchMethod
 
 
 def build_model(config: RunConfig) -> VisionTransformer:

@@ -2,14 +2,15 @@
 
 from pathlib import Path
 
+from training import evaluation, scores
+from training.data import files_of
+from training.project import Project
+
 from my_project import data
 from my_project.config import SETTINGS, RunConfig
 from my_project.data import Examples
 from my_project.evaluation import predict
 from my_project.learner import METHOD
-from training import evaluation, scores
-from training.data import files_of
-from training.project import Project
 
 PROJECT: Project[RunConfig, Examples] = Project(
     settings=SETTINGS,

@@ -108,8 +108,9 @@ def serve(jobs: Iterable[str]) -> None:
     # What a run imports, some of it only at its first step.
     import torch._dynamo  # noqa: PLC0415
 
-    from my_project import train  # noqa: F401, PLC0415
     from training import runs  # noqa: F401, PLC0415
+
+    from my_project import train  # noqa: F401, PLC0415
 
     # OMP_NUM_THREADS is 1. torch.set_num_threads must not say so here: it makes a pool of threads,
     # which a fork makes anew when a thread first asks for it, and of two that ask at once one may

@@ -11,17 +11,18 @@ import torch
 from gates.__main__ import main as gates
 from gates.evaluation.predictions import Predictions, write_predictions
 from gates.verdicts.verdict import NOT_JUDGED, Outcome, Verdict, read_verdict
-from my_project import eval as command
-from my_project import evaluation
-from my_project.data import THICKNESSES
-from my_project.learner import METHOD
-from my_project.project import PROJECT
 from tasks.project import ROOT
 from tests.integration.trainings import Settings, Trainings, run_folder
 from tests.judged import in_order
 from training import config as configs
 from training import evaluation as judging
 from training.pytorch import checkpoint as checkpoints
+
+from my_project import eval as command
+from my_project import evaluation
+from my_project.data import THICKNESSES
+from my_project.learner import METHOD
+from my_project.project import PROJECT
 
 POLICY = ROOT / "configs" / "gates.yaml"
 RUINED = 8

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from my_project.learner import METHOD, is_right
-from my_project.project import PROJECT
 from tests import judged
 from tests.integration.trainings import (
     DRIVER,
@@ -23,6 +21,9 @@ from tests.integration.trainings import (
     torchrun,
 )
 from training.pytorch.outputs import mean_score
+
+from my_project.learner import METHOD, is_right
+from my_project.project import PROJECT
 
 KILLED = -signal.SIGKILL
 

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 
 from gates.errors import ConfigError, GateInputError
-from my_project.config import RunConfig
-from my_project.project import PROJECT
 from tasks.project import ROOT
 from training import config as configs
 from training import runs, tracking
+
+from my_project.config import RunConfig
+from my_project.project import PROJECT
 
 
 @pytest.fixture

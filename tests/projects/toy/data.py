@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from gates.errors import GateInputError
-from toy.config import ModelConfig, RunConfig
 from training.data import Dataset
 from training.project import Split
+
+from toy.config import ModelConfig, RunConfig
 
 SIDE = 4
 PIXELS = SIDE * SIDE

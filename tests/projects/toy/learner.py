@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import Tensor, nn
 
-from toy.config import ModelConfig, RunConfig, TrainConfig
 from training.pytorch.learner import Batch, Learner, Score
 from training.pytorch.method import TorchMethod
+
+from toy.config import ModelConfig, RunConfig, TrainConfig
 
 
 class Network(nn.Module):

@@ -7,14 +7,15 @@ import numpy as np
 from gates.errors import CheckpointError
 from gates.evaluation.predictions import Predictions
 from gates.files import sha256
-from toy import data
-from toy.config import SETTINGS, RunConfig
-from toy.data import Examples
-from toy.learner import METHOD
 from training import scores
 from training.data import files_of
 from training.project import Project
 from training.pytorch.outputs import outputs
+
+from toy import data
+from toy.config import SETTINGS, RunConfig
+from toy.data import Examples
+from toy.learner import METHOD
 
 
 def predict(file: Path, examples: Examples) -> Predictions:

@@ -4,11 +4,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tasks.project import ROOT
+from training import config as configs
+
 from char_lm import data
 from char_lm.config import SETTINGS, RunConfig
 from char_lm.data import Examples
-from tasks.project import ROOT
-from training import config as configs
 
 
 @pytest.fixture(scope="session", autouse=True)

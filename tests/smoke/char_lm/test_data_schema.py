@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gates.data.declared import read_declared
+from tasks.project import ROOT
+
 from char_lm import data
 from char_lm.config import RunConfig
 from char_lm.vocabulary import CHARACTERS
-from gates.data.declared import read_declared
-from tasks.project import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,14 @@ from collections import Counter
 import pytest
 import torch
 
+from training.pytorch import loop
+from training.pytorch.outputs import mean_score
+
 from char_lm.config import RunConfig
 from char_lm.data import Examples
 from char_lm.learner import LEARNER, bits_per_character
 from char_lm.model import CharacterModel
 from char_lm.vocabulary import SYMBOLS
-from training.pytorch import loop
-from training.pytorch.outputs import mean_score
 
 BATCH = 8
 LENGTH = 32  # characters of each passage: enough to show it, in seconds

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tasks.project import ROOT
+from training import runs
+from training.pytorch.outputs import mean_score
+
 from char_lm import data
 from char_lm.config import SETTINGS, RunConfig
 from char_lm.learner import METHOD, bits_per_character
 from char_lm.project import PROJECT
-from tasks.project import ROOT
-from training import runs
-from training.pytorch.outputs import mean_score
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,17 @@ from sklearn.linear_model import PoissonRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from doctor_visits.config import SETTINGS, RunConfig
-from doctor_visits.data import Examples
-from doctor_visits.evaluation import predict
-from doctor_visits.method import boosted
 from gates.evaluation import comparison
 from gates.evaluation.policy import load_policy
 from gates.evaluation.predictions import Predictions, open_predictions, write_predictions
 from gates.verdicts.verdict import Finding, Outcome
 from training import config as configs
 from training.onnx import trees
+
+from doctor_visits.config import SETTINGS, RunConfig
+from doctor_visits.data import Examples
+from doctor_visits.evaluation import predict
+from doctor_visits.method import boosted
 
 ROOT = Path(__file__).parents[3]
 FloatArray = npt.NDArray[np.float64]

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gates.data.declared import read_declared
+
 from doctor_visits import data
 from doctor_visits.config import RunConfig
-from gates.data.declared import read_declared
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from training import config as configs
+
 from doctor_visits import eval as evaluate
 from doctor_visits import train
 from doctor_visits.config import RunConfig
 from doctor_visits.data import Examples
 from doctor_visits.method import boosted
-from training import config as configs
 
 ROOT = Path(__file__).parents[3]
 

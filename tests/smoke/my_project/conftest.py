@@ -1,9 +1,10 @@
 import pytest
 
-from my_project import data
-from my_project.config import RunConfig
 from tasks.project import ROOT
 from training import config as configs
+
+from my_project import data
+from my_project.config import RunConfig
 
 
 @pytest.fixture(scope="session")

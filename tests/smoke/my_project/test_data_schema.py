@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from gates.data.declared import read_declared
+from tasks.project import ROOT
+
 from my_project import data
 from my_project.config import RunConfig
-from tasks.project import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch import nn
 
+from training.pytorch import loop
+from training.pytorch.outputs import mean_score
+
 from my_project.config import RunConfig
 from my_project.data import CLASSES, Examples
 from my_project.learner import LEARNER, is_right
-from training.pytorch import loop
-from training.pytorch.outputs import mean_score
 
 BATCH = 32
 OVERFIT_STEPS = 200  # the loss ends near 0.004 with any of five seeds

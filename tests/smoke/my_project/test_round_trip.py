@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from training import config as configs
+from training import runs
+from training.pytorch.outputs import mean_score
+
 from my_project import data
 from my_project.config import RunConfig
 from my_project.learner import METHOD, is_right
 from my_project.project import PROJECT
-from training import config as configs
-from training import runs
-from training.pytorch.outputs import mean_score
 
 ROOT = Path(__file__).parents[3]
 

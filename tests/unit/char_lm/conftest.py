@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from training import config as configs
+
 from char_lm import data
 from char_lm.config import RunConfig
 from char_lm.data import Examples
-from training import config as configs
 
 CONFIG = """\
 seed: 0

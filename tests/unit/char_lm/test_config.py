@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from char_lm.config import SETTINGS, RunConfig
 from gates.errors import ConfigError
 from tasks.project import ROOT
 from training import config as configs
+
+from char_lm.config import SETTINGS, RunConfig
 
 
 @pytest.mark.parametrize("name", ["ci-tiny", "base"])

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gates.errors import GateInputError
+
 from char_lm import data
 from char_lm.config import DataConfig, RunConfig
 from char_lm.vocabulary import PADDING, decode
-from gates.errors import GateInputError
 
 MODULE = '''\
 """About the module.

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from gates.errors import CheckpointError
+from gates.evaluation.policy import load_policy
+from tasks.project import ROOT
+from training import runs
+
 from char_lm.config import SETTINGS, RunConfig
 from char_lm.data import Examples
 from char_lm.evaluation import predict
 from char_lm.learner import METHOD, loss
 from char_lm.project import PROJECT
-from gates.errors import CheckpointError
-from gates.evaluation.policy import load_policy
-from tasks.project import ROOT
-from training import runs
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from training import config as configs
+
 from doctor_visits import data
 from doctor_visits.config import RunConfig
 from doctor_visits.data import Examples
-from training import config as configs
 
 ROOT = Path(__file__).parents[3]
 

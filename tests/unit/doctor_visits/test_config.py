@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from doctor_visits import train
-from doctor_visits.config import SETTINGS, RunConfig
 from gates.errors import ConfigError
 from training import config as configs
+
+from doctor_visits import train
+from doctor_visits.config import SETTINGS, RunConfig
 
 ROOT = Path(__file__).parents[3]
 RUNS = [ROOT / SETTINGS.configs / name for name in ("base.yaml", "ci-tiny.yaml")]

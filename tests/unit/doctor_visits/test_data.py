@@ -8,10 +8,11 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 
-from doctor_visits import data
-from doctor_visits.config import RunConfig
 from gates.errors import GateInputError
 from training.config import DataConfig
+
+from doctor_visits import data
+from doctor_visits.config import RunConfig
 
 
 def table(**changes: list[Any]) -> pa.Table:

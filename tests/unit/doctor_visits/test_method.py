@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gates.evidence import provenance
+from training import config as configs
+from training.onnx import trees
+
 from doctor_visits import method, train
 from doctor_visits.config import RunConfig
 from doctor_visits.data import Examples
 from doctor_visits.method import METHOD
-from gates.evidence import provenance
-from training import config as configs
-from training.onnx import trees
 
 WITHOUT_TORCH = """
 import sys

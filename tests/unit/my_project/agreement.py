@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from my_project import data
-from my_project.config import ModelConfig, RunConfig, TrainConfig
-from my_project.data import Examples
-from my_project.learner import LEARNER
 from training.config import TorchDataConfig
 from training.pytorch import loop, snapshots
 from training.pytorch.loop import StepReport, Trainer
 from training.pytorch.processes import Processes
+
+from my_project import data
+from my_project.config import ModelConfig, RunConfig, TrainConfig
+from my_project.data import Examples
+from my_project.learner import LEARNER
 
 MODEL = ModelConfig(image_size=16, channels=3, classes=10, patch_size=4, width=32, depth=2, heads=2)
 BATCH = 64  # synthetic data has four of them

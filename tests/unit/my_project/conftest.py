@@ -8,14 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from my_project import data
-from my_project.config import RunConfig
-from my_project.data import Examples
-from my_project.project import PROJECT
 from tests.prepared import write_prepared
 from tests.torch_state import global_state_kept
 from training import config as configs
 from training import runs
+
+from my_project import data
+from my_project.config import RunConfig
+from my_project.data import Examples
+from my_project.project import PROJECT
 
 CONFIG = """\
 seed: 0

@@ -7,11 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from training.config import TorchDataConfig
+
 from my_project import augmentation
 from my_project.augmentation import Draws
 from my_project.config import ModelConfig, RunConfig, TrainConfig
 from my_project.data import Examples
-from training.config import TorchDataConfig
 
 IMAGE = torch.Size((1, 8, 8))
 CONFIG = TrainConfig(

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.judged import write_policy
+from training import config as configs
+
 from my_project import eval as evaluation
 from my_project import train as training
 from my_project.config import RunConfig
-from tests.judged import write_policy
-from training import config as configs
 
 Refused = Callable[..., str]
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import my_project
 from gates.errors import ConfigError
-from my_project.config import RunConfig
 from tasks.project import ROOT
 from training import config as configs
+
+import my_project
+from my_project.config import RunConfig
 
 
 def error_of(file: Path, *overrides: str) -> str:

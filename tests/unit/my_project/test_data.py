@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gates.errors import GateInputError
-from my_project import data
-from my_project.config import ModelConfig, RunConfig
 from training import config as configs
 from training.config import TorchDataConfig
 from training.project import Split
+
+from my_project import data
+from my_project.config import ModelConfig, RunConfig
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 

@@ -11,14 +11,15 @@ import torch
 
 from gates.errors import AnswerError, CheckpointError, GateError
 from gates.evaluation.predictions import Predictions, open_predictions, write_predictions
+from training.pytorch import checkpoint as checkpoints
+from training.pytorch import loop
+from training.pytorch.outputs import mean_score, outputs
+
 from my_project import evaluation
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.learner import LEARNER, is_right
 from my_project.project import smoke
-from training.pytorch import checkpoint as checkpoints
-from training.pytorch import loop
-from training.pytorch.outputs import mean_score, outputs
 
 
 @pytest.fixture

@@ -16,14 +16,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 
 from gates.files import write_text
-from my_project import data
-from my_project.config import RunConfig
-from my_project.data import Examples
-from my_project.learner import LEARNER
 from tasks.project import ROOT
 from training import config as configs
 from training.pytorch import loop
 from training.pytorch.loop import StepReport
+
+from my_project import data
+from my_project.config import RunConfig
+from my_project.data import Examples
+from my_project.learner import LEARNER
 
 FOLDER = Path(__file__).with_name("golden")
 FIRST_STEPS = 20

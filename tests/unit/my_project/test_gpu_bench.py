@@ -9,11 +9,12 @@ import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tasks.project import ROOT
+from training import config as configs
+
 from my_project.config import ModelConfig, RunConfig
 from my_project.gpu_bench import main, model_flops
 from my_project.model import VisionTransformer
-from tasks.project import ROOT
-from training import config as configs
 
 
 @pytest.mark.parametrize("attention", [SDPBackend.MATH])

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from training.pytorch import loop
+from training.pytorch.loop import StepReport, Trainer
+
 from my_project.config import RunConfig
 from my_project.data import Examples
 from my_project.learner import LEARNER
-from training.pytorch import loop
-from training.pytorch.loop import StepReport, Trainer
 
 AUGMENTED = {"distortion": 1.0, "mixup": 0.4, "noise": 0.2}
 

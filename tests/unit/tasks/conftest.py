@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import noxfile  # noqa: F401 - first, so that the catalogue has its order in every selection of tests
 from tasks.environments import lockfile, uv
 from tests.local_index import Index
 from tests.repository import commit
+
+import noxfile  # noqa: F401 - first, so that the catalogue has its order in every selection of tests
 
 MEMBER = """\
 [build-system]

@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import toy
 from tests.prepared import write_prepared
 from tests.torch_state import global_state_kept
+from training import config as configs
+from training import runs
+
+import toy
 from toy import data
 from toy.config import RunConfig
 from toy.data import Examples
 from toy.project import PROJECT
-from training import config as configs
-from training import runs
 
 CONFIG = """\
 seed: 0

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gates.errors import ConfigError
-from toy.config import RunConfig
 from training import config as configs
+
+from toy.config import RunConfig
 
 
 def error_of(file: Path, *overrides: str) -> str:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from gates.data.declared import DeclaredData
 from gates.errors import GateInputError
-from toy import data
-from toy.config import SETTINGS, RunConfig
 from training import command_line
 from training.config import TorchDataConfig
 from training.data import manifest_of
 from training.project import Split
+
+from toy import data
+from toy.config import SETTINGS, RunConfig
 
 Prepare = Callable[[pa.Table, Path], Path]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")

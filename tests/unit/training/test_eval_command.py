@@ -16,14 +16,15 @@ import torch
 
 from gates.evaluation.predictions import open_predictions, write_predictions
 from tests.judged import write_policy
+from training import runs
+from training.data import manifest_of
+
 from toy import data
 from toy.config import RunConfig
 from toy.data import Examples
 from toy.eval import main
 from toy.learner import METHOD
 from toy.project import PROJECT, predict
-from training import runs
-from training.data import manifest_of
 
 Refused = Callable[..., str]
 

@@ -15,13 +15,14 @@ from gates.evaluation.predictions import Predictions, open_predictions, write_pr
 from gates.verdicts.verdict import Outcome
 from tests import judged
 from tests.judged import in_order
+from training import evaluation as judging
+from training.pytorch import loop
+from training.pytorch.outputs import mean_score, outputs
+
 from toy.config import RunConfig
 from toy.data import Examples
 from toy.learner import LEARNER, is_right
 from toy.project import PROJECT, predict
-from training import evaluation as judging
-from training.pytorch import loop
-from training.pytorch.outputs import mean_score, outputs
 
 
 @pytest.fixture

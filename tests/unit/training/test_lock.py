@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from gates.errors import GateInputError
-from toy.train import main
 from training import lock
+
+from toy.train import main
 
 Refused = Callable[..., str]
 

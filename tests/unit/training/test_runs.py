@@ -21,14 +21,15 @@ from tests.toy_runs import (
     train_until,
     weights_of,
 )
-from toy import data
-from toy.config import RunConfig
-from toy.learner import METHOD, is_right
 from training import config as configs
 from training import runs
 from training.metrics import Metrics
 from training.pytorch import snapshots
 from training.pytorch.outputs import mean_score
+
+from toy import data
+from toy.config import RunConfig
+from toy.learner import METHOD, is_right
 
 CLEAN = SourceState(commit="c" * 40, diff_digest=None, lock_digest="1" * 64)
 

@@ -15,11 +15,12 @@ import torch
 
 from gates.evidence import provenance
 from gates.evidence.provenance import SourceState
+from training import config as configs
+from training.pytorch import loop
+
 from toy import data
 from toy.config import RunConfig
 from toy.train import main
-from training import config as configs
-from training.pytorch import loop
 
 Refused = Callable[..., str]
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's own name for it
 
-from toy.config import SETTINGS, RunConfig
 from training.pytorch import bench, ceilings, loop
+
+from toy.config import SETTINGS, RunConfig
 
 Refused = Callable[..., str]
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from gates.errors import CheckpointError
-from toy.config import RunConfig
-from toy.learner import LEARNER, METHOD
 from training import runs
 from training.config import dump_tree
 from training.pytorch import checkpoint as checkpoints
 from training.pytorch import loop
 from training.pytorch.checkpoint import Checkpoint
+
+from toy.config import RunConfig
+from toy.learner import LEARNER, METHOD
 
 
 @pytest.fixture

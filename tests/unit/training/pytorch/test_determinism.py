@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from toy.config import RunConfig
 from training.pytorch import determinism
+
+from toy.config import RunConfig
 
 # conftest.py undoes after each test what these set for the whole process.
 

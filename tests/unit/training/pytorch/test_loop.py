@@ -15,12 +15,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from gates.errors import TrainingError
-from toy.config import RunConfig, TrainConfig
-from toy.data import Examples
-from toy.learner import LEARNER
 from training.pytorch import loop, snapshots
 from training.pytorch.loop import StepReport, Trainer
 from training.pytorch.processes import Processes
+
+from toy.config import RunConfig, TrainConfig
+from toy.data import Examples
+from toy.learner import LEARNER
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 CONFIG = TrainConfig(

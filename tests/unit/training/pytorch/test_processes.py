@@ -4,10 +4,11 @@ import torch.distributed as dist
 from torch import nn
 
 from gates.errors import ConfigError, ExitCode
-from toy.config import RunConfig
-from toy.learner import LEARNER
 from training.pytorch import loop, processes
 from training.pytorch.processes import Processes
+
+from toy.config import RunConfig
+from toy.learner import LEARNER
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 

@@ -8,13 +8,14 @@ from torch import nn
 
 from gates.errors import ExitCode, TrainingError
 from tests.toy_runs import Request, are_equal, changed, lines_of, resumed, train_until, weights_of
-from toy.config import RunConfig
-from toy.learner import METHOD, is_right
-from toy.project import PROJECT
 from training import config as configs
 from training import runs
 from training.pytorch.outputs import mean_score
 from training.pytorch.selection import Selection
+
+from toy.config import RunConfig
+from toy.learner import METHOD, is_right
+from toy.project import PROJECT
 
 MEASURE = "validation_accuracy"
 STEPS_PER_EPOCH = 4

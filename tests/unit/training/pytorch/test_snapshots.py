@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from gates.errors import CheckpointError
-from toy.config import RunConfig
-from toy.data import Examples
-from toy.learner import LEARNER
 from training.pytorch import loop, snapshots
 from training.pytorch.loop import Trainer
 from training.pytorch.processes import Processes
 from training.pytorch.snapshots import Origin
+
+from toy.config import RunConfig
+from toy.data import Examples
+from toy.learner import LEARNER
 
 ALONE = Processes(rank=0, count=1, device=torch.device("cpu"))
 
