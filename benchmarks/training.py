@@ -293,7 +293,8 @@ def _seconds_of_tiny(bench: Bench) -> str:
 def _train_and_evaluate(bench: Bench, config: Path, outputs: Path, *overrides: str) -> None:
     """Run the two commands that a person would."""
     where = [f"--config={config}", f"--outputs={outputs}", "--run-id=run"]
-    bench.run("-m", "my_project.train", *where, *[f"--set={change}" for change in overrides])
+    where += [f"--set={change}" for change in overrides]
+    bench.run("-m", "my_project.train", *where)
     what = [f"--checkpoint={outputs / 'latest.pt'}", "--no-baseline=a benchmark"]
     what += [f"--config={outputs / 'run' / 'config.yaml'}"]
     bench.run("-m", "my_project.eval", *what)

@@ -21,7 +21,7 @@ from my_project.data import Examples
 def main() -> None:
     """Train the machine, score it and the given predictions on the test split, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("predictions", type=Path, nargs="+", help="what my_project.eval wrote")
+    parser.add_argument("predictions", type=Path, nargs="+", help="files that `eval` wrote")
     parser.add_argument("--config", type=Path, required=True, help="names the data")
     parser.add_argument("--set", action="append", default=[], dest="overrides", help="KEY=VALUE")
     options = parser.parse_args()

@@ -1,4 +1,7 @@
-"""Does the GPU train as the CPU does? tests/unit/my_project/agreement.py says what that means."""
+"""Does the GPU train as the CPU does?
+
+What that means is in tests/unit/my_project/agreement.py.
+"""
 
 import hashlib
 import subprocess

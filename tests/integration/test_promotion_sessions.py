@@ -56,7 +56,8 @@ def status(root: Path) -> str:
 def test_nothing_to_register_is_one_line(root: Path) -> None:
     ran = nox(root, "register")
     assert ran.returncode == 1
-    assert 'There is no outputs/latest.pt to register; nox -s "train(my_project)"' in ran.stderr
+    assert "There is no outputs/latest.pt to register; " in ran.stderr
+    assert 'nox -s "train(my_project)"' in ran.stderr
 
 
 def test_from_a_run_to_production_and_back(root: Path) -> None:

@@ -73,6 +73,6 @@ def test_no_image_is_in_two_splits(file: Path) -> None:
 
 
 def test_data_is_what_the_project_declares(config: RunConfig) -> None:
-    # After a change that is meant: python -m my_project.data > configs/data/my_project.json
-    declared = read_declared(ROOT / "configs" / "data" / "my_project.json")
-    assert data.DATASET.declared(config.data) == declared
+    file = ROOT / "configs" / "data" / "my_project.json"
+    command = f"python -m my_project.data > {file}"
+    assert data.DATASET.declared(config.data) == read_declared(file), f"if it is meant: {command}"

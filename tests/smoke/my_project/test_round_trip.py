@@ -34,7 +34,8 @@ def test_metric_survives_train_checkpoint_eval(config: RunConfig, tmp_path: Path
     policy = re.sub(r"floor: [0-9.]+", "floor: 0.0", (ROOT / "configs" / "gates.yaml").read_text())
     (tmp_path / "gates.yaml").write_text(policy)
     report = tmp_path / "verdict.json"
-    command = [sys.executable, "-m", "my_project.eval", "--checkpoint", str(tmp_path / "latest.pt")]
+    command = [sys.executable, "-m", "my_project.eval"]
+    command += ["--checkpoint", str(tmp_path / "latest.pt")]
     command += ["--no-baseline", "smoke test", "--report", str(report)]
     command += ["--policy", "gates.yaml", "--config", str(run / "config.yaml")]
     subprocess.run(command, check=True, cwd=tmp_path)

@@ -92,7 +92,8 @@ def test_losses_are_those_of_before(
     version = ".".join(torch.__version__.split(".")[:2])
     file = FOLDER / f"torch-{version}.json"
     cell = f"py{sys.version_info.major}.{sys.version_info.minor}-torch{version}"
-    command = f'nox -s "matrix({cell})" -- tests/unit/my_project/test_golden.py --renew-golden'
+    session = f"matrix({data.__package__}, {cell})"
+    command = f'nox -s "{session}" -- {Path(__file__).relative_to(ROOT)} --renew-golden'
     if request.config.getoption("--renew-golden"):
         write_text(file, json.dumps(curve, indent=2) + "\n")
     if not file.exists():

@@ -1,6 +1,6 @@
 """Compares the character model with an n-gram model on the same splits, by the gate.
 
-    python3 benchmarks/char_lm.py [--checkpoint FILE] [--order 5]
+    python3 benchmarks/char_lm/against_ngram.py [--checkpoint FILE] [--order 5]
 
 Needs nothing but a plain Python: it makes the locked environment first. Without a checkpoint it
 trains configs/char_lm/base.yaml. Prints what the gate says of the model against the n-gram: their
@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tasks.environments import environment  # noqa: E402 - the path is set above
@@ -41,7 +41,7 @@ def main() -> None:
             checkpoint = scratch / "latest.pt"
         ours, theirs = scratch / "ours.parquet", scratch / "ngram.parquet"
         ngram = ["--config", CONFIG, "--order", options.order, "--predictions", theirs]
-        _run(prepared, "benchmarks.peers.ngram", *ngram)
+        _run(prepared, "benchmarks.char_lm.ngram", *ngram)
         judged = ["--baseline", theirs, "--policy", POLICY, "--predictions", ours]
         _run(prepared, "char_lm.eval", "--checkpoint", checkpoint, *judged)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end.")
