@@ -68,6 +68,8 @@ def test_load_reads_every_section(config_file: Path, data_file: Path) -> None:
             "snapshot_every": 3,
             "parallelism": "ddp",
             "device": "cpu",
+            "patience": None,
+            "keep": "last",
         },
     }
 
