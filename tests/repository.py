@@ -4,10 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from tasks.environments import uv
-from tasks.project import ROOT
+from tasks.project import ROOT, members
 
 
 def git(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -63,11 +64,29 @@ def real_uv() -> str:
     ).stdout.strip()
 
 
-def copy(root: Path) -> Path:
+def copy(root: Path, *, without: tuple[str, ...] = ("benchmarks/", "docs/", "tests/")) -> Path:
     """Copy the packages and the sessions to `root`, committed in a repository of its own."""
-    for name in files():
-        if name.startswith(("benchmarks/", "docs/", "tests/")):
-            continue
+    return _copy(root, [name for name in files() if not name.startswith(without)])
+
+
+def copy_of_sessions(root: Path) -> Path:
+    """Copy the sessions to `root`, and what packages declare; a stand-in is their code.
+
+    What is copied is read, and the sessions' own tests are to read no package's code.
+    """
+    declared = ("/pyproject.toml", ".schema.json")
+    packages = [name for name in files() if name.startswith("src/") and name.endswith(declared)]
+    for folder in members():
+        module = root / "src" / folder.name / "__init__.py"
+        module.parent.mkdir(parents=True)
+        module.write_text(f'"""Stands for {folder.name}."""\n', encoding="utf-8")
+        module.with_name("LICENSE").write_text("The licence.\n", encoding="utf-8")
+    others = ("benchmarks/", "docs/", "src/", "tests/")
+    return _copy(root, [*packages, *(name for name in files() if not name.startswith(others))])
+
+
+def _copy(root: Path, names: Iterable[str]) -> Path:
+    for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, root / name)
     git("init", "--quiet", cwd=root)

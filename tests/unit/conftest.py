@@ -8,8 +8,8 @@ from tests import repository
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the packages and the sessions, committed in a repository of its own."""
-    return repository.copy(tmp_path / "a checkout")
+    """A copy of the sessions, committed in a repository of its own."""
+    return repository.copy_of_sessions(tmp_path / "a checkout")
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ def test_what_only_looks_alike_is_welcome(
 
 
 def test_a_clone_has_the_same_bytes_whatever_the_user_asks_of_git(tmp_path: Path) -> None:
-    origin = repository.copy(tmp_path / "origin")
+    origin = repository.copy_of_sessions(tmp_path / "origin")
     clone = tmp_path / "clone"
     done = repository.git(
         "clone", "--quiet", "--config", "core.autocrlf=true", str(origin), str(clone), cwd=tmp_path

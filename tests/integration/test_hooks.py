@@ -35,8 +35,9 @@ SECRETS = {
 
 
 def test_a_clean_tree_passes_and_each_defect_fails_in_the_hook_and_the_session_alike(
-    checkout: Path,
+    tmp_path: Path,
 ) -> None:
+    checkout = repository.copy(tmp_path / "a checkout")
     # One test: making the environment of the tools takes longer than using it.
     install_hooks(checkout)
     check_clean_tree(checkout)
