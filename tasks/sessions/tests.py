@@ -1,6 +1,6 @@
 """Sessions that run the tests of one package each, in one environment or over a matrix."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ _OTHER_SUITES = {
     "tasks": (
         *_SHARED,
         *files_in("configs"),
+        *(str(file.relative_to(ROOT)) for file in sorted(ROOT.glob("src/*/*.schema.json"))),
         "tests/unit/tasks",
         ".github",
         "Dockerfile",
@@ -62,9 +63,9 @@ def unit(session: nox.Session, suite: str) -> None:
     """
     folder = environment.prepare_default_cell()
     source = suite if suite == "tasks" else f"src/{suite}"
-    coverage = [f"--cov={source}", "--cov-report=term"] if (ROOT / source).is_dir() else []
-    whole = [*coverage, f"tests/unit/{suite}"]
-    _pytest(session, folder, *_workers(session), *(session.posargs or whole))
+    measured = (ROOT / source).is_dir() and not session.posargs
+    coverage = [f"--cov={source}", "--cov-report=term"] if measured else []
+    _pytest(session, folder, *_workers(session), *coverage, suites=[f"tests/unit/{suite}"])
 
 
 def _smokes() -> Iterator[Part]:
@@ -81,7 +82,7 @@ def smoke(session: nox.Session, project: Project) -> None:
     """
     folder = environment.prepare_default_cell()
     # One process: the tests share what they import, and torch uses every core in each of them.
-    _pytest(session, folder, *(session.posargs or [f"tests/smoke/{project.package}"]))
+    _pytest(session, folder, suites=[f"tests/smoke/{project.package}"])
 
 
 def _matrix() -> Iterator[Part]:
@@ -121,7 +122,7 @@ def matrix(session: nox.Session, package: str, cell: Cell) -> None:
         session.skip(reason)
     made = environment.of_cell(cell) if cell.torch else environment.of_package(package, cell)
     suites = [f"tests/unit/{package}", *_suite(f"tests/smoke/{package}")]
-    _pytest(session, environment.prepare(made), *_workers(session), *(session.posargs or suites))
+    _pytest(session, environment.prepare(made), *_workers(session), suites=suites)
 
 
 def _isolated() -> Iterator[Part]:
@@ -145,7 +146,7 @@ def isolated(session: nox.Session, package: str) -> None:
     made = environment.of_package(package, environment.own_cell(package))
     folder = environment.prepare(made)
     suites = [f"tests/unit/{package}", *_suite(f"tests/smoke/{package}")]
-    _pytest(session, folder, *_workers(session), *(session.posargs or suites))
+    _pytest(session, folder, *_workers(session), suites=suites)
 
 
 # Every file: it copies the repository and runs the workflows' own lines in the copy.
@@ -156,11 +157,19 @@ def integration(session: nox.Session) -> None:
     After --: arguments of pytest.
     """
     folder = environment.prepare_default_cell()
-    _pytest(session, folder, *_workers(session), *(session.posargs or ["tests/integration"]))
+    _pytest(session, folder, *_workers(session), suites=["tests/integration"])
 
 
-def _pytest(session: nox.Session, folder: Path, *arguments: str) -> None:
-    environment.run(session, folder, "pytest", *arguments)
+def _pytest(session: nox.Session, folder: Path, *options: str, suites: Sequence[str]) -> None:
+    """Run pytest with the arguments after --, on all of `suites` unless these name tests."""
+    asked = session.posargs
+    chosen = [] if any(map(_names_tests, asked)) else suites
+    environment.run(session, folder, "pytest", *options, *asked, *chosen)
+
+
+def _names_tests(argument: str) -> bool:
+    path = (ROOT / argument.partition("::")[0]).resolve()
+    return path.is_relative_to(ROOT / "tests") and path.exists()
 
 
 def _workers(session: nox.Session) -> list[str]:

@@ -1,5 +1,6 @@
 """The sessions as a person runs them: `nox -s NAME` in a copy of the repository."""
 
+import inspect
 import json
 import os
 import re
@@ -8,13 +9,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import nox as nox_
 import pytest
 
 from tasks import catalogue
+from tasks.environments import environment
 from tasks.images import container
 from tasks.project import ROOT, WORKSPACE
+from tasks.sessions import tests as suites
 from tests.repository import real_uv
 from tests.stand_in_images import served
 
@@ -22,6 +27,8 @@ runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
 
 DEFAULT = WORKSPACE.default_project.package
 SMOKE = f"smoke({DEFAULT})"
+SUITE = [f"tests/smoke/{DEFAULT}"]
+A_TEST = Path(__file__).relative_to(ROOT)
 CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -186,3 +193,24 @@ def test_a_cell_whose_interpreter_is_missing_skips_but_not_in_ci(
     assert ran.returncode == code, ran.stderr
     assert word in ran.stderr
     assert f"Python {cell.python} is not installed and uv could not install it" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "ran"),
+    [
+        pytest.param([], [*SUITE], id="all"),
+        pytest.param(["-x", "-k", "lock"], ["-x", "-k", "lock", *SUITE], id="options_only"),
+        pytest.param(["tests/unit/gates"], ["tests/unit/gates"], id="another_folder"),
+        pytest.param([f"{A_TEST}::test_it", "-x"], [f"{A_TEST}::test_it", "-x"], id="a_test"),
+        pytest.param(["-k", "src"], ["-k", "src", *SUITE], id="a_folder_without_tests"),
+    ],
+)
+def test_options_of_pytest_do_not_widen_what_a_session_tests(
+    asked: list[str], ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = []
+    monkeypatch.setattr(environment, "prepare_default_cell", Path)
+    monkeypatch.setattr(environment, "run", lambda *command: commands.append(command[2:]))
+    session = cast("nox_.Session", SimpleNamespace(posargs=asked))
+    inspect.unwrap(suites.smoke)(session, WORKSPACE.default_project)
+    assert commands == [("pytest", *ran)]
