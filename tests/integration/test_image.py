@@ -13,7 +13,7 @@ from tasks.project import ROOT
 from tasks.sessions import image
 
 CERTIFICATES = "/etc/ssl/certs"
-BASE = "localhost/my-project-test-base"
+BASE = "localhost/project-test-base"
 
 # Where no hub is reached, buildah builds on a Debian that mmdebstrap makes.
 BUILDAH = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
