@@ -41,6 +41,13 @@ PROJECTS = [
         checkpoint="checkpoint.onnx",
         library="sklearn",
     ),
+    Journey(
+        project="char_lm",
+        weaker=("--set", "data.passages=160"),
+        checkpoint="checkpoint.pt",
+        library="pytorch",
+        limits=(("floor: 4.0", "floor: 9.0"), ("floor: 4.3", "floor: 9.0")),
+    ),
 ]
 
 
