@@ -65,11 +65,11 @@ def test_a_session_passes_with_no_other_edit(fork: Path, session: str) -> None:
     nox(fork, "-s", session)
 
 
-def test_only_the_renamed_project_is_listed(fork: Path) -> None:
-    listed = nox(fork, "--list")
-    assert re.findall(r"smoke\((\w+)\)", listed) == [NEW]
-    for project in WORKSPACE.projects:
-        assert project.package not in listed
+def test_only_the_renamed_project_is_listed_and_planned(fork: Path) -> None:
+    for printed in (nox(fork, "--list"), nox(fork, "-s", "plan", "--", "pr").splitlines()[0]):
+        assert re.findall(r"smoke\((\w+)\)", printed) == [NEW]
+        for project in WORKSPACE.projects:
+            assert project.package not in printed
 
 
 def test_a_copied_project_is_listed_and_planned(fork: Path) -> None:
