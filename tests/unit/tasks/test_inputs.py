@@ -11,7 +11,7 @@ from tests.repository import commit, nox
 # The session declares src, and noxfile.py, tasks, pyproject.toml and uv.lock as every one does.
 DECLARED_OR_NOT_TRACKED = """
 import os
-for name in ("src/gates/errors.py", "pyproject.toml", "data/ignored.csv", "untracked.md"):
+for name in ("src/gates/__init__.py", "pyproject.toml", "data/ignored.csv", "untracked.md"):
     open(name).close()
 open("LICENSE", "a").close()
 os.stat("README.md")
