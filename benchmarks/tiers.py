@@ -14,8 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tasks.affected import selection  # noqa: E402 - the path is set above
-from tasks.evidence import manifest  # noqa: E402
+from tasks.affected import estimate, selection  # noqa: E402 - the path is set above
 from tasks.project import WORKSPACE  # noqa: E402
 from tests.repository import commit, git  # noqa: E402
 
@@ -39,7 +38,7 @@ def main() -> None:
         git("clone", "--quiet", str(ROOT), str(scratch), cwd=Path(folder))
         for place, name in places.items():
             jobs = _planned(scratch, name)
-            print(f"| {place} | {_row({job: _seconds(job) for job in jobs})} |")
+            print(f"| {place} | {_row({job: estimate.seconds_of(job) for job in jobs})} |")
 
 
 def _planned(scratch: Path, name: str) -> list[str]:
@@ -49,14 +48,6 @@ def _planned(scratch: Path, name: str) -> list[str]:
     commit(cwd=scratch)
     plan = selection.plan(["pr", "--since", "HEAD^"], scratch)
     return [job.session for job in plan.jobs if job.session not in NEVER_HERE]
-
-
-def _seconds(session: str) -> float | None:
-    file = manifest.file_of(session, ROOT / manifest.FOLDER)
-    if not file.exists():
-        return None
-    found = manifest.read(file)
-    return None if found.result != "passed" or found.has_arguments else found.seconds
 
 
 def _row(seconds: dict[str, float | None]) -> str:

@@ -51,6 +51,10 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def without_seconds(folder: Path) -> list[dict[str, Any]]:
+    return [{key: line[key] for key in line if key != "seconds"} for line in lines_of(folder)]
+
+
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return METHOD.load(folder / "checkpoint.pt").weights
 

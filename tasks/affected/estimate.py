@@ -16,7 +16,7 @@ def of(jobs: Iterable[PlannedJob], folder: Path = FOLDER) -> list[str]:
     minutes.
     """
     names = [job.session for job in jobs]
-    seconds = {name: found for name in names if (found := _seconds(name, folder)) is not None}
+    seconds = {name: found for name in names if (found := seconds_of(name, folder)) is not None}
     if not names:
         return []
     if not seconds:
@@ -33,7 +33,8 @@ def of(jobs: Iterable[PlannedJob], folder: Path = FOLDER) -> list[str]:
     return [line]
 
 
-def _seconds(session: str, folder: Path) -> float | None:
+def seconds_of(session: str, folder: Path = FOLDER) -> float | None:
+    """Return how long a session took here when it last passed whole, or None."""
     try:
         found = manifest.read(manifest.file_of(session, folder))
     except DamagedManifestError:

@@ -14,7 +14,7 @@ from training.config import TrainConfig
 
 @dataclass
 class Selection:
-    """The best epoch of a run so far. Of two equal epochs, the earlier one is better.
+    """The best epoch of a run so far; if two have the same score, the earlier one.
 
     Args:
         better: the direction in which the score improves.

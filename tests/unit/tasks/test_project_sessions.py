@@ -1,6 +1,7 @@
 """What the sessions of a project run, for the default project and for another."""
 
 import contextlib
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -80,10 +81,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
 def call(function: Callable[..., Any], session: Session, project: Project, *after: str) -> None:
     """Call the function of a session as Nox would, with the arguments after --."""
     session.posargs = [*after]
-    unrecorded = cast("Any", function)
-    while hasattr(unrecorded, "__wrapped__"):
-        unrecorded = unrecorded.__wrapped__
-    unrecorded(cast("nox.Session", session), project)
+    inspect.unwrap(function)(cast("nox.Session", session), project)
 
 
 def leave(root: Path, *names: str) -> None:

@@ -20,6 +20,7 @@ from tests.toy_runs import (
     resumed,
     train_until,
     weights_of,
+    without_seconds,
 )
 from training import config as configs
 from training import runs
@@ -205,10 +206,6 @@ def test_resumed_run_ends_as_the_uninterrupted_one(
     folder = train_until(asked, step)
     assert runs.train(resumed(asked)) == folder / "checkpoint.pt"
     assert are_equal(weights_of(folder), weights_of(trained))
-
-    def without_seconds(of: Path) -> list[dict[str, Any]]:
-        return [{key: line[key] for key in line if key != "seconds"} for line in lines_of(of)]
-
     assert without_seconds(folder) == without_seconds(trained)
 
 

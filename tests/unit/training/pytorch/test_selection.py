@@ -1,13 +1,22 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 from torch import nn
 
 from gates.errors import ExitCode, TrainingError
-from tests.toy_runs import Request, are_equal, changed, lines_of, resumed, train_until, weights_of
+from tests.toy_runs import (
+    Request,
+    are_equal,
+    changed,
+    lines_of,
+    resumed,
+    train_until,
+    weights_of,
+    without_seconds,
+)
 from training import config as configs
 from training import runs
 from training.pytorch.outputs import mean_score
@@ -29,10 +38,6 @@ def long(asked: Request) -> Request:
 
 def scores_of(folder: Path) -> list[float]:
     return [line[MEASURE] for line in lines_of(folder) if line["ends_epoch"]]
-
-
-def without_seconds(folder: Path) -> list[dict[str, Any]]:
-    return [{key: line[key] for key in line if key != "seconds"} for line in lines_of(folder)]
 
 
 def best_epoch(scores: list[float]) -> int:
