@@ -1,6 +1,7 @@
 """This repository as tests see it: its files, and git in it or in a copy."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,12 @@ from pathlib import Path
 
 from tasks.environments import uv
 from tasks.project import ROOT, members
+
+# The sessions, and the files that they read; those of a package are what it declares.
+_SESSIONS = re.compile(
+    r"noxfile\.py|pyproject\.toml|uv\.lock|Dockerfile|\.(git|docker)ignore|\.gitattributes"
+    r"|(tasks|docker|\.github)/.+|configs/[^/]+|src/[^/]+/(pyproject\.toml|[^/]+\.schema\.json)"
+)
 
 
 def git(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -70,19 +77,20 @@ def copy(root: Path, *, without: tuple[str, ...] = ("benchmarks/", "docs/", "tes
 
 
 def copy_of_sessions(root: Path) -> Path:
-    """Copy the sessions to `root`, and what packages declare; a stand-in is their code.
+    """Copy the sessions to `root`, and what packages declare; stand-ins are the rest.
 
-    What is copied is read, and the sessions' own tests are to read no package's code.
+    A copied file is a file read, and the sessions' own tests are to read no package and no page.
     """
-    declared = ("/pyproject.toml", ".schema.json")
-    packages = [name for name in files() if name.startswith("src/") and name.endswith(declared)]
     for folder in members():
         module = root / "src" / folder.name / "__init__.py"
         module.parent.mkdir(parents=True)
         module.write_text(f'"""Stands for {folder.name}."""\n', encoding="utf-8")
         module.with_name("LICENSE").write_text("The licence.\n", encoding="utf-8")
-    others = ("benchmarks/", "docs/", "src/", "tests/")
-    return _copy(root, [*packages, *(name for name in files() if not name.startswith(others))])
+    for page in ("CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md"):
+        (root / page).write_text("# A page\n", encoding="utf-8")
+    changelog = "# Changelog\n\n## [Unreleased]\n\n### Added\n- A page.\n"
+    (root / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
+    return _copy(root, [name for name in files() if _SESSIONS.fullmatch(name)])
 
 
 def _copy(root: Path, names: Iterable[str]) -> Path:

@@ -1,15 +1,17 @@
-"""The session `build`, as CI runs it, with each defect that it is there to find."""
+"""The sessions of a release: `build`, with each defect that it is there to find, and the notes."""
 
 import hashlib
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tasks.project import members
+from gates.evidence import provenance
+from tasks.project import WORKSPACE, members
 from tests import repository
 from tests.repository import git, nox
 
@@ -112,3 +114,29 @@ def test_build_finds_a_planted_defect(
     assert ran.returncode == 1
     assert re.search(found, ran.stdout + ran.stderr), ran.stdout + ran.stderr
     assert (checkout / "artifacts" / "SHA256SUMS").read_text() == sums, "nothing is left half done"
+
+
+def test_the_notes_name_the_version_in_the_provenance_of_each_model(checkout: Path) -> None:
+    project = WORKSPACE.default_project
+    run = checkout / "outputs" / "run"
+    run.mkdir(parents=True)
+    (run / "checkpoint.pt").write_bytes(b"weights")
+    (checkout / project.latest).symlink_to("run/checkpoint.pt")
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+    source = provenance.SourceState(commit="c" * 40, diff_digest=None, lock_digest=None)
+    training = provenance.TrainingRun(
+        run_id="run",
+        config={},
+        data_digest="d" * 64,
+        determinism={},
+        attempts=[provenance.Attempt(first_step=0, started=now, source=source, runtime={})],
+        finished=now,
+        library="pytorch",
+    )
+    document = provenance.statement(run / "checkpoint.pt", training)
+    provenance.write(document, run / "provenance.json")
+    ran = nox("-s", "changelog", cwd=checkout, CI="")
+    assert ran.returncode == 0, ran.stderr
+    version = f"cccccccc-{hashlib.sha256(b'weights').hexdigest()[:12]}"
+    assert f"{version} was not made from" in ran.stderr
+    assert f"| `{version}` |" in (checkout / "artifacts" / "release-notes.md").read_text()

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from tasks import catalogue
 from tasks.hooks import imports
+from tasks.packaging import changelog
 from tasks.project import ROOT, WORKSPACE, is_project, members, project_table
 from tests import repository
+
+import noxfile  # noqa: F401 - declares every session
 
 
 def code_of_quick_start() -> list[str]:
@@ -34,6 +38,16 @@ def test_the_quick_start_is_two_lines_and_the_second_offline() -> None:
     whole = "uvx nox -t pr"
     first = "pip install uv && uvx nox -s smoke"
     assert code_of_quick_start() == [first, whole, f'{whole} -k "not audit"']
+
+
+def test_the_readme_shows_the_catalogue() -> None:
+    assert catalogue.markdown_table() in text_of("README.md")
+
+
+def test_the_changelog_has_a_place_for_a_release() -> None:
+    text = text_of("CHANGELOG.md")
+    done = changelog.release(text, "99.0.0", "2026-11-24", "")
+    assert changelog.has_unreleased_text(text) == bool(changelog.section(done, "99.0.0"))
 
 
 def test_offline_every_check_runs_but_the_audit() -> None:

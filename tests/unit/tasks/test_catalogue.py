@@ -260,10 +260,6 @@ def test_a_line_of_help_is_one_sentence(name: str) -> None:
     assert len(summary) <= 100
 
 
-def test_the_readme_shows_the_catalogue() -> None:
-    assert catalogue.markdown_table() in (ROOT / "README.md").read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize("file", sorted((ROOT / "tasks").rglob("*.py")), ids=lambda file: file.name)
 def test_tasks_import_only_nox_and_the_standard_library(file: Path) -> None:
     allowed = {"nox", "tasks", *sys.stdlib_module_names}

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from tasks.packaging import changelog, versions
 from tasks.packaging.changelog import ChangelogError
-from tasks.project import ROOT
 from tests.history import History
 
 NEW = "0.2.0"
@@ -164,9 +163,3 @@ def test_the_notes_say_which_models_go_with_the_packages() -> None:
         f"# 0.2.0\n\nCommit `{'c' * 40}`\n\n| model | version |\n|---|---|\n"
         "| own | `cccccccc-123456789abc` |\n| another | none |\n\n## Added\n- One.\n"
     )
-
-
-def test_our_own_changelog_has_a_place_for_a_release() -> None:
-    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    done = changelog.release(text, "99.0.0", "2026-11-24", "")
-    assert changelog.has_unreleased_text(text) == bool(changelog.section(done, "99.0.0"))

@@ -25,7 +25,8 @@ JOBS = [
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what the name is made from."""
-    for name in ("uv.lock", "Dockerfile", "docker/uv.txt", "README.md"):
+    (tmp_path / "README.md").write_text("A page")
+    for name in ("uv.lock", "Dockerfile", "docker/uv.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.setattr(container, "ROOT", tmp_path)

@@ -1,6 +1,5 @@
 """The sessions that need a GPU, as a person runs them on a machine that has none."""
 
-import ast
 import json
 import os
 import shutil
@@ -114,7 +113,8 @@ def test_no_venv_runs_the_first_python_on_path_that_has_torch(
     python = image(tmp_path / "image" / "bin")
     ran = nox("--no-venv", "-s", session, *arguments, PATH=f"{path}{os.pathsep}{python.parent}")
     assert ran.returncode == 0, ran.stderr
-    assert python.with_name("python.ran").read_text() == f"{ROOT / 'src'}: {expected}\n"
+    # CHECK_INPUTS=1 has its observer before src on the path.
+    assert python.with_name("python.ran").read_text().endswith(f"{ROOT / 'src'}: {expected}\n")
 
 
 @pytest.mark.parametrize(
@@ -175,37 +175,3 @@ def test_real_interpreter_says_what_it_is_and_lacks() -> None:
     assert list(found.missing) == ["no_such", "no_such.module"]
     assert found.torch is not None
     assert not found.sees_gpu
-
-
-OWN = ("gates", PROJECT, "training")
-
-
-def test_image_must_carry_what_training_imports_and_no_more() -> None:
-    code = f"""if True:
-        import sys
-        from {PROJECT} import gpu_bench, project, train
-        from training.pytorch import processes, loop
-        from training import runs
-        own = [module for module in sys.modules.values()
-               if module.__name__.split(".")[0] in {OWN}]
-        print(*[module.__file__ for module in own], sep="\\n")
-    """
-    listed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    imported = {
-        module
-        for file in listed.stdout.splitlines()
-        for statement in ast.parse(Path(file).read_text(encoding="utf-8")).body
-        for module in modules_of(statement)
-        if module.split(".")[0] not in {*OWN, "torch", *sys.stdlib_module_names}
-    }
-    assert {module.split(".")[0] for module in imported} - {"pydantic_core"} == {
-        module.split(".")[0] for module in gpu.IMAGE_MODULES
-    }
-
-
-def modules_of(statement: ast.stmt) -> list[str]:
-    if isinstance(statement, ast.Import):
-        return [alias.name for alias in statement.names]
-    return [statement.module or ""] if isinstance(statement, ast.ImportFrom) else []

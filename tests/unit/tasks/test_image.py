@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import cast
 
 import nox
 import pytest
@@ -17,7 +17,8 @@ from tasks.environments import uv
 from tasks.images import container, oci
 from tasks.project import ROOT, WORKSPACE
 from tasks.sessions import image
-from tests import stand_in_images
+from tests import nox_session, stand_in_images
+from tests.nox_session import FailedError, SkippedError
 from tests.stand_in_images import Images, served
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -158,31 +159,8 @@ def test_only_what_is_named_goes_into_the_image() -> None:
     assert not {".git", ".nox", "data", "outputs"} & {name.split("/")[0] for name in named}
 
 
-class SkippedError(Exception):
-    pass
-
-
-class FailedError(Exception):
-    pass
-
-
-class Session:
-    """As much of Nox's session as this one uses; its commands run for real."""
-
-    def __init__(self, *posargs: str) -> None:
-        self.posargs = list(posargs)
-        self.logged: list[str] = []
-
-    def log(self, message: str) -> None:
-        self.logged.append(message)
-
-    warn = log
-
-    def skip(self, reason: str) -> NoReturn:
-        raise SkippedError(reason)
-
-    def error(self, reason: str) -> NoReturn:
-        raise FailedError(reason)
+class Session(nox_session.Session):
+    """Runs commands for real."""
 
     def run(self, *command: str, env: dict[str, str], external: bool, silent: bool) -> str:
         assert external

@@ -3,9 +3,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from gates.configuration import Section
 from tasks.github import pins
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -85,21 +84,21 @@ def test_a_submodule_without_a_branch_is_a_commit(tmp_path: Path) -> None:
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 
-class _Pinned(Section):
+class _Pinned(BaseModel):
     repo_id: str
     revision: Revision
 
 
-class _Free(Section):
+class _Free(BaseModel):
     repo_id: str
     revision: str
 
 
-class _Missing(Section):
+class _Missing(BaseModel):
     repo_id: str
 
 
-class _Optional(Section):
+class _Optional(BaseModel):
     repo_id: str
     revision: Revision = Field(default=COMMIT)
 
@@ -114,7 +113,7 @@ class _Optional(Section):
     ],
 )
 def test_a_field_that_names_a_model_needs_a_commit(
-    model: type[Section], count: int, tmp_path: Path
+    model: type[BaseModel], count: int, tmp_path: Path
 ) -> None:
     schema: dict[str, Any] = {"type": "object", "properties": {"x": model.model_json_schema()}}
     assert len(problems(tmp_path, "config.schema.json", json.dumps(schema))) == count

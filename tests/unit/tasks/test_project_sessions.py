@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import nox
 import pytest
@@ -14,6 +14,8 @@ from tasks.environments import environment
 from tasks.hooks import imports
 from tasks.project import Project
 from tasks.sessions import model, promotion
+from tests import nox_session
+from tests.nox_session import FailedError
 
 DEFAULT = Project(
     package="images",
@@ -33,27 +35,16 @@ PASS = json.dumps({"outcome": "pass", "reason": "good enough"})
 FAIL = json.dumps({"outcome": "fail", "reason": "worse"})
 
 
-class FailedError(Exception):
-    pass
-
-
-class Session:
-    """As much of Nox's session as these use; keeps the commands instead of running them."""
+class Session(nox_session.Session):
+    """Keeps the commands instead of running them."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         self.root = root
-        self.posargs: list[str] = []
-        self.said: list[str] = []
         self.ran: list[list[str]] = []
         self.verdict: str | None = PASS
         self.checkpoints = iter([b"same", b"same"])
         self.chdir = contextlib.chdir
-
-    def log(self, message: str) -> None:
-        self.said.append(message)
-
-    def error(self, reason: str) -> NoReturn:
-        raise FailedError(reason)
 
     def run(self, _: Path, *command: str, **__: object) -> None:
         """Stand for the commands: leave a verdict where one is asked for, and a checkpoint."""
@@ -132,7 +123,7 @@ def test_evaluate_fails_without_a_verdict_that_is_a_pass(
 
 def test_reproduce_compares_the_bits(session: Session) -> None:
     call(model.reproduce, session, OTHER)
-    assert session.said[0].startswith("Reproduced: both checkpoints have sha256 ")
+    assert session.logged[0].startswith("Reproduced: both checkpoints have sha256 ")
     session.checkpoints = iter([b"one", b"another"])
     with pytest.raises(FailedError, match="not reproducible: sha256 "):
         call(model.reproduce, session, OTHER)

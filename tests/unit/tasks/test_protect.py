@@ -7,8 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import nox
 import pytest
@@ -19,7 +18,8 @@ from tasks.environments import environment
 from tasks.github import code_owners, rulesets, workflow_source
 from tasks.project import ROOT
 from tasks.sessions import protect
-from tests import stand_in_github
+from tests import nox_session, stand_in_github
+from tests.nox_session import FailedError, SkippedError
 from tests.stand_in_github import GitHub
 
 runpy.run_path(str(ROOT / "noxfile.py"))  # declares every session
@@ -72,34 +72,20 @@ def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GitHub]:
         yield server
 
 
-class SkippedError(Exception):
-    pass
+class Session(nox_session.Session):
+    """Checks the rulesets in this process."""
 
-
-class FailedError(Exception):
-    pass
+    def run(self, *command: str, **_: object) -> None:
+        assert command[1:] == ("-m", "tasks.github.rulesets")
+        if rulesets.main(Path.cwd()):
+            self.error("the rulesets")
 
 
 def run(*arguments: str) -> list[str]:
     """Run the session as Nox does; return what it logged."""
-    logged: list[str] = []
-
-    def skip(reason: str) -> NoReturn:
-        raise SkippedError(reason)
-
-    def error(reason: str) -> NoReturn:
-        raise FailedError(reason)
-
-    def run_command(*command: str, **_: object) -> None:
-        assert command[1:] == ("-m", "tasks.github.rulesets")
-        if rulesets.main(Path.cwd()):
-            raise FailedError
-
-    session = SimpleNamespace(
-        posargs=arguments, log=logged.append, skip=skip, error=error, run=run_command
-    )
+    session = Session(*arguments)
     protect.protect(cast("nox.Session", session))
-    return logged
+    return session.logged
 
 
 def edit(root: Path, old: str, new: str, file: str = MAIN) -> None:

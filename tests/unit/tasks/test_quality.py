@@ -2,12 +2,14 @@
 
 import subprocess
 from pathlib import Path
-from typing import IO, NoReturn, cast
+from typing import IO, cast
 
 import nox
 import pytest
 
 from tasks.sessions import quality
+from tests import nox_session
+from tests.nox_session import FailedError
 from tests.repository import commit, git
 
 HOOK = """\
@@ -17,25 +19,12 @@ HOOK = """\
 """
 
 
-class FailedError(Exception):
-    pass
-
-
-class Session:
-    """As much of Nox's session as `lint` uses, in the folder `root`."""
+class Session(nox_session.Session):
+    """Runs commands in the folder `root`."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         self.root = root
-        self.posargs: list[str] = []
-        self.said: list[str] = []
-
-    def log(self, message: str) -> None:
-        self.said.append(message)
-
-    warn = log
-
-    def error(self, reason: str) -> NoReturn:
-        raise FailedError(reason)
 
     def run(self, *command: str, env: dict[str, str], stdout: IO[str], **_: object) -> None:
         subprocess.run(command, cwd=self.root, env=env, stdout=stdout, check=True)
@@ -59,7 +48,7 @@ def hooks(root: Path, **files: str) -> None:
 
 def lint(session: Session) -> list[str]:
     quality.lint(cast("nox.Session", session))
-    return session.said
+    return session.logged
 
 
 def test_what_is_tracked_is_counted(session: Session) -> None:

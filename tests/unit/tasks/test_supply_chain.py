@@ -1,164 +1,153 @@
-"""The sessions audit, sbom and trace in a copy of this repository, with the real commands."""
+"""The sessions audit, sbom and trace: the commands that they run, and what they make of the answer.
+
+tests/integration/test_supply_chain_sessions.py runs the commands.
+"""
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import nox
 import pytest
 
-from gates.supply.locked import read_lock
 from tasks.environments import environment
-from tasks.project import ROOT, WORKSPACE
+from tasks.project import WORKSPACE
 from tasks.sessions import supply_chain
-from tests.stand_in_osv import served
+from tests import nox_session
+from tests.nox_session import FailedError, SkippedError
 
 PROJECT = WORKSPACE.default_project
 
 
-class SkippedError(Exception):
-    pass
+class Session(nox_session.Session):
+    """Keeps the commands. An audit leaves a verdict with `outcome`, or none if it is None."""
 
-
-class FailedError(Exception):
-    pass
-
-
-class Session:
-    """As much of Nox's session as these use; commands run."""
-
-    def __init__(self, root: Path, *posargs: str) -> None:
+    def __init__(self, root: Path) -> None:
+        super().__init__()
         self.root = root
-        self.posargs = list(posargs)
-        self.logged: list[str] = []
+        self.ran: list[list[str]] = []
+        self.outcome: str | None = "pass"
+        self.codes: list[tuple[int, ...]] = []
 
-    def log(self, message: str) -> None:
-        self.logged.append(message)
-
-    def run(
-        self, *command: str, env: dict[str, str], success_codes: Sequence[int], **_: Any
-    ) -> None:
-        ended = subprocess.run(command, cwd=self.root, env=env, check=False)
-        if ended.returncode not in success_codes:
-            raise SystemExit(ended.returncode)
-
-    def skip(self, reason: str) -> NoReturn:
-        raise SkippedError(reason)
-
-    def error(self, reason: str) -> NoReturn:
-        raise FailedError(reason)
+    def run(self, _: Path, *command: str, success_codes: tuple[int, ...] = (0,), **__: Any) -> None:
+        self.ran.append([word.replace(f"{self.root}/", "") for word in command])
+        self.codes.append(success_codes)
+        if command[3] == "audit" and self.outcome:
+            report = self.root / command[command.index("--report") + 1]
+            report.parent.mkdir(parents=True, exist_ok=True)
+            report.write_text(json.dumps({"outcome": self.outcome}))
 
 
 @pytest.fixture
-def root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of this repository, and this environment in place of those of the sessions."""
+def session(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
+    made = Session(checkout)
     monkeypatch.setattr(supply_chain, "ROOT", checkout)
-    monkeypatch.setattr(environment, "prepare", lambda _: Path(sys.prefix))
-    registries = ("GATES_REGISTRY", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
-    for name in ("AUDIT_INDEX", "AUDIT_DATABASE", "CI", "GITHUB_BASE_REF", *registries):
+    monkeypatch.setattr(environment, "prepare", lambda _: Path())
+    monkeypatch.setattr(environment, "prepare_default_cell", Path)
+    monkeypatch.setattr(environment, "run", lambda session, *how, **more: session.run(*how, **more))
+    for name in ("AUDIT_INDEX", "CI", "GITHUB_BASE_REF"):
         monkeypatch.delenv(name, raising=False)
-    (checkout / ".nox").mkdir(exist_ok=True)
-    return checkout
+    (checkout / ".nox").mkdir()
+    return made
 
 
-def run(name: str, root: Path, *arguments: str) -> Session:
-    session = Session(root, *arguments)
-    function = getattr(supply_chain, name)
-    function(cast("nox.Session", session), *([PROJECT.package] if name == "sbom" else []))
-    return session
-
-
-def test_audit_asks_the_index_that_uv_asks_and_compares_with_the_lock_before(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+def call(
+    function: Callable[..., Any], session: Session, *after: str, parameters: tuple[str, ...] = ()
 ) -> None:
-    with served(read_lock(root / "uv.lock")) as services:
-        monkeypatch.setenv("AUDIT_DATABASE", services.address)
-        monkeypatch.setenv("UV_DEFAULT_INDEX", f"{services.address}/simple")
-        run("audit", root)
-        assert "AUDIT_INDEX" not in os.environ, "a session after this one would inherit it"
-        verdict = json.loads((root / "artifacts/verdicts/audit.json").read_text())
-        assert verdict["outcome"] == "pass"
-        assert {each["check"] for each in verdict["findings"]} >= {"yanked", "name", "licence"}
-        assert (root / ".nox/base.uv.lock").read_bytes() == (root / "uv.lock").read_bytes()
-        services.yanked.add(next(each.key for each in services.locked))
-        with pytest.raises(SystemExit) as ended:
-            run("audit", root)
-        assert ended.value.code == 1
+    session.posargs = [*after]
+    function(cast("nox.Session", session), *parameters)
+
+
+def sbom(session: Session, *after: str) -> None:
+    call(supply_chain.sbom, session, *after, parameters=(PROJECT.package,))
+
+
+def test_audit_compares_with_the_lock_that_the_branch_started_from(session: Session) -> None:
+    call(supply_chain.audit, session)
+    base = session.root / ".nox/base.uv.lock"
+    assert base.read_bytes() == (session.root / "uv.lock").read_bytes()
+    command = ["python", "-m", "gates", "audit", "--base-lock", ".nox/base.uv.lock"]
+    assert session.ran == [[*command, "--report", "artifacts/verdicts/audit.json"]]
+    call(supply_chain.audit, session, "--base-lock", "mine.lock")
+    assert session.ran[1][3:6] == ["audit", "--base-lock", "mine.lock"]
 
 
 def test_audit_without_an_answer_is_skipped_but_not_in_ci(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("AUDIT_DATABASE", "http://127.0.0.1:9")
-    monkeypatch.setenv("AUDIT_INDEX", "http://127.0.0.1:9/simple")
-    with pytest.raises(SkippedError, match=r"the vulnerability database .* did not answer"):
-        run("audit", root)
-    assert "name a mirror in AUDIT_DATABASE" in capfd.readouterr().err
+    session.outcome = "inconclusive"
+    with pytest.raises(SkippedError, match="did not answer"):
+        call(supply_chain.audit, session)
     monkeypatch.setenv("CI", "true")
     with pytest.raises(SystemExit) as ended:
-        run("audit", root)
+        call(supply_chain.audit, session)
     assert ended.value.code == 2
+    assert "CI=true allows no skip" in capsys.readouterr().err
 
 
-def test_audit_that_ends_without_a_verdict_fails(root: Path) -> None:
+def test_audit_that_ends_without_a_verdict_fails(session: Session) -> None:
+    """An earlier verdict is not taken for this one's."""
+    call(supply_chain.audit, session)
+    session.outcome = None
     with pytest.raises(FailedError, match="ended without a verdict"):
-        run("audit", root, "--settings", "none.yaml")
-    with pytest.raises(SystemExit):
-        run("audit", root, "--record-licences", "--settings", "none.yaml")
+        call(supply_chain.audit, session)
 
 
-def test_sbom_of_everything_then_of_one_cell(root: Path) -> None:
-    session = run("sbom", root)
+def test_an_audit_that_judges_nothing_must_exit_0(session: Session) -> None:
+    session.outcome = None
+    call(supply_chain.audit, session, "--record-licences")
+    assert session.codes == [(0,)]
+
+
+def test_sbom_without_an_evaluated_model_says_so(session: Session) -> None:
+    sbom(session)
+    names = ["--project", PROJECT.model, "--package", PROJECT.package]
+    assert session.ran == [["python", "-m", "gates", "sbom", *names, "--output", PROJECT.sbom]]
     (line,) = session.logged
     assert line.startswith("No ML-BOM: there is no evaluated model here; ")
-    run("sbom", root, "--check")
+
+
+def test_sbom_of_an_evaluated_model_has_an_ml_bom_of_the_newest_wheel(session: Session) -> None:
+    wheels = [f"dist/{PROJECT.package}-0.{minor}.0-py3-none-any.whl" for minor in (1, 2)]
+    for name in (PROJECT.latest, PROJECT.verdict, *wheels):
+        (session.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (session.root / name).write_text("")
+    sbom(session)
+    _, command = session.ran
+    assert command[3] == "mlbom"
+    assert command[-2:] == ["--wheel", wheels[1]]
+    assert session.logged == []
+
+
+@pytest.mark.parametrize("option", ["--check", "--cell"])
+def test_sbom_that_is_checked_or_of_one_cell_is_all_that_is_written(
+    option: str, session: Session
+) -> None:
     cell = WORKSPACE.cells[0]
-    assert run("sbom", root, "--cell", f"{cell.python}-{cell.torch}").logged == []
-    every, one = (
-        json.loads((root / "artifacts" / name).read_text())["components"]
-        for name in ("sbom.cdx.json", f"sbom.{cell}.cdx.json")
-    )
-    torches = [each["version"] for each in one if each["name"] == "torch"]
-    assert [version.startswith(f"{cell.torch}.") for version in torches] == [True]
-    assert len(every) > len(one) > 30
-    assert not {"pytest", "mypy"} & {each["name"] for each in every}, "what a project ships, only"
+    sbom(session, option, *([f"{cell.python}-{cell.torch}"] if option == "--cell" else []))
+    (command,) = session.ran
+    file = "sbom.cdx.json" if option == "--check" else f"sbom.{cell}.cdx.json"
+    assert f"{PROJECT.artifacts}/{file}" in command
+    if option == "--cell":
+        exported = (session.root / ".nox/shipped-requirements.txt").read_text()
+        assert f"\ntorch=={cell.torch}." in exported
+        assert "\npytest==" not in exported
+    assert session.logged == []
 
 
-def test_sbom_finds_one_edited_by_hand(root: Path) -> None:
-    run("sbom", root)
-    file = root / "artifacts/sbom.cdx.json"
-    file.write_text(file.read_text().replace("torch", "torch-more"))
+def test_an_unknown_cell_is_one_line(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        run("sbom", root, "--check")
-    assert ended.value.code == 1
-
-
-def test_a_cell_that_is_none_is_one_line(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run("sbom", root, "--cell", "3.1-2")
+        sbom(session, "--cell", "3.1-2")
     assert ended.value.code == 2
     assert "not a cell of the matrix; there are 3.11-2.11" in capsys.readouterr().err
 
 
-def test_trace_asks_the_registry_only_where_there_is_one(
-    root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as ended:
-        run("trace", root, "0" * 12)
-    assert ended.value.code == 2
-    assert "has no part in any run" in capfd.readouterr().err
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "GATES_REGISTRY"):
-        with monkeypatch.context() as named:
-            named.setenv(name, f"sqlite:///{root}/none.db")
-            with pytest.raises(SystemExit):
-                run("trace", root, "0" * 12)
-        assert "there is no registry yet" in capfd.readouterr().err
+def test_trace_searches_the_models_of_every_project(session: Session) -> None:
+    call(supply_chain.trace, session, "0" * 12)
+    names = [word for each in WORKSPACE.projects for word in ("--name", each.model)]
+    assert session.ran == [["python", "-m", "gates", "trace", *names, "0" * 12]]
 
 
 def test_the_index_is_an_address() -> None:
     assert supply_chain._index().startswith(("http://", "https://", "file://"))  # noqa: SLF001
-    assert ROOT.is_dir()
