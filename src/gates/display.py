@@ -3,6 +3,7 @@
 Whoever chooses such a text must not steer the terminal or the CI runner that shows it.
 """
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import TextIO
@@ -43,4 +44,8 @@ def _print(lines: Iterable[str], stream: TextIO) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"  # None where it is closed
     for line in lines:
         text = harmless(line).encode(encoding, "backslashreplace").decode(encoding)
-        print(text, file=stream, flush=True)
+        try:
+            print(text, file=stream, flush=True)
+        except BrokenPipeError:
+            # `… | head` has read enough. The command must finish, and its exit code stays its own.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
