@@ -14,13 +14,14 @@ import numpy as np
 
 from gates.errors import GateInputError, TrainingError
 from gates.evidence import provenance
+from gates.evidence.provenance import Attempt
 from gates.files import atomic_write
 from training import tracking
 from training.config import Config
 from training.group import Group
 from training.metrics import Metrics
 from training.project import Method
-from training.run import Ended, Run, Seen
+from training.run import Run, Seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,8 @@ class OneProcessMethod(Method[Config, Seen], Generic[Config, Seen]):
         """Return the seed, which `fit` passes on: nothing here draws from a global generator."""
         return {"seed": str(config.seed)}
 
-    def train(self, run: Run[Config, Seen]) -> Ended:
-        """Train, and leave metrics.jsonl and the checkpoint."""
+    def train(self, run: Run[Config, Seen]) -> list[Attempt]:
+        """Train, leave metrics.jsonl and the checkpoint, and return the only attempt."""
         run.begin()
         run.display.line(f"{run.folder}: {len(run.training):,} training examples, 1 x cpu")
         started = time.monotonic()
@@ -86,7 +87,7 @@ class OneProcessMethod(Method[Config, Seen], Generic[Config, Seen]):
         with atomic_write(run.checkpoint) as stream:
             stream.write(fitted.content)
         versions = {name: metadata.version(name) for name in self.packages}
-        return Ended(attempts=[run.attempt(0, {**provenance.machine(), **versions})])
+        return [run.attempt(0, {**provenance.machine(), **versions})]
 
 
 def _lines(history: Sequence[Mapping[str, float]]) -> Iterator[dict[str, Any]]:

@@ -2,16 +2,17 @@
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, cast
 
 from gates.evaluation.predictions import Predictions
+from gates.evidence.provenance import Attempt
 from training.config import Config, DataConfig
 from training.group import Group
-from training.run import Ended, Run, Seen
+from training.run import Run, Seen
 
 Split = Literal["train", "validation", "test"]
 
@@ -84,8 +85,12 @@ class Method(ABC, Generic[Config, Seen]):
         """Seed the generators and choose algorithms; return what was set, for the provenance."""
 
     @abstractmethod
-    def train(self, run: Run[Config, Seen]) -> Ended:
-        """Train from wherever the run is to its end, and leave its checkpoint."""
+    def train(self, run: Run[Config, Seen]) -> Sequence[Attempt]:
+        """Train the run from its current state to the end and leave its checkpoint.
+
+        Returns:
+            The run's attempts, this one last.
+        """
 
     @abstractmethod
     def config_of(self, checkpoint: Path) -> Config:

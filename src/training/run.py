@@ -1,6 +1,6 @@
 """A run under way, as the method that trains sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -82,17 +82,6 @@ class Run(Generic[Config, Seen]):
         return Attempt(
             first_step=first_step, started=self.started, source=self.source, runtime=dict(runtime)
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ended:
-    """What a method says of a run that it has trained to its end.
-
-    Args:
-        attempts: the parts in which it came there, this one last.
-    """
-
-    attempts: Sequence[Attempt]
 
 
 def check_same(before: RunConfig, now: RunConfig, where: Path) -> None:

@@ -185,13 +185,13 @@ def _stand_ins(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 def _complete(run: Run[Config, Any], project: Project[Config, Any], flags: dict[str, str]) -> None:
     """Train to the end, and leave the checkpoint with its provenance and the link to it."""
-    ended = project.method.train(run)
+    attempts = project.method.train(run)
     description = provenance.TrainingRun(
         run_id=run.folder.name,
         config=run.config.model_dump(),
         data_digest=run.training.data_digest,
         determinism=flags,
-        attempts=ended.attempts,
+        attempts=attempts,
         finished=datetime.now(UTC),
         library=project.method.library,
         package=project.settings.package,

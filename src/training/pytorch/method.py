@@ -26,7 +26,7 @@ from training.pytorch.outputs import mean_score
 from training.pytorch.processes import Processes, joined, number_in
 from training.pytorch.selection import Selection
 from training.pytorch.snapshots import Origin
-from training.run import Ended, Run, check_same
+from training.run import Run, check_same
 from training.tracking import Track
 
 
@@ -62,8 +62,8 @@ class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
         """Seed every generator and choose the algorithms."""
         return determinism.configure(config)
 
-    def train(self, run: Run[Torch, TensorExamples]) -> Ended:
-        """Train from wherever the run is to its end, and leave its checkpoint."""
+    def train(self, run: Run[Torch, TensorExamples]) -> list[Attempt]:
+        """Train the run to its end, leave its checkpoint and return its attempts."""
         under_way = _UnderWay(run, self.learner, self.kind)
         trainer, attempts = under_way.start()
         is_first = run.group.is_first
@@ -74,7 +74,7 @@ class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
         step = under_way.select(trainer)
         weights = _whole_weights(trainer.model)
         run.group.first_does(lambda: under_way.save(weights, step))
-        return Ended(attempts=attempts)
+        return attempts
 
     def config_of(self, checkpoint: Path) -> Torch:
         """Return the configuration that the model in `checkpoint` was trained with."""
