@@ -1,6 +1,6 @@
-"""The one table of sessions: each declares its tiers, runner, time-out and inputs here.
+"""The catalogue of sessions, in which each declares its tiers, runner, time-out and inputs.
 
-Nox's tags, the plan that CI reads and the table in the README all follow from it.
+Nox's tags, the plan that CI reads and the table in the README are all generated from it.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import nox
 
 from tasks import git
-from tasks.errors import stop
+from tasks.errors import abort
 from tasks.evidence import recording
 from tasks.project import ROOT, WORKSPACE, members, needed_members
 
@@ -24,11 +24,11 @@ Tier = Literal["pr", "nightly", "release", "data"]
 Runner = Literal["cpu", "gpu"]
 TIERS: tuple[Tier, ...] = ("pr", "nightly", "release", "data")
 
-# A plan of the night runs what pull requests do as well: those leave out what they do not affect by
-# its declared inputs, which are checked at night only.
-_ALSO: dict[Tier, tuple[Tier, ...]] = {"nightly": ("pr",)}
+# The nightly plan also runs the jobs of pull requests. A pull request skips jobs whose declared
+# inputs it does not touch, and only the nightly run checks that those declarations are complete.
+_INCLUDED_TIERS: dict[Tier, tuple[Tier, ...]] = {"nightly": ("pr",)}
 
-# Whatever a session reads besides, a change in these can change its result.
+# A change in these can change the result of every session.
 ALWAYS_INPUTS = (
     "noxfile.py",
     "tasks",
@@ -38,27 +38,27 @@ ALWAYS_INPUTS = (
 )
 
 
-# Here, as every session is declared through this module.
+# Done here because every session is declared through this module.
 git.forget_locations()
-# Started in the background of a script, Nox and all that it starts would ignore Ctrl-C.
+# When a script starts Nox in the background, Nox and its children would ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class DuplicateSessionError(Exception):
-    """Two sessions of one name: Nox would warn and let the later one win."""
+    """Two sessions have the same name: Nox would only warn, and the later one would win."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One of the runs that a session is split into: `unit(gates)` for one package, say.
+    """One of the runs that a session is split into, such as `unit(gates)`.
 
     Args:
-        name: what stands in the parentheses; "" for a session that is not split.
-        arguments: what the session's function is called with.
-        tiers: the tiers that run it; empty for one that is only run by name.
+        name: the text in the parentheses; "" for a session that is not split.
+        arguments: arguments for the session's function.
+        tiers: the tiers that run it; empty if it only runs by name.
         inputs: files and folders, relative to the root, that can change its result.
         in_image: whether its job in CI may run in the container image.
-        takes_arguments: whether what stands after -- is for it where no part is named.
+        takes_arguments: whether it receives the arguments after -- if the user names no part.
     """
 
     name: str
@@ -71,17 +71,17 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Declaration:
-    """What a session says of itself.
+    """A session as the catalogue lists it.
 
     Args:
         name: what a person types after `nox -s`.
         summary: the first line of its docstring.
         runner: the kind of machine it needs.
-        timeout_minutes: when CI gives it up.
+        timeout_minutes: how long CI lets it run.
         parallel: whether other sessions may run beside it under `nox -j`.
-        label: the label that adds those parts to a pull request that its tier has not.
-        parts: the runs that it is split into; one without a name if it is not split.
-        each: what they are of, as help and docs show it; "" if it is not split.
+        label: the label with which a pull request also runs the parts of other tiers.
+        parts: the runs that it is split into; a single unnamed one if it is not split.
+        each: what each part covers, as help and docs show it; "" if it is not split.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Declaration:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedJob:
-    """One job of a tier: what CI needs to know to run `nox -s SESSION` somewhere."""
+    """One job of a tier, with all that CI needs to run `nox -s SESSION`."""
 
     session: str
     runner: Runner
@@ -120,7 +120,7 @@ class PlannedJob:
 CATALOGUE: dict[str, Declaration] = {}
 
 
-def session(  # noqa: PLR0913 - the columns of a table, each given by its name
+def session(  # noqa: PLR0913 - the columns of the catalogue, all keyword-only
     *,
     timeout_minutes: int,
     inputs: Iterable[str] = (),
@@ -132,45 +132,47 @@ def session(  # noqa: PLR0913 - the columns of a table, each given by its name
     parts: Iterable[Part] | None = None,
     each: str = "",
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Declare a function as a session; its name and docstring are what `nox --list` shows.
+    """Declare a function as a session; `nox --list` shows its name and docstring.
 
-    A dash stands for each underscore of the name: `def gpu_test` is `nox -s gpu-test`.
+    Underscores in the name become dashes: `def gpu_test` is `nox -s gpu-test`.
 
     Args:
-        timeout_minutes: when CI gives it up.
-        inputs: files and folders that can change its result, besides `ALWAYS_INPUTS`; one that
-            is in a tier has some, or a change in them could not ask for it.
+        timeout_minutes: how long CI lets it run.
+        inputs: files and folders that can change its result, besides `ALWAYS_INPUTS`. Required
+            for a session in a tier, since only a change in them makes a pull request run it.
         tiers: the tiers that run it.
         runner: the kind of machine it needs.
         parallel: whether other sessions may run beside it under `nox -j`.
-        in_image: whether its job may run in the container image: only if it was tried there.
-        label: the label of a pull request that adds the parts that only other tiers run.
+        in_image: whether its job may run in the container image; True only if tried there.
+        label: the label with which a pull request also runs the parts of other tiers.
         parts: the runs that it is split into, with their own tiers and inputs; the function then
             takes the arguments of a part.
-        each: what the parts are of, such as PROJECT.
+        each: what each part covers, such as PROJECT.
 
     Raises:
-        DuplicateSessionError: a session of that name is declared already.
+        DuplicateSessionError: a session with that name already exists.
         ValueError: the function has no docstring.
-        SystemExit: with exit code 2 and one line, for an unknown tier or runner, inputs that are
-            none or not there, or no time.
+        SystemExit: with exit code 2 and one line, if a tier or runner is unknown, inputs are
+            missing or do not exist, or the time-out is not positive.
     """
     if isinstance(inputs, str):
         whole = Part(name="", tiers=tuple(tiers), inputs=(inputs,), in_image=in_image)
     else:
         whole = Part(name="", tiers=tuple(tiers), inputs=tuple(inputs), in_image=in_image)
     declared = (whole,) if parts is None else tuple(parts)
-    wrong = _wrong(declared, runner, timeout_minutes, is_text=isinstance(inputs, str))
+    problem = _declaration_problem(
+        declared, runner, timeout_minutes, is_string=isinstance(inputs, str)
+    )
 
     def declare(function: Callable[..., None]) -> Callable[..., None]:
         name = function.__name__.replace("_", "-")
         if name in CATALOGUE:
-            msg = f"{function.__module__}.{name}: there is a session named {name} already"
+            msg = f"{function.__module__}.{name}: there is already a session named {name}"
             raise DuplicateSessionError(msg)
-        if wrong:
-            stop(f"{_place(function)}: session {name}: {wrong}")
+        if problem:
+            abort(f"{_location(function)}: session {name}: {problem}")
         if not function.__doc__:
-            msg = f"{function.__module__}.{name}: a session's docstring is its line of help"
+            msg = f"{function.__module__}.{name}: no docstring; nox --list shows its first line"
             raise ValueError(msg)
         entry = CATALOGUE[name] = Declaration(
             name=name,
@@ -182,7 +184,7 @@ def session(  # noqa: PLR0913 - the columns of a table, each given by its name
             parts=tuple(replace(part, inputs=(*ALWAYS_INPUTS, *part.inputs)) for part in declared),
             each=each,
         )
-        run = _run_of_a_part(function, entry)
+        run = _run_part(function, entry)
         if parts is not None:
             run = _parametrize(run, entry)
         return nox.session(name=name, tags=list(tiers), allow_parallel=parallel)(run)
@@ -190,8 +192,8 @@ def session(  # noqa: PLR0913 - the columns of a table, each given by its name
     return declare
 
 
-def _run_of_a_part(function: Callable[..., None], entry: Declaration) -> Callable[..., None]:
-    """Return `function` as Nox calls it: with the name of a part, whose run is recorded."""
+def _run_part(function: Callable[..., None], entry: Declaration) -> Callable[..., None]:
+    """Wrap `function` so that Nox calls it with the name of a part and its run is recorded."""
     by_name = {part.name: part for part in entry.parts}
 
     @functools.wraps(function)
@@ -199,7 +201,7 @@ def _run_of_a_part(function: Callable[..., None], entry: Declaration) -> Callabl
         chosen = by_name[part]
 
         def checked() -> None:
-            _needs(chosen.inputs, entry.title(chosen))
+            _require_inputs(chosen.inputs, entry.title(chosen))
             function(session, *chosen.arguments)
 
         recording.recorded(session, checked, tiers=sorted(chosen.tiers), declared=chosen.inputs)
@@ -208,13 +210,13 @@ def _run_of_a_part(function: Callable[..., None], entry: Declaration) -> Callabl
 
 
 def _parametrize(run: Callable[..., None], entry: Declaration) -> Callable[..., None]:
-    """Return `run` as Nox's sessions of all parts, or of those that arguments after -- are for."""
+    """Return `run` as one Nox session per part, or only those that take the arguments after --."""
     parts = entry.parts
     if _has_arguments(sys.argv) and not any(
-        entry.title(part) in _asked(sys.argv) for part in parts
+        entry.title(part) in _requested_sessions(sys.argv) for part in parts
     ):
         parts = tuple(part for part in parts if part.takes_arguments) or parts
-    # By name: Nox prints what it calls a session with, as JSON for one.
+    # Pass the name, since Nox prints the parameters, for example with --json.
     named = [nox.param(part.name, id=part.name, tags=list(part.tiers)) for part in parts]
     decorate: Callable[[Any], Any] = nox.parametrize("part", named)
     decorated: Callable[..., None] = decorate(run)
@@ -222,9 +224,9 @@ def _parametrize(run: Callable[..., None], entry: Declaration) -> Callable[..., 
 
 
 def of_projects(*tiers: Tier, in_image: bool = False) -> Iterator[Part]:
-    """Yield a part for each project, which what it and its configurations say can change.
+    """Yield a part for each project; its inputs are the project's code and configuration.
 
-    The function of the session takes a `Project`.
+    The session's function takes a `Project`.
 
     Args:
         tiers: the tiers that run it.
@@ -242,22 +244,22 @@ def of_projects(*tiers: Tier, in_image: bool = False) -> Iterator[Part]:
 
 
 def read_by(package: str) -> tuple[str, ...]:
-    """Return what the code of a package reads: its own, that of those it needs, configurations."""
+    """Return the inputs of a package: its code, the packages it needs and its configuration."""
     code = [f"src/{each}" for each in (package, *needed_members(package))]
     own = [f"configs/{package}", f"configs/data/{package}.json"]
     return (*code, *files_in("configs"), *(each for each in own if (ROOT / each).exists()))
 
 
 def files_in(folder: str, pattern: str = "*") -> list[str]:
-    """Return the files in a folder of the repository; those in folders of it are left out."""
+    """Return the files directly in a folder of the repository."""
     found = sorted(file for file in (ROOT / folder).glob(pattern) if file.is_file())
     return [str(file.relative_to(ROOT)) for file in found]
 
 
-def _wrong(
-    parts: Sequence[Part], runner: str, timeout_minutes: int, *, is_text: bool
+def _declaration_problem(
+    parts: Sequence[Part], runner: str, timeout_minutes: int, *, is_string: bool
 ) -> str | None:
-    """Return what is wrong with a declaration, and what to write instead; None if nothing is."""
+    """Return what is wrong with a declaration and what to write instead, or None."""
     unknown = [tier for part in parts for tier in part.tiers if tier not in TIERS]
     if unknown:
         return f"tier {unknown[0]!r} is unknown; write one of {', '.join(TIERS)}"
@@ -265,44 +267,44 @@ def _wrong(
         return f"runner {runner!r} is unknown; write one of {', '.join(get_args(Runner))}"
     if timeout_minutes <= 0:
         return f"timeout_minutes is {timeout_minutes}; write a number above 0"
-    if is_text:
+    if is_string:
         (name,) = parts[0].inputs
         listed = f"inputs=[{name!r}]"
-        return f"inputs is the text {name!r}; write a list of files and folders: {listed}"
-    found = (_wrong_inputs(part.inputs, are_needed=bool(part.tiers)) for part in parts)
+        return f"inputs is the string {name!r}; write a list of files and folders: {listed}"
+    found = (_inputs_problem(part.inputs, are_required=bool(part.tiers)) for part in parts)
     return next(filter(None, found), None)
 
 
-def _wrong_inputs(inputs: tuple[str, ...], *, are_needed: bool) -> str | None:
-    """Return what is wrong with the inputs of a declaration; None if nothing is."""
-    if are_needed and not inputs:
-        return "has tiers and no inputs; declare the files and folders that can change its result"
+def _inputs_problem(inputs: tuple[str, ...], *, are_required: bool) -> str | None:
+    """Return what is wrong with the inputs of a declaration, or None."""
+    if are_required and not inputs:
+        return "has tiers but no inputs; declare the files and folders that can change its result"
     missing = [each for each in inputs if not each or not (ROOT / each).exists()]
-    if _is_whole() and any(not each or not _is_tracked(each) for each in missing):
+    if _is_checkout() and any(not each or not _is_tracked(each) for each in missing):
         expected = "write files and folders relative to its root"
         return f"input {missing[0]!r} is not in the repository; {expected}"
     return None
 
 
 def _is_tracked(name: str) -> bool:
-    """Whether git has `name`, which a sparse checkout may leave out."""
+    """Whether git tracks `name`, which a sparse checkout may lack."""
     return git.output("ls-files", "--error-unmatch", "--", name, cwd=ROOT) is not None
 
 
-def _needs(inputs: Iterable[str], name: str) -> None:
-    """End the session `name` where one of its inputs is left out of this checkout."""
+def _require_inputs(inputs: Iterable[str], name: str) -> None:
+    """Abort the session `name` if this checkout lacks one of its inputs."""
     missing = [each for each in inputs if not (ROOT / each).exists()]
-    if missing and _is_whole():
+    if missing and _is_checkout():
         advice = f"git sparse-checkout add {missing[0]}, or git checkout {missing[0]}"
-        stop(f"{name}: {missing[0]} is not in this checkout; {advice}")
+        abort(f"{name}: {missing[0]} is not in this checkout; {advice}")
 
 
-def _is_whole() -> bool:
-    """Whether all of the repository is here: the image has no git, and a test's copy no tests."""
+def _is_checkout() -> bool:
+    """Whether this is a checkout: the image lacks .git, and the copies in tests lack tests/."""
     return all((ROOT / name).exists() for name in (".git", "tests"))
 
 
-def _place(function: Callable[..., None]) -> str:
+def _location(function: Callable[..., None]) -> str:
     code = function.__code__
     file = Path(code.co_filename)
     shown = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
@@ -310,21 +312,21 @@ def _place(function: Callable[..., None]) -> str:
 
 
 def check_asked(arguments: Sequence[str]) -> None:
-    """End with the nearest name where `arguments`, of Nox itself, ask for an unknown session."""
-    for name in _asked(arguments):
+    """Abort, suggesting the closest name, if Nox's `arguments` request an unknown session."""
+    for name in _requested_sessions(arguments):
         _check_name(name)
 
 
-def _asked(arguments: Sequence[str]) -> Iterator[str]:
-    """Yield the sessions that `arguments`, of Nox itself, name."""
+def _requested_sessions(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the sessions that Nox's `arguments` name."""
     own = list(itertools.takewhile(lambda word: word != "--", arguments))
-    for at, word in enumerate(own):
+    for index, word in enumerate(own):
         if word in {"-s", "-e", "--session", "--sessions"}:
-            yield from itertools.takewhile(lambda each: not each.startswith("-"), own[at + 1 :])
+            yield from itertools.takewhile(lambda each: not each.startswith("-"), own[index + 1 :])
 
 
 def _has_arguments(arguments: Sequence[str]) -> bool:
-    """Whether `arguments`, of Nox itself, have some for its sessions after --."""
+    """Whether Nox's `arguments` include some for the session, after --."""
     return any(itertools.islice(itertools.dropwhile(lambda word: word != "--", arguments), 1, None))
 
 
@@ -332,17 +334,17 @@ def _check_name(name: str) -> None:
     known = [declared.name for declared in CATALOGUE.values()]
     close = difflib.get_close_matches(name, known, n=1)
     if name.partition("(")[0] not in known and close:
-        stop(f"nox: there is no session {name}; did you mean {close[0]}?")
+        abort(f"nox: there is no session {name}; did you mean {close[0]}?")
 
 
 def plan(tier: Tier) -> list[PlannedJob]:
-    """Return the jobs of a run of `tier` in the catalogue's order, parts one by one."""
-    tiers = (tier, *_ALSO.get(tier, ()))
+    """Return the jobs of `tier`, one per part, in the catalogue's order."""
+    tiers = (tier, *_INCLUDED_TIERS.get(tier, ()))
     return [job for declared in CATALOGUE.values() for job in jobs_of(declared, *tiers)]
 
 
 def jobs_of(declared: Declaration, *tiers: Tier) -> list[PlannedJob]:
-    """Return the jobs of a session that one of `tiers` has; without any, those of every tier."""
+    """Return the jobs of a session in any of `tiers`; without `tiers`, those in any tier."""
     return [
         declared.job(part)
         for part in declared.parts
@@ -356,7 +358,7 @@ def tiers_of(declared: Declaration) -> list[Tier]:
 
 
 def markdown_table() -> str:
-    """Return the catalogue as the table that the README shows."""
+    """Return the catalogue as the README's table."""
     rows = [
         f"| `{_shown(declared)}` | {', '.join(tiers_of(declared)) or '-'} | {declared.summary} |"
         for declared in sorted(CATALOGUE.values(), key=_by_tier)
@@ -369,7 +371,7 @@ def _shown(declared: Declaration) -> str:
 
 
 def _by_tier(declared: Declaration) -> tuple[int, int]:
-    """Sort key: the earliest tier first, then the order of declaration."""
+    """Sort key: by earliest tier, then by order of declaration."""
     tiers = tiers_of(declared)
     rank = TIERS.index(tiers[0]) if tiers else len(TIERS)
     return rank, list(CATALOGUE).index(declared.name)

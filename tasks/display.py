@@ -1,14 +1,14 @@
-"""Shows text that may come from anybody: commit messages, titles, names in files of a fork."""
+"""Prints untrusted text: commit messages, titles, names in files of a fork."""
 
 import sys
 
-# GitHub's runner takes `::` at the start of a line and `##[` anywhere in it for a command.
+# GitHub's runner treats `::` at the start of a line and `##[` anywhere in it as a command.
 # https://github.com/actions/runner/blob/main/src/Runner.Common/ActionCommand.cs
 _MARK, _OLD_MARK = "::", "##["
 
 
 def harmless(text: str) -> str:
-    """Return `text` as one line in which nothing acts on a terminal or a runner."""
+    """Return `text` as one line, with control sequences for terminals and runners escaped."""
     shown = "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
     ).replace(_OLD_MARK, r"#\x23[")
@@ -19,7 +19,7 @@ def harmless(text: str) -> str:
 
 
 def show(*lines: str) -> None:
-    """Print each of `lines`, made harmless; what the terminal has no letters for is spelled out."""
+    """Print `lines`, with control sequences and characters that stdout cannot encode escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     for line in lines:
         print(harmless(line).encode(encoding, "backslashreplace").decode(encoding))

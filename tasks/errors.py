@@ -1,4 +1,4 @@
-"""The one way in which a session ends when nothing could be judged."""
+"""The only way to end a session that cannot give a verdict."""
 
 import sys
 from typing import NoReturn
@@ -6,8 +6,8 @@ from typing import NoReturn
 from tasks.display import harmless
 
 
-def stop(message: str) -> NoReturn:
-    """End everything with `message`: nothing could be judged, so the exit code is 2."""
+def abort(message: str) -> NoReturn:
+    """Print `message` and exit with code 2, which means that there is no verdict."""
     print(harmless(message), file=sys.stderr, flush=True)
     ended = SystemExit(2)
     ended.add_note(message)  # for the session's manifest

@@ -5,13 +5,14 @@ import subprocess
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from tasks.errors import stop
+from tasks.errors import abort
 
-# Of a folder that is in none; a damaged one is told otherwise.
+# git's error outside a repository; for a damaged repository it prints another.
 _NO_REPOSITORY = "not a git repository (or any"
 
-# What says where a repository, its index or its objects are: `git rev-parse --local-env-vars`,
-# and the two that may come from anywhere. git sets them for hooks, `git rebase --exec` and aliases.
+# Variables that locate a repository, its index or its objects. git sets them for hooks, aliases
+# and `git rebase --exec`. `git rev-parse --local-env-vars` lists them, except
+# GIT_CEILING_DIRECTORIES and GIT_NAMESPACE.
 _LOCATIONS = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES",
     "GIT_CEILING_DIRECTORIES",
@@ -34,20 +35,20 @@ _LOCATIONS = (
 
 
 def forget_locations(variables: MutableMapping[str, str] = os.environ) -> None:
-    """Remove the variables by which git works on another repository than that of its folder.
+    """Remove the variables that point git at a repository other than the current folder's.
 
     A session or a test that inherits GIT_DIR would change the user's repository instead of a copy.
-    Git hooks keep them: a partial commit has an index of its own.
+    Git hooks keep them, since a partial commit uses a separate index.
     """
     for name in _LOCATIONS:
         variables.pop(name, None)
 
 
 def output(*arguments: str, cwd: Path) -> str | None:
-    """Return what git prints; None where it says no, or there is no git or no repository.
+    """Return what git prints; None if the command fails, or there is no git or no repository.
 
-    Whatever else keeps it from answering, such as a repository that is somebody else's, ends
-    everything with git's own words: it must not be taken for a no.
+    Any other problem, such as a repository that another user owns, aborts with git's message:
+    it must not be mistaken for a negative answer.
     """
     try:
         done = _run(*arguments, cwd=cwd)
@@ -57,12 +58,12 @@ def output(*arguments: str, cwd: Path) -> str | None:
         return done.stdout
     reason = problem(cwd)
     if reason is not None and _NO_REPOSITORY not in reason:
-        stop(f"git: {reason}")
+        abort(f"git: {reason}")
     return None
 
 
 def problem(cwd: Path) -> str | None:
-    """Return why git cannot answer in `cwd`, in its own words; None if it can."""
+    """Return git's reason for not working in `cwd`; None if it works."""
     try:
         done = _run("rev-parse", "--git-dir", cwd=cwd)
     except OSError as error:
@@ -72,7 +73,7 @@ def problem(cwd: Path) -> str | None:
 
 def _run(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        ["git", *arguments],  # noqa: S607 - the one on PATH, as for anybody
+        ["git", *arguments],  # noqa: S607 - the git on PATH
         cwd=cwd,
         env={**os.environ, "LC_ALL": "C"},
         capture_output=True,

@@ -1,13 +1,13 @@
-"""What stands after `--`, where a session has options of its own."""
+"""Parses a session's own options, which follow `--`."""
 
 import argparse
 from typing import NoReturn
 
-from tasks.errors import stop
+from tasks.errors import abort
 
 
 class Options(argparse.ArgumentParser):
-    """A parser that tells a mistake in one line, with exit code 2.
+    """A parser that reports a mistake in one line and exits with code 2.
 
     Args:
         session: the name of the session.
@@ -19,6 +19,6 @@ class Options(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """End everything with `message`."""
+        """Abort with `message` and a hint at the session's help."""
         session = self.prog.split()[2]
-        stop(f"{session}: {message}; what there is: nox --usage {session}")
+        abort(f"{session}: {message}; for the options, run: nox --usage {session}")

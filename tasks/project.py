@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import stop
+from tasks.errors import abort
 
 ROOT = Path(__file__).resolve().parent.parent
 _TORCH_EXTRA = r"torch-\d+-\d+"
@@ -15,7 +15,7 @@ _TORCH_EXTRA = r"torch-\d+-\d+"
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """One combination of interpreter and torch, both as `major.minor`; without torch, None."""
+    """One combination of interpreter and torch, both as `major.minor`; torch may be None."""
 
     python: str
     torch: str | None = None
@@ -32,10 +32,11 @@ class Project:
 
     Args:
         package: its name, as in `python -m PACKAGE.train`.
-        model: the name under which the registry keeps its models.
-        checkpoint: the name of the file that a model is kept in.
-        baseline: the options of its command `eval` that name the model in production.
-        is_default: whether its files are in no folder of its name.
+        model: the name of its models in the registry.
+        checkpoint: the file name of a model.
+        baseline: the options of its `eval` command that name the model in production.
+        is_default: whether its files are directly in `configs`, `outputs` and `artifacts`, not in
+            a subfolder with its name.
     """
 
     package: str
@@ -54,13 +55,13 @@ class Project:
 
     @property
     def policy(self) -> str:
-        """The limits that its models are judged by: its own file, or else the repository's."""
+        """The limits for its models: the project's file if it has one, or the repository's."""
         own = f"{self.configs}/gates.yaml"
         return own if (ROOT / own).exists() else "configs/gates.yaml"
 
     @property
     def card(self) -> str:
-        """What its model card says that no file can."""
+        """The parts of its model card that a person writes."""
         return f"{self.configs}/model_card.yaml"
 
     @property
@@ -75,7 +76,7 @@ class Project:
 
     @property
     def artifacts(self) -> str:
-        """The folder of what its sessions leave for people and other jobs."""
+        """The folder in which its sessions leave files for people and other jobs."""
         return self._folder("artifacts")
 
     @property
@@ -85,7 +86,7 @@ class Project:
 
     @property
     def sbom(self) -> str:
-        """The bill of materials of its software."""
+        """Its software bill of materials."""
         return f"{self.artifacts}/sbom.cdx.json"
 
 
@@ -96,10 +97,10 @@ class Workspace:
     Args:
         pythons: the interpreters, from the trove classifiers.
         torches: the torch versions, from the packages' extras named `torch-MAJOR-MINOR`.
-        default: the cell in which sessions run that need only one.
+        default: the cell for sessions that need only one.
         packages: the folders of src/, by name.
-        projects: those of them that train a model, the default one first.
-        runners: the labels of the machine that each kind of runner is, on GitHub.
+        projects: the packages that train a model, the default one first.
+        runners: the labels of each kind of runner on GitHub.
     """
 
     pythons: tuple[str, ...]
@@ -116,11 +117,11 @@ class Workspace:
 
     @property
     def default_project(self) -> Project:
-        """The project for which a session runs where arguments name none."""
+        """The project that a session runs for if the arguments name none."""
         return self.projects[0]
 
     def project(self, package: str) -> Project:
-        """Return the project that `package` is."""
+        """Return the project in `package`."""
         return next(each for each in self.projects if each.package == package)
 
 
@@ -128,7 +129,7 @@ def read(root: Path = ROOT) -> Workspace:
     """Return what the pyproject.toml files below `root` declare.
 
     Raises:
-        SystemExit: with exit code 2 and one line, where the default project is none.
+        SystemExit: with exit code 2 and one line, if the default project does not exist.
     """
     table = pyproject(root)
     prefix = "Programming Language :: Python :: 3."
@@ -148,10 +149,10 @@ def read(root: Path = ROOT) -> Workspace:
     default = tasks["default-project"]
     projects = [_project(folder, default) for folder in folders if is_project(folder)]
     if not any(each.is_default for each in projects):
-        there = ", ".join(each.package for each in projects) or "none"
-        stop(
+        available = ", ".join(each.package for each in projects) or "none"
+        abort(
             f"pyproject.toml: default-project is {default!r}, which is not a project in src/; "
-            f"write one of: {there}"
+            f"write one of: {available}"
         )
     return Workspace(
         pythons=tuple(sorted(pythons, key=_numbers)),
@@ -167,9 +168,9 @@ def _project(folder: Path, default: str) -> Project:
     table = tasks_table(folder)
     missing = [key for key in ("model", "checkpoint", "baseline") if key not in table]
     if missing:
-        stop(
+        abort(
             f"src/{folder.name}/pyproject.toml: [tool.tasks] has no {', '.join(missing)}; "
-            "see src/*/pyproject.toml of another project"
+            "see another project's src/*/pyproject.toml"
         )
     return Project(
         package=folder.name,
@@ -181,12 +182,12 @@ def _project(folder: Path, default: str) -> Project:
 
 
 def pyproject(folder: Path = ROOT) -> dict[str, Any]:
-    """Return what the pyproject.toml in `folder` says."""
+    """Return the content of the pyproject.toml in `folder`."""
     return tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def members(root: Path = ROOT) -> list[Path]:
-    """Return the folders of the workspace's packages, by their names."""
+    """Return the folders of the workspace's packages, sorted by name."""
     return sorted(file.parent for file in (root / "src").glob("*/pyproject.toml"))
 
 
@@ -208,7 +209,7 @@ def project_table(folder: Path) -> dict[str, Any]:
 
 
 def needed_members(package: str, root: Path = ROOT) -> list[str]:
-    """Return the packages of the workspace that `package` needs, by its pyproject.toml."""
+    """Return the workspace packages that `package` requires, directly or through another."""
     names = {folder.name for folder in members(root)}
     found: set[str] = set()
     for requirement in _requirements(package, root):
@@ -219,14 +220,14 @@ def needed_members(package: str, root: Path = ROOT) -> list[str]:
 
 
 def needs_torch(package: str, root: Path = ROOT) -> bool:
-    """Whether `package` declares torch, itself or by an extra of another package."""
+    """Whether `package` requires torch, directly or through another package's `torch` extra."""
     return any(
         re.match(r"torch\b(?!-)|\w+\[torch\]", each) for each in _requirements(package, root)
     )
 
 
 def extras_of(package: str, root: Path = ROOT) -> list[str]:
-    """Return the extras of `package`, but for those that choose among the versions of torch."""
+    """Return the extras of `package`, except those that select a torch version."""
     extras = project_table(root / "src" / package).get("optional-dependencies", {})
     return [name for name in extras if not re.fullmatch(_TORCH_EXTRA, name)]
 
@@ -237,16 +238,16 @@ def groups_of(folder: Path) -> list[str]:
 
 
 def _requirements(package: str, root: Path) -> list[str]:
-    """Return what a package declares that it needs, its extras included."""
+    """Return the requirements that a package declares, including those of its extras."""
     table = project_table(root / "src" / package)
     extras = table.get("optional-dependencies", {}).values()
     return [*table.get("dependencies", []), *(each for extra in extras for each in extra)]
 
 
 def torch_index(root: Path = ROOT) -> str | None:
-    """Return where torch comes from, if [tool.tasks] names a place: an address or a folder."""
-    place: str | None = tasks_table(root).get("torch-index")
-    return place if place is None or "://" in place else str(root / place)
+    """Return the URL or folder that [tool.tasks] torch-index names, or None."""
+    index: str | None = tasks_table(root).get("torch-index")
+    return index if index is None or "://" in index else str(root / index)
 
 
 def _numbers(version: str) -> tuple[int, ...]:

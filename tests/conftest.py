@@ -5,44 +5,44 @@ import pytest
 
 from tasks import git
 
-# As a background job, pytest would ignore it, and so would what its tests start.
+# A background job ignores SIGINT, and so do the processes that its tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Before a test makes a repository: under `git rebase --exec` it would be the user's own.
+# Under `git rebase --exec`, GIT_DIR would send a test's git commands to the user's repository.
 git.forget_locations()
 
-# pytest-xdist says which of several processes this is. They share the cores out: two with a
-# thread for each core are slower than one after the other.
+# pytest-xdist workers share the cores: two workers with a thread per core each are slower than
+# one after the other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-# A test of one of these kinds has run, which a skipped one has not.
-_SHOWN = {"passed", "xfailed", "xpassed"}
+# The outcomes of a test that ran.
+_RAN = {"passed", "xfailed", "xpassed"}
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let a run in which every test was skipped end as one without tests: it has shown nothing."""
+    """Exit as if no tests were collected when every test was skipped: nothing was checked."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     is_worker = "PYTEST_XDIST_WORKER" in os.environ
     if is_worker or reporter is None or session.config.option.collectonly:
         return
-    if session.exitstatus == pytest.ExitCode.OK and not _SHOWN & reporter.stats.keys():
+    if session.exitstatus == pytest.ExitCode.OK and not _RAN & reporter.stats.keys():
         session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    # Here and not beside its test: pytest takes options only from a conftest.py of each path
-    # that it is given, and of the folders above.
+    # Not beside the tests that use them: pytest reads options only from the conftest.py of the
+    # paths it is given and of their parent folders.
     parser.addoption(
         "--renew-golden",
         action="store_true",
-        help="write the golden curve of this version of torch anew instead of comparing",
+        help="rewrite the golden curve for this version of torch instead of comparing",
     )
     parser.addoption(
         "--kills",
         type=int,
         default=200,
         metavar="N",
-        help="how often the registry's user is killed at a random moment (default: 200)",
+        help="how many times to kill the registry's client at a random moment (default: 200)",
     )

@@ -7,7 +7,7 @@ from tests.repository import git
 
 
 class History:
-    """A repository in `root`, made with its first commit.
+    """A new repository in `root`.
 
     Args:
         root: a folder that does not exist yet.
@@ -19,13 +19,13 @@ class History:
         self._run("init", "--quiet", "--initial-branch=main")
 
     def commit(self, message: str, files: Mapping[str, str | None] | None = None) -> str:
-        """Commit files by their paths, None deletes one; return the commit."""
+        """Commit `files`, path to content, where None deletes a file; return the commit."""
         self.stage(files or {})
         self._run("commit", "--quiet", "--allow-empty", "--message", message)
         return self._run("rev-parse", "HEAD")
 
     def stage(self, files: Mapping[str, str | None]) -> None:
-        """Stage files by their paths."""
+        """Stage `files`, path to content, where None deletes a file."""
         for name, text in files.items():
             file = self.root / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -40,12 +40,12 @@ class History:
         self._run("tag", name)
 
     def switch(self, branch: str) -> None:
-        """Go to a branch, new where there is none of that name."""
+        """Switch to `branch`; create it if it does not exist."""
         known = git("rev-parse", "--verify", "--quiet", branch, cwd=self.root).returncode == 0
         self._run("switch", "--quiet", *([] if known else ["--create"]), branch)
 
     def merge(self, branch: str, message: str = "Merge a branch") -> None:
-        """Merge a branch into this one with a commit of its own."""
+        """Merge `branch` into the current one with a merge commit."""
         self._run("merge", "--quiet", "--no-ff", "--message", message, branch)
 
     def _run(self, *arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Predictions and policies that are made up: what the tests of the evaluation gate judge."""
+"""Made-up predictions and policies for the tests of the evaluation gate."""
 
 import copy
 import dataclasses
@@ -21,7 +21,7 @@ from gates.evaluation.predictions import (
 CLASSES = 10
 CANDIDATE, BASELINE, DATA, CONFIG = ("c" * 64, "b" * 64, "d" * 64, "f" * 64)
 
-# The smallest one that judges something; a test sets what it is about.
+# The smallest policy that judges anything; each test overrides the keys it is about.
 POLICY: dict[str, Any] = {
     "alpha": 0.05,
     "power": 0.8,
@@ -51,9 +51,9 @@ POLICY: dict[str, Any] = {
 
 
 def write_policy(file: Path, changes: Mapping[str, Any] | None = None) -> Path:
-    """Write `POLICY` to `file`, with other values at dotted keys; JSON is YAML.
+    """Write `POLICY` to `file` with `changes`, a value by dotted key; JSON is YAML.
 
-    A key `accuracy.…` is one of that metric, and `metrics` adds to those that are there.
+    `accuracy.…` is short for `metrics.accuracy.…`, and `metrics` adds metrics to the policy's own.
     """
     rules = copy.deepcopy(POLICY)
     for key, value in (changes or {}).items():
@@ -75,7 +75,7 @@ def policy(folder: Path, changes: Mapping[str, Any] | None = None) -> Policy:
 
 
 def scored(right: Sequence[bool] | npt.NDArray[np.bool_], **changes: Any) -> Predictions:
-    """Return predictions that are right where `right` says, as sure of themselves everywhere."""
+    """Return predictions that are correct where `right` is true, all equally confident."""
     is_right = np.asarray(right, dtype=np.bool_)
     labels = np.arange(len(is_right)) % CLASSES
     predictions = np.where(is_right, labels, (labels + 1) % CLASSES)
@@ -96,14 +96,14 @@ def scored(right: Sequence[bool] | npt.NDArray[np.bool_], **changes: Any) -> Pre
 def pair(
     both: int, candidate_only: int, baseline_only: int, neither: int, **changes: Any
 ) -> tuple[Predictions, Predictions]:
-    """Return the candidate's and the baseline's predictions with these counts of outcomes."""
+    """Return candidate and baseline predictions; each argument counts who is right."""
     ours = [True] * (both + candidate_only) + [False] * (baseline_only + neither)
     theirs = [True] * both + [False] * candidate_only + [True] * baseline_only + [False] * neither
     return scored(ours, **changes), scored(theirs, checkpoint_digest=BASELINE, **changes)
 
 
 def in_order(predictions: Predictions, order: Sequence[int]) -> Predictions:
-    """Return the rows of `predictions` in another order, or some of them, or some twice."""
+    """Return the rows `order` of `predictions`, which may reorder, drop or repeat some."""
     rows = list(order)
     probabilities = predictions.probabilities
     return dataclasses.replace(
@@ -117,14 +117,14 @@ def in_order(predictions: Predictions, order: Sequence[int]) -> Predictions:
 
 
 def written(predictions: Predictions, folder: Path, name: str) -> PredictionsFile:
-    """Write `predictions` into `folder`; return the file, which errors call by its name."""
+    """Write `predictions` into `folder` and open them; errors call the file `name`."""
     file = folder / f"{name}.parquet"
     write_predictions(predictions, file)
     return open_predictions(file, name=name)
 
 
 def metric(of: str, margin: float, **more: Any) -> dict[str, Any]:
-    """Return the rule of a metric that less is better of, and that must be no worse."""
+    """Return the rule for a lower-is-better metric that must be non-inferior."""
     return {
         "of": of,
         "better": "lower",

@@ -1,4 +1,4 @@
-"""A package index in a folder, with wheels made on the spot."""
+"""A package index in a folder, with wheels built on demand."""
 
 import base64
 import hashlib
@@ -11,13 +11,13 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Index:
-    """A package index: wheels in a folder, and the address that serves them."""
+    """A package index: a folder of wheels and the URL that serves it."""
 
     folder: Path
     url: str
 
     def publish(self, name: str, version: str) -> None:
-        """Add a wheel and, as most packages have one, a source distribution."""
+        """Add a wheel and a source distribution, as most packages have both."""
         wheel = self.folder / name / f"{name}-{version}-py3-none-any.whl"
         wheel.parent.mkdir(exist_ok=True, parents=True)
         _write_wheel(wheel, name, version)
@@ -30,7 +30,7 @@ class Index:
         (wheel.parent / "index.html").write_text("\n".join(links))
 
     def publish_file(self, name: str, version: str) -> Path:
-        """Add nothing but a wheel to the folder itself, which is then a flat index."""
+        """Add only a wheel, directly in the folder, which makes it a flat index."""
         self.folder.mkdir(exist_ok=True)
         wheel = self.folder / f"{name}-{version}-py3-none-any.whl"
         _write_wheel(wheel, name, version)
@@ -53,7 +53,7 @@ def _write_wheel(wheel: Path, name: str, version: str) -> None:
 
 
 def _write_sdist(sdist: Path, name: str, version: str) -> None:
-    """Write one that builds, with a build backend of its own."""
+    """Write a source distribution that builds, with an in-tree build backend."""
     files = {
         "pyproject.toml": f"[project]\nname = {name!r}\nversion = {version!r}\n"
         "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n",

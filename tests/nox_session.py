@@ -1,4 +1,4 @@
-"""A stand-in for Nox's session, for tests that call a session's function themselves."""
+"""A stand-in for Nox's session, for tests that call a session function directly."""
 
 from typing import NoReturn
 
@@ -12,7 +12,7 @@ class FailedError(Exception):
 
 
 class Session:
-    """What sessions say to Nox, kept in `logged`; how commands run is for each test to define."""
+    """Keeps log messages and warnings in `logged`; each test defines how commands run."""
 
     def __init__(self, *posargs: str) -> None:
         self.posargs = [*posargs]

@@ -1,4 +1,4 @@
-"""Runs that are made up, whose files fit together: what the tests of the registry register."""
+"""Made-up runs with consistent files, for the tests of the registry."""
 
 import hashlib
 import json
@@ -32,9 +32,9 @@ BAD = b"answers nonsense"
 
 
 def smoke(folder: Path) -> None:
-    """What stands for a project's own check: a checkpoint can be bad though it is whole.
+    """Stands in for a project's smoke check: an intact checkpoint can still be bad.
 
-    The predictions can be those of another model: this one is never wrong throughout.
+    Predictions that are all wrong belong to another model: the models here are never all wrong.
     """
     table = next(open_predictions(folder / "predictions.parquet").batches())
     is_right = pc.equal(table["label"], table["prediction"])
@@ -45,7 +45,7 @@ def smoke(folder: Path) -> None:
 
 
 def needs_what_is_not_here(_: Path) -> None:
-    """What stands for a project whose code or data is not on this machine."""
+    """Stands in for a project whose code or data is not on this machine."""
     msg = "no such library here"
     raise ImportError(msg)
 
@@ -57,7 +57,7 @@ def write_policy(
     production: Mapping[str, Any] | None = None,
     attested_by: str = "none",
 ) -> Path:
-    """Write a policy with these criteria besides a verdict; JSON is YAML."""
+    """Write a policy with these criteria in addition to the verdict; JSON is YAML."""
     promotion = {
         "smoke": "tests.registered:smoke",
         "data": "declared.json",
@@ -77,23 +77,23 @@ def policy(folder: Path, **criteria: Any) -> Policy:
 
 
 class Run:
-    """The folder of a run, and the verdict on it.
+    """The folder of a run and the verdict on it.
 
     Args:
-        folder: where it is made.
-        weights: the content of its checkpoint.
-        source: what it was made from.
-        data: the digest of the data that it learned from.
-        runtime: the versions that it ran with.
-        file: the name of its checkpoint.
-        library: what its model is built with.
+        folder: created for the run.
+        weights: the content of the checkpoint.
+        source: state of the source code.
+        data: digest of the training data.
+        runtime: versions of the libraries.
+        file: name of the checkpoint.
+        library: the library that the model is built with.
     """
 
-    def __init__(  # noqa: PLR0913 - what it is made of, each given by its name
+    def __init__(  # noqa: PLR0913 - one keyword per fact about the run
         self,
         folder: Path,
         weights: bytes,
-        source: SourceState = SourceState(  # noqa: B008 - it cannot be changed
+        source: SourceState = SourceState(  # noqa: B008 - immutable
             commit=COMMIT, diff_digest=None, lock_digest=None
         ),
         *,
@@ -113,7 +113,7 @@ class Run:
         write_predictions(self.scored([True] * 200), folder / "predictions.parquet")
         now = datetime.now(UTC)
         attempt = Attempt(first_step=0, started=now, source=source, runtime=runtime)
-        described = TrainingRun(
+        training_run = TrainingRun(
             run_id=folder.name,
             config={"seed": 0},
             data_digest=data,
@@ -122,17 +122,17 @@ class Run:
             finished=now,
             library=library,
         )
-        document = provenance.statement(checkpoint, described)
+        document = provenance.statement(checkpoint, training_run)
         provenance.write(document, folder / "provenance.json")
 
     def scored(self, right: Sequence[bool], **changes: Any) -> Predictions:
-        """Return predictions of its model that are right where `right` says."""
+        """Return predictions of the run's model that are correct where `right` is true."""
         config = hashlib.sha256((self.folder / "config.yaml").read_bytes()).hexdigest()
         digests = {"checkpoint_digest": self.checkpoint, "config_digest": config}
         return scored(right, **{"data_digest": self.data, **digests, **changes})
 
     def judge(self, rules: Policy, against: "Run | None" = None) -> Verdict:
-        """Have the gate judge it, and keep the verdict."""
+        """Judge the run and write the verdict."""
         mine = open_predictions(self.folder / "predictions.parquet")
         if against is None:
             verdict = comparison.accept_without_baseline(mine, rules, why="first release")

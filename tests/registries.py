@@ -1,4 +1,4 @@
-"""Registries that tests change: fresh ones in SQLite files, with versions that fit together."""
+"""Fresh registries in SQLite files for tests to change, with consistent versions."""
 
 import os
 import shutil
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 MakeRun = Callable[..., Run]
 
-# Before MLflow is imported: what an environment says is not what these tests are about.
+# Before MLflow is imported: these tests must not depend on the user's environment.
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_USERNAME"):
     os.environ.pop(name, None)
 
 
 def there(registry: Registry) -> dict[Stage, int | None]:
-    """Return what the log says, which must be what the aliases say."""
+    """Return the version in each stage by the log, and check that the aliases agree."""
     found = registry.read().history
     assert found.problems == ()
-    says = {stage: place.current for stage, place in stages.replay(found.held).items()}
+    current = {stage: place.current for stage, place in stages.replay(found.held).items()}
     aliases = registry.store.record(registry.model).aliases
-    assert aliases == {stage: number for stage, number in says.items() if number is not None}
-    return says
+    assert aliases == {stage: number for stage, number in current.items() if number is not None}
+    return current
 
 
 def to_production(registry: Registry, run: Run, policy: Policy) -> Version:
@@ -52,11 +52,11 @@ def to_production(registry: Registry, run: Run, policy: Policy) -> Version:
 
 
 class After:
-    """A registry in which something happens right after its user's first append.
+    """A registry that calls `happens` right after its client's first append.
 
     Args:
         store: the registry.
-        happens: what.
+        happens: called once.
     """
 
     def __init__(self, store: Store, happens: Callable[[], None]) -> None:
@@ -75,12 +75,12 @@ class After:
 
 
 def killed() -> None:
-    """What ends the user of a registry, who then does no more."""
+    """End the registry's client here, as a kill would."""
     raise KeyboardInterrupt
 
 
 def left_unchecked(registry: Registry, policy: Policy, stage: Stage) -> None:
-    """Promote to `stage`, and be gone before the check of it."""
+    """Promote to `stage`, but die before the promotion is checked."""
     dying = Registry(After(registry.store, killed), registry.model, say=lambda _: None, by="anna")
     with pytest.raises(KeyboardInterrupt):
         dying.promote(Promotion(stage=stage), policy)
@@ -89,14 +89,14 @@ def left_unchecked(registry: Registry, policy: Policy, stage: Stage) -> None:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with MLflow's tables: making them takes a second."""
+    """A file with MLflow's tables, made once because that takes a second."""
     file = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
     MlflowStore(f"sqlite:///{file}", make=True).versions("none")
     return file
 
 
 def copied(database: Path, folder: Path) -> str:
-    """Return the address of an empty registry in `folder`, which is made."""
+    """Copy an empty registry into a new `folder`; return its address."""
     folder.mkdir()
     shutil.copy(database, folder / "mlflow.db")
     return f"sqlite:///{folder / 'mlflow.db'}"
@@ -110,7 +110,7 @@ def store(empty_database: Path, tmp_path: Path) -> Store:
 
 @pytest.fixture
 def client(store: Store) -> "MlflowClient":
-    """The hand behind the registry's back."""
+    """An MLflow client, for changes that bypass our registry code."""
     from mlflow import MlflowClient  # noqa: PLC0415 - takes seconds
 
     return MlflowClient(store.address, store.address)
@@ -146,7 +146,7 @@ wheels = [{ url = "https://index.invalid/torch.whl", hash = "sha256:TORCH" }]
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourceState:
-    """The state of a repository with a lock, in which the commands then run."""
+    """The state of a repository with a lock; the test runs in that repository."""
     root = tmp_path / "repository"
     root.mkdir()
     (root / "uv.lock").write_text(LOCK)
@@ -157,7 +157,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SourceState:
 
 
 def write_sbom(file: Path, lock: str = LOCK) -> Path:
-    """Write the bill of materials of `lock`."""
+    """Write the SBOM of `lock`."""
     from gates.supply.sbom import as_text, sbom  # noqa: PLC0415 - takes a moment
 
     now = datetime(2026, 11, 26, tzinfo=UTC)
@@ -173,7 +173,7 @@ def registry(store: Store, said: list[str]) -> Registry:
 
 @pytest.fixture
 def run(tmp_path: Path, policy: Policy) -> MakeRun:
-    """Make a run that has been judged against another one, or as a first release."""
+    """Make a run that was judged against another one or as a first release."""
 
     def make(name: str, weights: bytes | None = None, against: Run | None = None) -> Run:
         made = Run(tmp_path / name, weights or name.encode())

@@ -1,4 +1,4 @@
-"""This repository as tests see it: its files, and git in it or in a copy."""
+"""This repository for tests: its files, copies of it, and git and Nox in either."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from tasks.environments import uv
 from tasks.project import ROOT, members
 
-# The sessions, and the files that they read; those of a package are what it declares.
+# The sessions and the files they read; of a package, only its declarations.
 _SESSIONS = re.compile(
     r"noxfile\.py|pyproject\.toml|uv\.lock|Dockerfile|\.(git|docker)ignore|\.gitattributes"
     r"|(tasks|docker|\.github)/.+|configs/[^/]+|src/[^/]+/(pyproject\.toml|[^/]+\.schema\.json)"
@@ -19,11 +19,11 @@ _SESSIONS = re.compile(
 
 
 def git(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run git as somebody, whether or not the machine knows who that is."""
+    """Run git with a fixed identity, whether or not this machine has one configured."""
     identity = ["-c", "user.name=Test", "-c", "user.email=test@example.invalid"]
     identity += ["-c", "commit.gpgsign=false"]
     return subprocess.run(
-        ["git", *identity, *arguments],  # noqa: S607 - the one on PATH, as for anybody
+        ["git", *identity, *arguments],  # noqa: S607 - the git on PATH, as for any user
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -39,7 +39,7 @@ def commit(*paths: str, cwd: Path) -> None:
 
 
 def nox(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run Nox in a copy of the repository, as if it were not called in a session."""
+    """Run Nox in a copy of the repository, as if not called from a session."""
     return subprocess.run(
         [sys.executable, "-m", "nox", *arguments],
         cwd=cwd,
@@ -51,19 +51,19 @@ def nox(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedPro
 
 
 def outside_of_sessions() -> dict[str, str]:
-    """The variables of this process less those by which a session knows that it is in another."""
+    """Return this process's environment without the variables that mark a Nox session."""
     inside = ("CHECK_INPUTS", "NOX_CURRENT_SESSION", "OPENED_FILES_LOG", "PYTHONPATH")
     return {name: value for name, value in os.environ.items() if name not in inside}
 
 
 def files() -> list[str]:
-    """The files that git tracks, and those it would if they were added."""
+    """List the files that git tracks or would track if added."""
     listed = git("ls-files", "--cached", "--others", "--exclude-standard").stdout
     return [name for name in listed.splitlines() if (ROOT / name).is_file()]
 
 
 def real_uv() -> str:
-    """The uv that runs in the end: what is on PATH may be a shim that finds it."""
+    """Return the uv that actually runs: the one on PATH may be a shim."""
     code = "import os; print(os.environ['UV'])"
     command = [uv.executable(), "run", "--no-project", f"--python={sys.executable}", "python"]
     return subprocess.run(
@@ -72,14 +72,14 @@ def real_uv() -> str:
 
 
 def copy(root: Path, *, without: tuple[str, ...] = ("benchmarks/", "docs/", "tests/")) -> Path:
-    """Copy the packages and the sessions to `root`, committed in a repository of its own."""
+    """Copy the packages and the sessions to `root` and commit them in a new repository."""
     return _copy(root, [name for name in files() if not name.startswith(without)])
 
 
 def copy_of_sessions(root: Path) -> Path:
-    """Copy the sessions to `root`, and what packages declare; stand-ins are the rest.
+    """Copy the sessions and the packages' declarations to `root`; stand-ins replace the rest.
 
-    A copied file is a file read, and the sessions' own tests are to read no package and no page.
+    Copying a file reads it, and the sessions' tests must not depend on packages or pages.
     """
     for folder in members():
         module = root / "src" / folder.name / "__init__.py"

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self, cast
 
-# Takes the arguments that tasks/sessions/protect.py gives; gh's own exit codes and messages. A
-# shell starts Python, and Python takes its line for a string: in a first line, no path may have a
-# space.
+# Accepts the arguments that tasks/sessions/protect.py passes, with gh's exit codes and messages.
+# The shell line starts Python, which then reads that line as a string: the path of an interpreter
+# in a `#!` line must not contain a space.
 GH = f"""\
 #!/bin/sh
 '''exec' {shlex.quote(sys.executable)} -IS "$0" "$@"
@@ -32,7 +32,7 @@ assert arguments[:2] == ["api", "--method"], arguments
 method, path, *rest = arguments[2:]
 assert rest in ([], ["--input", "-"]), rest
 body = sys.stdin.buffer.read() if rest else b""
-# By hand, as an HTTP library takes longer to import than everything else here.
+# By hand: importing an HTTP library would take longer than everything else here.
 with socket.create_connection(("127.0.0.1", int(os.environ["STAND_IN"]))) as connection:
     head = f"{{method}} /{{path}} HTTP/1.0\\r\\nContent-Length: {{len(body)}}\\r\\n\\r\\n"
     connection.sendall(head.encode() + body)
@@ -45,7 +45,7 @@ print(answer.decode())
 
 
 class GitHub(http.server.ThreadingHTTPServer):
-    """The rulesets of team/project, and the writes that were asked for."""
+    """The rulesets of team/project, and the write requests received."""
 
     def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         super().__init__(address, _Handler)
@@ -55,7 +55,7 @@ class GitHub(http.server.ThreadingHTTPServer):
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[Self]:
-        """Answer in a thread of its own."""
+        """Serve in a thread."""
         with self:
             thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
             thread.start()
@@ -69,7 +69,7 @@ class GitHub(http.server.ThreadingHTTPServer):
         return number
 
     def put(self, number: int, body: dict[str, Any]) -> None:
-        """Keep `body` as GitHub does: with fields and parameters of its own, in its own order."""
+        """Store `body` as GitHub does: with added fields and parameters, and reordered."""
         body = json.loads(json.dumps(body))
         body["rules"].reverse()
         for rule in body["rules"]:
@@ -89,7 +89,7 @@ class GitHub(http.server.ThreadingHTTPServer):
 
 
 class GitHubAtSocket(GitHub):
-    """The same at a Unix socket, which gh can be told to use in the place of the network."""
+    """The same on a Unix socket, which gh can be configured to use instead of the network."""
 
     address_family = socket.AF_UNIX
 
@@ -97,7 +97,7 @@ class GitHubAtSocket(GitHub):
         super().__init__(cast("tuple[str, int]", str(path)))
 
     def server_bind(self) -> None:
-        socketserver.TCPServer.server_bind(self)  # an HTTP server's would look up the host's name
+        socketserver.TCPServer.server_bind(self)  # HTTPServer's would look up the host name
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, _ = super().get_request()
@@ -131,7 +131,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.put(number, self._body())
         self._answer(200, self.server.rulesets[number])
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
 
     def _number(self) -> int | None:
@@ -143,7 +143,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return body
 
     def _parts(self) -> Iterator[bytes]:
-        """Yield the request's body; the real gh sends it in chunks, as it reads it from a pipe."""
+        """Yield the request body; the real gh reads it from a pipe and so sends it in chunks."""
         if self.headers["Transfer-Encoding"] != "chunked":
             yield self.rfile.read(int(self.headers["Content-Length"]))
             return

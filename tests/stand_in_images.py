@@ -1,4 +1,4 @@
-"""A registry of container images, as far as it tells which digest a tag has."""
+"""A stand-in for a container registry that only resolves tags to digests."""
 
 import base64
 import http.server
@@ -11,15 +11,16 @@ USER, TOKEN = "alice", "a secret"
 
 
 class Images(http.server.ThreadingHTTPServer):
-    """Tells anybody who fetches its token, and of `team/private` only the user.
+    """Anyone who fetches a token can resolve any image but the ones below.
 
-    Of `team/closed`, too, and there without a token in between; `team/broken` is out of order.
+    `team/private` needs the user's token and `team/closed` needs basic authentication;
+    `team/broken` always answers 500.
 
     Attributes:
-        digests: by `NAME:TAG`; an image is there by its digest as well.
-        asked: the credentials of each request, as they came.
-        realm: where it sends those who need a token.
-        told: what is told there, in place of a token.
+        digests: by `NAME:TAG`; an image is also found by its digest.
+        asked: the Authorization header of each request.
+        realm: the token endpoint named in challenges.
+        told: the body that the token endpoint returns instead of a token.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class Images(http.server.ThreadingHTTPServer):
 
     @property
     def host(self) -> str:
-        """What the names of its images begin with."""
+        """The prefix of its image names."""
         return f"127.0.0.1:{self.server_port}"
 
 
@@ -70,7 +71,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
 
 
@@ -85,7 +86,7 @@ def _let_in(name: str) -> tuple[str, ...]:
 
 @contextmanager
 def served() -> Iterator[Images]:
-    """Serve an empty registry for a while."""
+    """Serve an empty registry until the block ends."""
     with Images() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -16,21 +16,21 @@ from gates.supply.locked import LockedPackage
 
 
 class Services(http.server.ThreadingHTTPServer):
-    """Answers as OSV does, and below /simple as an index that has `locked`.
+    """Answers like OSV, and under /simple like an index of the packages `locked`.
 
     Attributes:
-        locked: what the index has.
-        planted: identifiers of advisories by `NAME==VERSION`.
-        withdrawn: identifiers of advisories that were a mistake.
-        yanked: `NAME==VERSION` of what its authors took back.
-        gone: `NAME==VERSION` of what is no more on the index.
-        answers_to: of how many packages the database tells anything.
-        busy: how many times more it answers 503.
-        page_size: how many advisories a page has.
-        as_html: whether the index's pages are the old form.
-        has_ranges: whether parts of a file can be asked for.
+        locked: packages on the index.
+        planted: advisory identifiers by `NAME==VERSION`.
+        withdrawn: identifiers of withdrawn advisories.
+        yanked: `NAME==VERSION` of yanked packages.
+        gone: `NAME==VERSION` of packages no longer on the index.
+        answers_to: the maximum number of queries answered per batch.
+        busy: how many more requests to answer with 503.
+        page_size: advisories per page.
+        as_html: whether the index answers in HTML rather than JSON.
+        has_ranges: whether the index supports range requests.
         asked: every query to the database.
-        sent: bytes of packages' files.
+        sent: bytes of package files sent.
     """
 
     def __init__(self, locked: list[LockedPackage]) -> None:
@@ -50,18 +50,18 @@ class Services(http.server.ThreadingHTTPServer):
         self.sent = 0
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that have read enough."""
+        """Ignore clients that hang up early."""
 
     @property
     def address(self) -> str:
-        """Where it is."""
+        """Its URL."""
         return f"http://127.0.0.1:{self.server_port}"
 
     def publish(self, name: str, version: str, fields: str, *, padding: int = 0) -> LockedPackage:
-        """Add a wheel, or for a `.dev0` a source distribution; return it as locked."""
+        """Add a wheel, or a source distribution if `version` ends in `.dev0`; return it locked."""
         text = f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\n{fields}\n\nText.\n"
         stream = io.BytesIO()
-        if version.endswith(".dev0"):  # by which the tests have a package without a wheel
+        if version.endswith(".dev0"):  # a package without a wheel
             file = f"{name}-{version}.tar.gz"
             with tarfile.open(fileobj=stream, mode="w:gz") as sdist:
                 member = tarfile.TarInfo(f"{name}-{version}/PKG-INFO")
@@ -160,17 +160,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if asked is None or not self.services.has_ranges:
             ranges = {"Accept-Ranges": "bytes"} if self.services.has_ranges else {}
-            self._answer(content, told=ranges)
+            self._answer(content, headers=ranges)
             return
         first, last = int(asked[1]), int(asked[2] or len(content) - 1)
-        told = {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
-        self._answer(content[first : last + 1], status=206, told=told)
+        headers = {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+        self._answer(content[first : last + 1], status=206, headers=headers)
 
     def _answer(
-        self, content: bytes, *, status: int = 200, told: Mapping[str, str] | None = None
+        self, content: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> None:
         self.send_response(status)
-        for name, value in {**(told or {}), "Content-Length": str(len(content))}.items():
+        for name, value in {**(headers or {}), "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

@@ -1,4 +1,4 @@
-"""A proxy on loopback: it alone can reach the hosts that it knows, and notes what it is asked."""
+"""A proxy on loopback that records requests; its host names resolve nowhere else."""
 
 import http.client
 import threading
@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Proxy(ThreadingHTTPServer):
-    """What is asked through it, by method and address.
+    """Forwards requests and records each method and URL in `asked`.
 
     Args:
-        hosts: HOST:PORT on this machine, by the name that only the proxy knows.
+        hosts: HOST:PORT on this machine by a host name that only the proxy can resolve.
     """
 
     daemon_threads = True
@@ -52,7 +52,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
         connection.close()
 
-    do_GET = do_HEAD = do_POST = _forward  # noqa: N815 - as the class has it
+    do_GET = do_HEAD = do_POST = _forward  # noqa: N815 - the base class's names
 
     def do_CONNECT(self) -> None:
         self.server.asked.append(f"CONNECT {self.path}")

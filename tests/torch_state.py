@@ -1,4 +1,4 @@
-"""What a training run sets for the whole process, kept from the tests after it."""
+"""Keeps the process-wide state of a training run from leaking into other tests."""
 
 import contextlib
 import os
@@ -10,12 +10,12 @@ import torch
 
 
 @contextlib.contextmanager
-def global_state_kept() -> Iterator[None]:
-    """Undo what a run sets for the whole process: flags and random-number generators."""
+def preserve_global_state() -> Iterator[None]:
+    """Restore the process-wide torch flags and random-number generators on exit."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     benchmark = torch.backends.cudnn.benchmark
     workspace = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
-    words, keys, state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the global one
+    words, keys, state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the global generator
     try:
         yield
     finally:
@@ -25,5 +25,5 @@ def global_state_kept() -> Iterator[None]:
         if workspace is not None:
             os.environ["CUBLAS_WORKSPACE_CONFIG"] = workspace
         random.setstate(words)
-        np.random.set_state(keys)  # noqa: NPY002 - the global one
+        np.random.set_state(keys)  # noqa: NPY002 - the global generator
         torch.set_rng_state(state)

@@ -1,4 +1,4 @@
-"""Runs of the toy project as tests ask for them, interrupt them and look at what they leave."""
+"""Helpers to start, interrupt and inspect runs of the toy project."""
 
 import dataclasses
 import json
@@ -22,9 +22,9 @@ class StoppedError(Exception):
 
 
 def changed(request: Request, section: str, **changes: object) -> Request:
-    """The same request with other values in one section of its configuration."""
-    part = getattr(request.config, section).model_copy(update=changes)
-    return dataclasses.replace(request, config=request.config.model_copy(update={section: part}))
+    """Return `request` with other values in one section of its configuration."""
+    values = getattr(request.config, section).model_copy(update=changes)
+    return dataclasses.replace(request, config=request.config.model_copy(update={section: values}))
 
 
 def resumed(request: Request) -> Request:
@@ -32,7 +32,7 @@ def resumed(request: Request) -> Request:
 
 
 def train_until(request: Request, step: int) -> Path:
-    """Train until `step` has its line in metrics.jsonl, and stop; return the run's folder."""
+    """Train until metrics.jsonl has a line for `step`, then stop; return the run's folder."""
     write = Metrics.write
 
     def write_then_stop(metrics: Any, line: dict[str, Any]) -> None:

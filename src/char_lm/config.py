@@ -2,7 +2,7 @@
 
     config = load(RunConfig, Path("configs/char_lm/ci-tiny.yaml"), overrides=["train.epochs=3"])
 
-The JSON Schema of a file is `config.schema.json` beside this module; after a change:
+`config.schema.json` beside this module is the JSON Schema of a file; after a change, update it:
 
     python -m char_lm.config > src/char_lm/config.schema.json
 """
@@ -17,11 +17,11 @@ from training.project import Settings
 
 
 class DataConfig(configs.TorchDataConfig):
-    """Where the text comes from, and how much of it a run sees.
+    """Where the text comes from, and how much of it a run uses.
 
     Args:
-        passages: passages of the training split, and of the validation split, that a run sees;
-            null for all. The test split is always whole.
+        passages: maximum number of passages used from each of the training and validation splits;
+            null for all. The test split is always used completely.
     """
 
     passages: int | None = Field(gt=0, le=1_000_000_000)
@@ -31,9 +31,9 @@ class ModelConfig(Section):
     """The size of the language model.
 
     Args:
-        embedding: how many numbers stand for a symbol.
-        width: the size of the LSTM's state.
-        layers: LSTMs, each of which reads the one before it.
+        embedding: size of a symbol's embedding.
+        width: size of the LSTM's hidden state.
+        layers: number of stacked LSTM layers.
     """
 
     embedding: int = Field(gt=0, le=65_536)
@@ -42,7 +42,7 @@ class ModelConfig(Section):
 
 
 class RunConfig(configs.TorchConfig):
-    """All that a run depends on besides the code."""
+    """Everything a run depends on besides the code."""
 
     data: DataConfig
     model: ModelConfig

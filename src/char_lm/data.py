@@ -1,9 +1,9 @@
 """The examples: passages of documentation, written to Parquet once and split by module.
 
-The text is the docstrings of scikit-learn and statsmodels (BSD-3-Clause): uv.lock has one version
-of each. They are read from the source files, as Python 3.13 changes them when it compiles.
+The text is the docstrings of scikit-learn and statsmodels (BSD-3-Clause), whose versions uv.lock
+pins. They are read from source files, because Python 3.13 changes docstrings when it compiles.
 
-What the project declares of its data, for a review like that of code; after a change:
+configs/data/char_lm.json declares the data, so that a change is reviewed; after one, update it:
 
     python -m char_lm.data > configs/data/char_lm.json
 """
@@ -46,11 +46,11 @@ class Examples:
     """The passages of one split, in memory.
 
     Args:
-        ids: (n_examples,) unique names.
-        symbols: (n_examples, 256) of each character, `PADDING` after the last; int8.
-        modules: (n_examples,) the module that each is from.
-        packages: (n_examples,) its package.
-        data_digest: SHA-256 of the file that they come from.
+        ids: (n_examples,) unique identifiers.
+        symbols: (n_examples, 256) a symbol for each character, then `PADDING`; int8.
+        modules: (n_examples,) the module each passage comes from.
+        packages: (n_examples,) the package of that module.
+        data_digest: SHA-256 of the file the examples come from.
     """
 
     ids: npt.NDArray[np.str_]
@@ -64,18 +64,18 @@ class Examples:
 
     @property
     def tensors(self) -> tuple[Tensor]:
-        """The symbols: what comes next in a passage is all there is to learn."""
+        """The symbols, which are both the inputs and the targets."""
         return (self.symbols,)
 
 
-def examples_of(config: RunConfig, split: Split, where: str) -> Examples:  # noqa: ARG001 - any fit
-    """Return the examples of one split that a run on `config` sees."""
+def examples_of(config: RunConfig, split: Split, where: str) -> Examples:  # noqa: ARG001 - interface
+    """Return the examples of one split for a run with `config`."""
     limit = None if split == "test" else config.data.passages
     return load(DATASET.prepare(config.data), split, limit)
 
 
 def load(file: Path, split: Split, limit: int | None = None) -> Examples:
-    """Return the examples of one split of a prepared `file`, or `limit` of them, evenly spread."""
+    """Return the examples of one split of a prepared `file`, or `limit` evenly spaced ones."""
     table, digest = DATASET.load(file, split)
     count = min(limit or len(table), len(table))
     table = table.take(np.arange(count) * len(table) // count)
@@ -97,7 +97,7 @@ def docstrings() -> pa.Table:
     seen: set[str] = set()
     for package in PACKAGES:
         for module, source in _modules(package):
-            # Text that a module shares with one before it would be in two splits.
+            # Text repeated from an earlier module could end up in two splits.
             new = [each for each in docstrings_in(source) if each not in seen]
             seen.update(new)
             passages = cut("\n\n".join(new))
@@ -109,7 +109,7 @@ def _modules(package: str) -> Iterator[tuple[str, str]]:
     """Yield the name and the source of each module of a package, without its tests."""
     found = importlib.util.find_spec(package)  # does not import it
     if found is None or not found.submodule_search_locations:
-        msg = f"{package} is not installed, and its docstrings are data; install what uv.lock holds"
+        msg = f"{package} is not installed, but its docstrings are data; install from uv.lock"
         raise GateInputError(msg)
     root = Path(found.submodule_search_locations[0])
     for file in sorted(root.rglob("*.py"), key=lambda file: file.with_suffix("").parts):
@@ -119,9 +119,9 @@ def _modules(package: str) -> Iterator[tuple[str, str]]:
 
 
 def docstrings_in(source: str) -> list[str]:
-    """Return the docstrings in a module's source, cleaned, in the order in which they stand."""
+    """Return the docstrings in a module's source in source order, with indentation removed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # from Python 3.12 on, of backslashes that escape nothing
+        warnings.simplefilter("ignore")  # Python 3.12+ warns of invalid escape sequences
         tree = ast.parse(source)
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     nodes = [node for node in ast.walk(tree) if isinstance(node, documented)]
@@ -131,12 +131,12 @@ def docstrings_in(source: str) -> list[str]:
 
 
 def cut(text: str) -> list[str]:
-    """Return `text` in passages, of which only the last may be short."""
+    """Return `text` split into passages; only the last one may be shorter."""
     return [text[start : start + PASSAGE] for start in range(0, len(text), PASSAGE)]
 
 
-def complete(source: pa.Table, name: str) -> pa.Table:  # noqa: ARG001 - nothing can be wrong
-    """Return a table with `SCHEMA` from one with `SOURCE_SCHEMA`: a module is in one split."""
+def complete(source: pa.Table, name: str) -> pa.Table:  # noqa: ARG001 - interface
+    """Return a table with `SCHEMA` from one with `SOURCE_SCHEMA`; each module is in one split."""
     hashes = [hashlib.sha256(module.encode()) for module in source["module"].to_pylist()]
     splits = [DATASET.split_of(each.hexdigest()[:16]) for each in hashes]
     return source.append_column(SCHEMA.field("split"), pa.array(splits))

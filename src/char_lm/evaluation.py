@@ -1,4 +1,4 @@
-"""What a checkpoint makes of held-out passages."""
+"""Scores of a checkpoint on held-out passages."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from char_lm.learner import BITS, METHOD
 
 
 def predict(file: Path, examples: Examples) -> Predictions:
-    """Return the bits a character that the model in `file` takes for each of `examples`."""
+    """Return the bits per character of the model in `file` on each of `examples`."""
     checkpoint = METHOD.load(file)
     bits = each_score(METHOD.model(checkpoint), examples.tensors, BITS)
     return Predictions(

@@ -1,8 +1,8 @@
-"""What is learned: the next character of a passage."""
+"""Model, loss and score for the task of predicting the next character of a passage."""
 
 import math
 
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the conventional name
 from torch import Tensor, nn
 
 from training.pytorch.learner import Batch, Learner, Score
@@ -19,7 +19,7 @@ def build_model(config: RunConfig) -> CharacterModel:
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Return the mean cross-entropy of each passage's characters in nats, (rows,)."""
+    """Return the mean cross-entropy per character of each passage, in nats, (rows,)."""
     (symbols,) = batch
     logits: Tensor = model(symbols).float()
     targets = symbols.long()
@@ -30,11 +30,11 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def bits_per_character(model: nn.Module, batch: Batch) -> Tensor:
-    """Return what a code by the model takes for each passage, in bits a character, (rows,)."""
+    """Return the mean cross-entropy per character of each passage, in bits, (rows,)."""
     return loss(model, batch) / math.log(2)
 
 
-# 128 passages: the states and the logits of a base model are some 100 MB.
+# The states and logits of the base model for 128 passages take about 100 MB.
 BITS = Score(name="bits_per_character", better="lower", of=bits_per_character, batch_size=128)
 LEARNER = Learner(build_model=build_model, loss=loss, score=BITS)
 METHOD = TorchMethod(RunConfig, LEARNER)

@@ -1,19 +1,19 @@
-"""A character-level language model: an LSTM, which on a CPU learns faster than a transformer.
+"""A character-level language model: an LSTM, which learns faster on a CPU than a transformer.
 
 Differs from Karpathy (2015), "The Unreasonable Effectiveness of Recurrent Neural Networks": each
-passage is read by itself, after a newline, and the head starts at zero, so that the first loss is
-exactly ln(symbols).
+passage is read independently, starting with a newline, and the head starts at zero, so that the
+first loss is exactly ln(symbols).
 """
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the field's own name for it
+from torch.nn import functional as F  # noqa: N812 - the conventional name
 
 from char_lm.config import ModelConfig
 from char_lm.vocabulary import NEWLINE, SYMBOLS
 
 
 class CharacterModel(nn.Module):
-    """Symbols in, logits of each out, from those before it."""
+    """Predicts each symbol of a passage from the symbols before it."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -24,9 +24,9 @@ class CharacterModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, symbols: Tensor) -> Tensor:
-        """Return logits (batch, length, symbols) of each symbol in (batch, length)."""
+        """Return logits (batch, length, symbols) for each position in (batch, length)."""
         before = F.pad(symbols[:, :-1], (1, 0), value=NEWLINE)
-        # Padding is read as some symbol: nothing comes after it.
+        # Padding may be read as any symbol, because no real symbol follows it.
         states, _ = self.lstm(self.embedding(before.long().clamp(min=0)))
         logits: Tensor = self.head(states)
         return logits

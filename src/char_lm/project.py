@@ -1,4 +1,4 @@
-"""The project: what its commands and the registry are made of."""
+"""The project, as its commands and the registry use it."""
 
 from pathlib import Path
 
@@ -24,5 +24,5 @@ PROJECT: Project[RunConfig, Examples] = Project(
 
 
 def smoke(folder: Path) -> None:
-    """Let the registered model in `folder` answer: it must predict what its predictions say."""
+    """Check that the registered model in `folder` still makes its recorded predictions."""
     evaluation.check_answers(PROJECT, folder)

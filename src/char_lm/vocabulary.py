@@ -1,6 +1,6 @@
-"""The symbols that the model reads and writes: characters as small whole numbers.
+"""The model's symbols: characters as small whole numbers.
 
-Newline, printable ASCII, and one symbol for every other character: none is dropped.
+There is a symbol for newline, one for each printable ASCII character, and one for all others.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ CHARACTERS = "\n" + "".join(map(chr, range(ord(" "), ord("~") + 1))) + "\N{REPLA
 SYMBOLS = len(CHARACTERS)
 NEWLINE = CHARACTERS.index("\n")
 UNKNOWN = SYMBOLS - 1
-PADDING = -1  # after the end of a short passage: never predicted, never read
+PADDING = -1  # fills up short passages; not a symbol, and never a target
 
 
 def encode(text: str) -> npt.NDArray[np.int8]:
@@ -24,5 +24,5 @@ def encode(text: str) -> npt.NDArray[np.int8]:
 
 
 def decode(symbols: Iterable[int]) -> str:
-    """Return the text of `symbols`, up to the padding."""
+    """Return the text of `symbols`, without padding."""
     return "".join(CHARACTERS[symbol] for symbol in symbols if symbol != PADDING)

@@ -1,1 +1,1 @@
-"""The reference project for tabular data: visits to a doctor, by gradient boosting."""
+"""The reference project for tabular data: doctor visits predicted by gradient boosting."""

@@ -1,6 +1,6 @@
 """The configuration of a run.
 
-The JSON Schema of a file is `config.schema.json` beside this module; after a change:
+`config.schema.json` beside this module is the JSON Schema of a file; after a change, update it:
 
     python -m doctor_visits.config > src/doctor_visits/config.schema.json
 """
@@ -15,16 +15,16 @@ from training.project import Settings
 
 
 class ModelConfig(Section):
-    """How the model is boosted; the names are not scikit-learn's where those are abbreviations.
+    """The boosted trees; names differ from scikit-learn's where those are abbreviations.
 
     Args:
-        trees: how many there are.
-        depth: branches from the first node of a tree to a leaf, at most.
-        learning_rate: how much of its correction each tree contributes.
-        share: fraction of the examples that each tree is grown on, drawn without replacement.
-        leaf_examples: the fewest in a leaf.
-        huber_quantile: the quantile of the errors above which they count linearly, not squared; a
-            few people see a doctor dozens of times a year.
+        trees: number of trees.
+        depth: maximum depth of a tree.
+        learning_rate: factor by which the contribution of each tree is scaled.
+        share: fraction of the examples that each tree is fitted to, drawn without replacement.
+        leaf_examples: minimum number of examples in a leaf.
+        huber_quantile: quantile of the errors above which the loss is linear instead of quadratic;
+            a few people see a doctor dozens of times a year.
     """
 
     trees: int = Field(gt=0, le=10_000)

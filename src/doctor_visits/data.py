@@ -2,8 +2,8 @@
 
 Source: J. P. Newhouse (1993), "Free for All?", as in A. C. Cameron and P. K. Trivedi (2005),
 "Microeconometrics"; 20,190 person-years that statsmodels bundles. No column identifies a person,
-and more than half of the rows repeat another one, so rows with identical covariates form one
-cluster: no cluster is in two splits, and tests count clusters.
+and more than half of the rows duplicate another one, so rows with identical covariates form one
+cluster: no cluster is in two splits, and statistical tests treat a cluster as one observation.
 
 After a change, declare the data again:
 
@@ -53,10 +53,10 @@ class Examples:
     """The examples of one split.
 
     Args:
-        ids: (n_examples,) unique names.
+        ids: (n_examples,) unique identifiers.
         features: (n_examples, n_covariates).
-        labels: (n_examples,) visits.
-        clusters: (n_examples,) equal where all covariates are.
+        labels: (n_examples,) number of visits.
+        clusters: (n_examples,) equal for examples with equal covariates.
         data_digest: SHA-256 of the file they come from.
     """
 
@@ -76,8 +76,8 @@ class Examples:
         return {name: column.astype(np.int64).astype(np.str_) for name, column in columns.items()}
 
 
-def examples_of(config: RunConfig, split: Split, where: str) -> Examples:  # noqa: ARG001 - a project's
-    """Return the examples of one split that a run on `config` sees.
+def examples_of(config: RunConfig, split: Split, where: str) -> Examples:  # noqa: ARG001 - interface
+    """Return the examples of one split for a run with `config`.
 
     Raises:
         GateInputError: the data is missing or damaged, or has no example in that split.
@@ -94,7 +94,7 @@ def examples_of(config: RunConfig, split: Split, where: str) -> Examples:  # noq
 
 def randhie() -> pa.Table:
     """Return the experiment's table with `SOURCE_SCHEMA`; a row's id is its number."""
-    # Takes seconds to import, and only the first run needs it.
+    # Takes seconds to import, but only the first run needs it.
     from statsmodels.datasets import randhie as source  # noqa: PLC0415
 
     rows = source.load_pandas().data
@@ -104,7 +104,7 @@ def randhie() -> pa.Table:
 
 
 def complete(source: pa.Table, name: str) -> pa.Table:
-    """Return a table with `SCHEMA` from one with `SOURCE_SCHEMA`, which errors call `name`.
+    """Return a table with `SCHEMA` from one with `SOURCE_SCHEMA`; errors call the table `name`.
 
     Raises:
         GateInputError: no example falls into the training split.
@@ -113,7 +113,7 @@ def complete(source: pa.Table, name: str) -> pa.Table:
     clusters = [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in rows]
     splits = [DATASET.split_of(cluster) for cluster in clusters]
     if "train" not in splits:
-        msg = f"{name}: has no example in the split train"
+        msg = f"{name}: has no examples in the train split"
         raise GateInputError(msg)
     table = source.append_column("cluster", pa.array(clusters, pa.string()))
     return table.append_column("split", pa.array(splits, pa.string())).cast(SCHEMA)
@@ -122,11 +122,11 @@ def complete(source: pa.Table, name: str) -> pa.Table:
 def _check_values(table: pa.Table, name: str) -> None:
     for column in (*COVARIATES, TARGET):
         values = table[column].to_numpy()
-        is_right = np.isin(values, (0, 1)) if column in SUBGROUPS else np.isfinite(values)
+        is_valid = np.isin(values, (0, 1)) if column in SUBGROUPS else np.isfinite(values)
         if column == TARGET:
-            is_right &= values >= 0
-        if not is_right.all():
-            row = int(np.argmin(is_right))
+            is_valid &= values >= 0
+        if not is_valid.all():
+            row = int(np.argmin(is_valid))
             msg = f"{name}: {column} cannot be {values[row]}, in row {row + 1}"
             raise GateInputError(msg)
 

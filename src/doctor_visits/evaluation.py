@@ -1,4 +1,4 @@
-"""What a checkpoint predicts for held-out examples."""
+"""Predictions of a checkpoint for held-out examples."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from doctor_visits.data import Examples
 
 
 def predict(file: Path, examples: Examples) -> Predictions:
-    """Return what the checkpoint in `file` predicts for `examples`.
+    """Return the predictions of the checkpoint in `file` for `examples`.
 
     Raises:
         CheckpointError: the file is not a checkpoint of this project.

@@ -1,4 +1,4 @@
-"""How the model is trained: gradient-boosted trees with a Huber loss, kept as ONNX."""
+"""Training of gradient-boosted trees with a Huber loss, stored as ONNX."""
 
 from pathlib import Path
 
@@ -14,14 +14,14 @@ from doctor_visits.data import Examples
 
 
 class Boosting(OneProcessMethod[RunConfig, Examples]):
-    """Trains scikit-learn's `GradientBoostingRegressor` and leaves an ONNX file."""
+    """Trains scikit-learn's `GradientBoostingRegressor` and writes an ONNX file."""
 
     library = "sklearn"
     checkpoint = "checkpoint.onnx"
     packages = ("scikit-learn", "numpy", "onnx")
 
     def fit(self, run: Run[RunConfig, Examples]) -> Fitted:
-        """Train; the history has a line for each tree."""
+        """Train; the history has an entry for each tree."""
         model = boosted(run.config, run.training)
         validation = run.validation
         errors = (
@@ -41,7 +41,7 @@ class Boosting(OneProcessMethod[RunConfig, Examples]):
 
 
 def boosted(config: RunConfig, examples: Examples) -> GradientBoostingRegressor:
-    """Return a model that has learned from `examples`."""
+    """Return a model trained on `examples`."""
     model = GradientBoostingRegressor(
         loss="huber",
         alpha=config.model.huber_quantile,

@@ -1,1 +1,1 @@
-"""What decides whether a model may be promoted; knows no project."""
+"""Gates that decide whether a model may be promoted; they depend on no project."""

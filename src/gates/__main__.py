@@ -1,4 +1,4 @@
-"""The gates as commands: python -m gates --help."""
+"""The command line of the gates: python -m gates --help."""
 
 import argparse
 import sys
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m gates",
-        description="Decide, from files, whether a model may go on.",
-        epilog="Exit codes: 0 passed, 1 failed, 2 could not judge, told in one line, "
+        description="Decide from files whether a model may be promoted.",
+        epilog="Exit codes: 0 passed, 1 failed, 2 could not judge (reported in one line), "
         "3 too little evidence.",
         allow_abbrev=False,
     )

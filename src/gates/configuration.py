@@ -1,4 +1,4 @@
-"""Configuration files: strict YAML, checked against a model, told in one line when wrong."""
+"""Configuration files: strict YAML, validated against a model, errors reported in one line."""
 
 import difflib
 import re
@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(BaseModel):
-    """A part of a configuration: read-only, every key given, no unknown keys, no NaN."""
+    """A section of a configuration: read-only, strictly typed, no unknown keys, no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
@@ -30,16 +30,16 @@ _PINNED_ADDRESS = re.compile(r"hf://[^@]*@[0-9a-f]{40}(/|$)")
 
 def _pinned(address: str) -> str:
     if "hf://" in address and not _PINNED_ADDRESS.search(address):
-        msg = "a branch of the Hub can be moved; name a commit, 40 digits: hf://…/NAME@COMMIT/…"
+        msg = "a branch on the Hub can move; name a commit of 40 digits: hf://…/NAME@COMMIT/…"
         raise ValueError(msg)
     return address
 
 
-# An address that fsspec opens; one of the Hugging Face Hub names a commit.
+# An address that fsspec opens; an address on the Hugging Face Hub must name a commit.
 Address = Annotated[str, Field(min_length=1), AfterValidator(_pinned)]
 
 
-# Beyond its own errors, ruamel lets those of the types through: `2024-13-45`, `!!bool x`.
+# Besides its own errors, ruamel lets errors of type constructors through: `2024-13-45`, `!!bool x`.
 _INVALID_YAML = (
     YAMLError,
     ArithmeticError,
@@ -62,10 +62,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def read_bytes(file: Path) -> bytes:
-    """Return what a configuration's `file` holds.
+    """Return the content of a configuration `file`.
 
     Raises:
-        ConfigError: it cannot be read.
+        ConfigError: the file cannot be read.
     """
     try:
         return file.read_bytes()
@@ -75,10 +75,10 @@ def read_bytes(file: Path) -> bytes:
 
 
 def parse_yaml(content: bytes, *, where: str) -> dict[str, Any]:
-    """Return the keys and values in YAML; errors name `where` it is from.
+    """Return the keys and values of a YAML document; errors name `where` it comes from.
 
     Raises:
-        ConfigError: it is malformed.
+        ConfigError: the document is malformed.
     """
     try:
         tree = _parse(content)
@@ -96,10 +96,10 @@ def parse_yaml(content: bytes, *, where: str) -> dict[str, Any]:
 
 
 def apply_override(tree: dict[str, Any], override: str) -> str:
-    """Set one `key=value` in `tree`, as `--set` asks for; return the key.
+    """Apply one `--set key=value` to `tree`; return the key.
 
     Raises:
-        ConfigError: it is not a key and a value, or the key is inside of a value.
+        ConfigError: `override` is not KEY=VALUE, or a parent of the key is a value.
     """
     key, equals, text = override.partition("=")
     if not (key and equals):
@@ -122,13 +122,13 @@ def apply_override(tree: dict[str, Any], override: str) -> str:
 
 
 def validate(model: type[Model], tree: Any, *, where: str, overridden: Iterable[str] = ()) -> Model:
-    """Return `tree` as a `model`.
+    """Return `tree` validated as a `model`.
 
     Args:
-        model: what the keys and values must be.
-        tree: nested mappings, as a YAML file holds them.
-        where: what the error names when a key or a value is not allowed.
-        overridden: keys that come from `--set`, so that the error names that instead.
+        model: declares the allowed keys and values.
+        tree: nested mappings, as read from YAML.
+        where: the source that an error names.
+        overridden: keys set by `--set`; an error about them names `--set` as the source.
 
     Raises:
         ConfigError: a key is missing or unknown, or a value is not allowed.
@@ -139,10 +139,10 @@ def validate(model: type[Model], tree: Any, *, where: str, overridden: Iterable[
         details = error.errors()
         if isinstance(tree, dict) and tree and model.model_fields.keys().isdisjoint(tree):
             found, wanted = (", ".join(map(str, keys)) for keys in (tree, model.model_fields))
-            msg = f"{where}: has the keys {_shown(found)[1:-1]}; expected {wanted}: is it another "
-            msg += "file?"
+            msg = f"{where}: has the keys {_shown(found)[1:-1]}; expected {wanted}; is this the "
+            msg += "right file?"
             raise ConfigError(msg) from error
-        # A misspelt key is missing as well: the misspelling is what to correct.
+        # A misspelt key is also reported as missing; the misspelling is the one to report.
         first = min(details, key=lambda detail: detail["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         source = "--set" if any(_overlap(key, other) for other in overridden) else where
@@ -152,11 +152,11 @@ def validate(model: type[Model], tree: Any, *, where: str, overridden: Iterable[
 
 
 def first_problem(error: ValidationError) -> str:
-    """Return where a document is wrong, and how, in one line."""
+    """Return the place and the reason of the first validation error, in one line."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"]) or "top level"
-    said = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {said[:1].lower()}{said[1:]}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[:1].lower()}{message[1:]}"
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -169,19 +169,19 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _parse(text: str | bytes) -> Any:
-    # Pure YAML 1.2: `1e-3` is a number, `no` is a word, a key given twice is an error.
+    # Pure YAML 1.2: `1e-3` is a number, `no` is a string, a repeated key is an error.
     return YAML(typ="safe", pure=True).load(text)
 
 
 def _overlap(one: str, other: str) -> bool:
-    """Whether one of two keys is the other, or a section that the other is in."""
+    """Whether two dotted keys are equal, or one is a section that contains the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
 
 
-# Pydantic's kinds of error in our words: what must be true, and what was there.
+# Our wording of pydantic's error types: what was expected, and what was found.
 _EXPLANATIONS = {
     "missing": "missing; every key must be given",
-    "model_type": "must be a section with keys of its own, got {input}",
+    "model_type": "must be a section with keys, got {input}",
     "greater_than": "must be > {gt:g}, got {input}",
     "greater_than_equal": "must be >= {ge:g}, got {input}",
     "less_than": "must be < {lt:g}, got {input}",
@@ -200,30 +200,30 @@ def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
     return explanation.format(input=_shown(error["input"]), **error.get("ctx", {}))
 
 
-# YAML's aliases make a few lines into a tree of billions, which no line can hold.
+# YAML aliases can expand a few lines into billions of values, so messages are truncated.
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
 
 
 def _shown(value: object) -> str:
-    """Return `value` as it is written, no longer than a line takes."""
+    """Return the repr of `value`, truncated to fit on one line."""
     try:
         return _SHORT.repr(value)
-    except ValueError:  # Python does not write out a number of thousands of digits
-        return "a number beyond all bounds"
+    except ValueError:  # Python refuses to print an integer with thousands of digits
+        return "a number with thousands of digits"
 
 
 def _unknown_key(key: str, known: list[str]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+    hint = f"did you mean {close[0]}?" if close else f"known keys: {', '.join(known)}"
     return f"unknown key; {hint}"
 
 
 def _keys_at(location: Iterable[int | str], model: type[BaseModel]) -> list[str]:
-    """Return the keys that the section of `model` at `location` has."""
+    """Return the keys of the section at `location` in `model`."""
     section: Any = model
     for key in location:
-        # In a mapping from names to sections, each of them is one like the others.
+        # In a mapping from names to sections, all sections have the same type.
         is_section = isinstance(section, type) and issubclass(section, BaseModel)
         section = (
             section.model_fields[str(key)].annotation

@@ -1,6 +1,6 @@
-"""Shows text that may come from anybody: subgroups, ids, class names, provenance, addresses.
+"""Prints untrusted text safely: subgroups, ids, class names, provenance, addresses.
 
-Whoever chooses such a text must not steer the terminal or the CI runner that shows it.
+Such text must not be able to control the terminal or the CI runner that displays it.
 """
 
 import os
@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterable
 from typing import TextIO
 
-# GitHub's runner takes `::` at the start of a line and `##[` anywhere in it for a command.
+# GitHub's runner reads `::` at the start of a line, and `##[` anywhere in it, as a command.
 # https://github.com/actions/runner/blob/main/src/Runner.Common/ActionCommand.cs
 _MARK, _OLD_MARK = "::", "##["
 
 
 def harmless(text: str) -> str:
-    """Return `text` as one line in which nothing acts: escapes are spelled out, spaces are kept."""
+    """Return `text` as one line without control characters or commands; spaces are kept."""
     shown = "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text
@@ -26,26 +26,27 @@ def harmless(text: str) -> str:
 
 
 def in_one_line(text: str) -> str:
-    """Return `text` as `harmless` does, each run of white space as one space."""
+    """Return `text` as `harmless` does, with each run of white space as one space."""
     return harmless(" ".join(text.split()))
 
 
 def show(*lines: str) -> None:
-    """Print each of `lines`, made harmless; what the terminal has no letters for is spelled out."""
+    """Print `lines`, made harmless; escape characters that the terminal cannot encode."""
     _print(lines, sys.stdout)
 
 
 def show_error(*lines: str) -> None:
-    """Print each of `lines` to standard error, as `show` does."""
+    """Print `lines` to standard error, as `show` does."""
     _print(lines, sys.stderr)
 
 
 def _print(lines: Iterable[str], stream: TextIO) -> None:
-    encoding = getattr(stream, "encoding", None) or "utf-8"  # None where it is closed
+    encoding = getattr(stream, "encoding", None) or "utf-8"  # None if it is closed
     for line in lines:
         text = harmless(line).encode(encoding, "backslashreplace").decode(encoding)
         try:
             print(text, file=stream, flush=True)
         except BrokenPipeError:
-            # `… | head` has read enough. The command must finish, and its exit code stays its own.
+            # The reader, such as `head`, closed the pipe. The command must still finish, and its
+            # exit code must not change.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,4 +1,4 @@
-"""What goes wrong, each kind with its exit code, and how a command ends on it."""
+"""Errors and their exit codes, and how a command reports them."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ _TRACEBACK = "GATES_TRACEBACK"
 
 
 class ExitCode(IntEnum):
-    """What every command of `gates` and of a project says by its exit code."""
+    """The exit codes of every command, in `gates` and in projects."""
 
     PASSED = 0
     FAILED = 1
@@ -27,7 +27,7 @@ class ExitCode(IntEnum):
 
 
 class GateError(Exception):
-    """An error that is told in one line: what was wrong, where, and what to do."""
+    """An error that is reported in one line: what was wrong, where, and what to do."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.COULD_NOT_JUDGE
 
@@ -41,28 +41,28 @@ class ConfigError(GateError):
 
 
 class CheckpointError(GateError):
-    """A checkpoint is missing, damaged, or not one of ours."""
+    """A checkpoint is missing, damaged, or in an unknown format."""
 
 
 class AnswerError(GateError):
-    """A model does not answer as it must."""
+    """A model's answers are not what they must be."""
 
     exit_code = ExitCode.FAILED
 
 
 class TrainingError(GateError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
     exit_code = ExitCode.FAILED
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that tells a wrong option in one line, as every other bad input."""
+    """A parser that reports a wrong option in one line, like any other bad input."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Return the options; an argument that is none ends the command.
+        """Return the options; an unknown argument ends the command.
 
-        Here, where a command's own options are known: the parser above it knows its name only.
+        A subcommand's parser checks this itself, because only it knows the subcommand's options.
         """
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
@@ -79,9 +79,9 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
-    """Return a suggestion for a misspelt `word`, or nothing if no known word is similar.
+    """Return a suggestion for a misspelt `word`, or "" if no known word is similar.
 
-    A path without an option gets the option that its first part resembles.
+    For a path without an option, suggest the option that the path's first part resembles.
     """
     names = {name.lstrip("-"): name for name in known}
     begins_with = re.split("[=/.]", word.lstrip("-"))[0]
@@ -94,14 +94,14 @@ def _nearest(word: str, known: Iterable[str]) -> str:
 
 
 def said_by(error: Exception, *, longest: int = 300) -> str:
-    """Return what an error of somebody else's says, on one line, or its name if it says nothing."""
+    """Return a third-party error's message on one line, or its class name if it has none."""
     return " ".join(str(error).split())[:longest] or type(error).__name__
 
 
 def underlying(error: BaseException) -> str:
-    """Return what the file system said, where an error came of that, or else what `error` says.
+    """Return the file system's message if it caused `error`, else the message of `error`.
 
-    Libraries raise errors of their own while one of the file system passes through them.
+    Libraries often wrap the file system's errors in their own.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -113,28 +113,28 @@ def underlying(error: BaseException) -> str:
 
 
 def run_command(command: Callable[[], ExitCode]) -> int:
-    """Run `command` and return its exit code; an error becomes its one line on stderr.
+    """Run `command` and return its exit code; an error becomes one line on stderr.
 
-    Exit code 1 means that harm was shown, so nothing unexpected may end with it. With the variable
-    GATES_TRACEBACK an error shows where it comes from as well.
+    Exit code 1 means that harm was shown, so an unexpected error must not end with it. If the
+    variable GATES_TRACEBACK is set, the traceback is printed as well.
     """
     try:
         code = command()
         _flush()
     except KeyboardInterrupt:
-        _say("interrupted")
+        _print_error("interrupted")
         return ExitCode.INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is no verdict
+    except Exception as error:  # noqa: BLE001 - no error may look like a verdict
         if os.environ.get(_TRACEBACK):
             traceback.print_exc()
         with contextlib.suppress(OSError):
             _flush()
-        _say(_line_of(error))
+        _print_error(_line_of(error))
         return error.exit_code if isinstance(error, GateError) else ExitCode.COULD_NOT_JUDGE
     return code
 
 
-# The extra of this package that brings a module.
+# The extra of this package that installs each module.
 _EXTRAS = {
     "aiohttp": "supply",
     "cyclonedx": "supply",
@@ -153,9 +153,9 @@ def _line_of(error: Exception) -> str:
     if isinstance(error, GateError):
         return str(error)
     if isinstance(error, OSError):
-        # Not foreseen where it happened: a full disk, a folder that went away.
+        # Not handled where it happened: a full disk, a deleted folder.
         return f"{error.filename or 'a file'}: {error.strerror or error}"
-    if _is_of_memory(error):
+    if _is_out_of_memory(error):
         return (
             "there is not enough memory; use a smaller batch or model, fewer examples, or a larger "
             "machine"
@@ -165,16 +165,16 @@ def _line_of(error: Exception) -> str:
         if extra:
             return f"{error.name} is not installed; install the extra: gates[{extra}]"
     what = f"{type(error).__name__}: {error}"
-    return f"unexpected {what}; {_TRACEBACK}=1 shows where it comes from, for a bug report"
+    return f"unexpected {what}; set {_TRACEBACK}=1 to get a traceback for a bug report"
 
 
-def _say(line: str) -> None:
+def _print_error(line: str) -> None:
     print(in_one_line(line), file=sys.stderr)
 
 
 def _flush() -> None:
-    """Write what was printed; where nobody takes it, Python must not try again when it ends."""
-    if sys.stdout is None:  # closed by whoever started this
+    """Flush stdout; if that fails, keep Python from trying again when it exits."""
+    if sys.stdout is None:  # closed by the parent process
         return
     try:
         sys.stdout.flush()
@@ -183,12 +183,12 @@ def _flush() -> None:
         raise
 
 
-def _is_of_memory(error: Exception) -> bool:
-    """Whether memory was short: torch says so by a RuntimeError of its own, or by its text."""
-    said = str(error)
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch raises its own RuntimeError, or names the allocator in it."""
+    message = str(error)
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator" in said
-        or "bad_alloc" in said
+        or "DefaultCPUAllocator" in message
+        or "bad_alloc" in message
     )

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their digests."""
+"""Atomic writes, and digests of files."""
 
 import contextlib
 import hashlib
@@ -13,81 +13,80 @@ from gates.errors import GateInputError
 
 @contextlib.contextmanager
 def atomic_write(file: Path) -> Iterator[IO[bytes]]:
-    """Open a stand-in for `file` that takes its place, fsynced, when the block ends well.
+    """Open a temporary file that replaces `file` when the block succeeds.
 
-    The folder is made if it is missing. If the block raises, or the process is killed,
-    `file` stays what it was. A link stays, and the file that it leads to is replaced. A device or
-    a pipe, such as /dev/stdout, cannot be replaced and is written to.
+    It is fsynced before it replaces `file`, and the folder is created if it is missing. If the
+    block raises, or the process is killed, `file` keeps its old content. If `file` is a link, the
+    file it points to is replaced. A device or a pipe, such as /dev/stdout, cannot be replaced and
+    is written to directly.
 
     Raises:
-        GateInputError: the folder cannot be made or written to.
+        GateInputError: the folder cannot be created or written to.
     """
     if _is_special(file):
         with _writing(file), file.open("wb") as stream:
             yield stream
         return
     file = Path(os.path.realpath(file)) if file.is_symlink() else file
-    descriptor, stand_in = _stand_in(file)
+    descriptor, temporary = _open_temporary(file)
     try:
         with _writing(file):
             with os.fdopen(descriptor, "wb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
-            # mkstemp makes private files; what a run leaves is for others to read.
-            stand_in.chmod(0o666 & ~_umask())
-            stand_in.replace(file)
+            # mkstemp creates private files, but others must be able to read what a run writes.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(file)
     finally:
-        stand_in.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     _fsync_folder(file.parent)
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write `text` to `file` as UTF-8, whole or not at all.
+    """Write `text` to `file` as UTF-8, atomically.
 
     Raises:
-        GateInputError: the folder cannot be made or written to.
+        GateInputError: the folder cannot be created or written to.
     """
     with atomic_write(file) as stream:
         stream.write(text.encode())
 
 
 def refuse_to_overwrite(read: Iterable[Path | None], *, written: Iterable[Path | None]) -> None:
-    """Refuse a command that would write over what it reads, or write one file twice.
+    """Refuse a command that would overwrite its own input, or write one file twice.
 
     Raises:
-        GateInputError: a file that is written is one that is read, or another that is written.
+        GateInputError: an output is also an input, or the same file as another output.
     """
-    uses = {_identity(file): f"{file}, which is read" for file in read if file is not None}
+    uses = {_identity(file): f"{file}, which is an input" for file in read if file is not None}
     for file in written:
         if file is None or _is_special(file):
             continue
         identity = _identity(file)
         if identity in uses:
-            msg = (
-                f"{file}: would be written over {uses[identity]}; choose another place to write to"
-            )
+            msg = f"{file}: would overwrite {uses[identity]}; choose another place to write to"
             raise GateInputError(msg)
-        uses[identity] = f"{file}, which is written as well"
+        uses[identity] = f"{file}, which is another output"
 
 
 def check_writable(file: Path | None) -> None:
-    """Make the folder of `file`, if there is one, and make sure that it can be written to.
+    """Create the folder of `file`, unless it is None, and check that it can be written to.
 
     Raises:
-        GateInputError: it cannot.
+        GateInputError: the folder cannot be created or written to.
     """
     if file is not None and not _is_special(file):
-        descriptor, stand_in = _stand_in(file)
+        descriptor, temporary = _open_temporary(file)
         os.close(descriptor)
-        stand_in.unlink()
+        temporary.unlink()
 
 
 def sha256(file: Path) -> str:
     """Return the SHA-256 of `file` in hex.
 
     Raises:
-        GateInputError: it cannot be read.
+        GateInputError: the file cannot be read.
     """
     try:
         with file.open("rb") as stream:
@@ -98,8 +97,8 @@ def sha256(file: Path) -> str:
 
 
 def _identity(file: Path) -> tuple[int, int] | str:
-    """Return what two paths of one file have in common, which links and letter case do not."""
-    resolved = os.path.realpath(file)  # `x/../file` is there, even before somebody makes x
+    """Return a key that all paths to one file share, despite links and letter case."""
+    resolved = os.path.realpath(file)  # `x/../file` exists, even before x does
     try:
         found = os.stat(resolved)  # noqa: PTH116 - a string
     except OSError:
@@ -121,8 +120,8 @@ def _writing(file: Path) -> Iterator[None]:
         raise GateInputError(msg) from error
 
 
-def _stand_in(file: Path) -> tuple[int, Path]:
-    """Open a new file beside `file`, in a folder that is made if it is missing."""
+def _open_temporary(file: Path) -> tuple[int, Path]:
+    """Open a new file next to `file`; create the folder if it is missing."""
     with _writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
@@ -136,7 +135,7 @@ def _umask() -> int:
 
 
 def _fsync_folder(folder: Path) -> None:
-    """Make a rename in `folder` outlast a loss of power."""
+    """Make a rename in `folder` survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

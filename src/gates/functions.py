@@ -1,4 +1,4 @@
-"""Functions of a project that a policy names, as in `project.module:smoke`."""
+"""Functions of a project that a policy names, such as `project.module:smoke`."""
 
 import importlib
 from typing import Any
@@ -13,10 +13,10 @@ def named_function(reference: str, *, where: str) -> Any:
 
     Args:
         reference: `module:name`.
-        where: what an error names as its place.
+        where: the source that an error names.
 
     Raises:
-        ConfigError: it cannot be imported.
+        ConfigError: the function cannot be imported.
     """
     module, _, function = reference.partition(":")
     try:

@@ -1,4 +1,4 @@
-"""Files by their address: a path, whatever fsspec opens, or a model of MLflow's registry."""
+"""Files by address: a path, any address that fsspec opens, or a model in MLflow's registry."""
 
 import contextlib
 import os
@@ -12,29 +12,29 @@ from typing import Any
 
 from gates.errors import GateError, GateInputError, said_by
 
-# What a version in the registry holds, and which of it is looked for first.
-_OF_A_MODEL = ("checkpoint.*", "predictions.parquet")
+# The files of a registered version, in the order in which they are looked for.
+_MODEL_FILES = ("checkpoint.*", "predictions.parquet")
 
 
 @contextlib.contextmanager
 def local_copy(uri: str, *, prefer: str = "checkpoint.*") -> Iterator[Path]:
-    """Give the file at `uri` as a local one, for as long as the block runs.
+    """Provide the file at `uri` as a local file while the block runs.
 
     Args:
         uri: a path, an address that fsspec opens (`s3://`, `gs://`, `https://`, `memory://`), or
-            `models:/NAME@ALIAS` or `models:/NAME/VERSION` in the registry that
-            MLFLOW_TRACKING_URI names, where it was put by `gates register`.
-        prefer: which file of a model to take, where it has several; a pattern of its name.
+            `models:/NAME@ALIAS` or `models:/NAME/VERSION` for a model that `gates register` put
+            into the registry at MLFLOW_TRACKING_URI.
+        prefer: a name pattern; which file to take if a model has several.
 
     Raises:
-        GateInputError: it cannot be read. Never taken for "there is none".
+        GateInputError: the file cannot be read. A caller must not treat it as absent.
     """
     if not uri.strip():
-        msg = "the address of a model or its predictions is empty; name one"
+        msg = "the address of a model or its predictions is empty; give one"
         raise GateInputError(msg)
     if ":/" not in uri:
         if Path(uri).is_dir():
-            msg = f"{uri}: is a folder; name a file in it, such as {Path(uri) / _OF_A_MODEL[1]}"
+            msg = f"{uri}: is a folder; name a file in it, such as {Path(uri) / _MODEL_FILES[1]}"
             raise GateInputError(msg)
         if not Path(uri).is_file():
             msg = f"{uri}: no such file"
@@ -47,37 +47,37 @@ def local_copy(uri: str, *, prefer: str = "checkpoint.*") -> Iterator[Path]:
         try:
             yield file
         except GateError as error:
-            # The copy's name says nothing, and it is gone when the message is read.
+            # The copy is gone by the time the message is read, so name the address instead.
             raise type(error)(str(error).replace(str(file), shown(uri))) from error
 
 
 def shown(uri: str) -> str:
-    """Return an address as an error may name it: without the signature that opens it."""
+    """Return `uri` without its query, which may hold a signature that no error may reveal."""
     return uri.partition("?")[0] if "://" in uri else uri
 
 
 def download(uri: str, file: Path) -> None:
-    """Copy what is at `uri`, a path or an address that fsspec opens, to `file`.
+    """Copy the file at `uri`, a path or an address that fsspec opens, to `file`.
 
     Raises:
-        GateInputError: it cannot be read.
+        GateInputError: the file cannot be read.
     """
     try:
         with opened(uri) as source, file.open("wb") as target:
             shutil.copyfileobj(source, target)
-    except Exception as error:  # each file system of fsspec has errors of its own
-        msg = f"{shown(uri)}: cannot be read ({_told(error).replace(uri, shown(uri))})"
+    except Exception as error:  # each of fsspec's file systems raises its own errors
+        msg = f"{shown(uri)}: cannot be read ({_describe(error).replace(uri, shown(uri))})"
         raise GateInputError(msg) from error
 
 
 def opened(uri: str, **options: Any) -> Any:
-    """Return what fsspec opens at `uri`, over the web by way of the machine's proxies.
+    """Open `uri` with fsspec; web addresses go through the machine's proxies.
 
     Args:
         uri: a path or an address.
-        options: of fsspec's file system.
+        options: passed to fsspec's file system.
     """
-    import fsspec  # noqa: PLC0415 - takes a moment to import, and a local file needs none of it
+    import fsspec  # noqa: PLC0415 - slow to import, and not needed for a local file
 
     # Without trust_env, aiohttp ignores HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
     is_web = uri.startswith(("http://", "https://"))
@@ -86,32 +86,32 @@ def opened(uri: str, **options: Any) -> Any:
 
 
 def _fetch(uri: str, folder: Path, _: str) -> Path:
-    # Without the query of a signed address: the ending says what the file holds.
+    # Drop the query of a signed address, because the suffix shows the file's format.
     file = folder / PurePosixPath(shown(uri)).name
     download(uri, file)
     return file
 
 
 def _fetch_model(uri: str, folder: Path, prefer: str) -> Path:
-    from gates.registry.loading import fetch_model  # noqa: PLC0415 - a path needs none of it
+    from gates.registry.loading import fetch_model  # noqa: PLC0415 - not needed for a path
 
-    patterns = tuple(dict.fromkeys((prefer, *_OF_A_MODEL)))
+    patterns = tuple(dict.fromkeys((prefer, *_MODEL_FILES)))
     try:
         return fetch_model(uri, patterns, folder)
     except GateInputError as error:
-        told = str(error)
-        # What the registry says names its address, or the version; the user gave this one.
-        raise GateInputError(told if told.startswith(uri) else f"{uri}: {told}") from error
+        message = str(error)
+        # The registry names its own address or the version; add the address the user gave.
+        raise GateInputError(message if message.startswith(uri) else f"{uri}: {message}") from error
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     cause: BaseException | None = error
     while cause is not None:
-        # fsspec makes "no such file" of a server that cannot be reached.
+        # fsspec reports "no such file" for a server that cannot be reached.
         if isinstance(cause, ConnectionError | socket.gaierror | ssl.SSLError):
             is_system = cause.errno is not None and cause.errno > 0
-            why = os.strerror(cause.errno) if is_system and cause.errno else said_by(cause)
-            return f"connection failed: {why}"
+            reason = os.strerror(cause.errno) if is_system and cause.errno else said_by(cause)
+            return f"connection failed: {reason}"
         cause = cause.__cause__ or cause.__context__
     kind = "no such file: " if isinstance(error, FileNotFoundError) else ""
     return kind + said_by(error, longest=200)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def waiting_for(what: str) -> Iterator[None]:
-    """Show `what` on standard error while the block runs; nothing where that is not a terminal."""
+    """Show `what` on standard error while the block runs, if that is a terminal."""
     if sys.stderr is None or not sys.stderr.isatty():
         yield
         return

@@ -1,6 +1,6 @@
-"""Services that are asked over HTTP.
+"""Requests to services over HTTP.
 
-An answer that is missing is an error, never "nothing found".
+A missing answer is an error, never "nothing found".
 """
 
 import concurrent.futures
@@ -16,36 +16,36 @@ import urllib3
 
 from gates.errors import GateInputError
 
-_SECONDS = 10
-_AT_ONCE = 16
+_TIMEOUT_S = 10
+_CONCURRENT = 16
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class UnreachableError(GateInputError):
-    """A service gave no answer that could be judged."""
+    """A service gave no usable answer."""
 
 
 _RETRIES = urllib3.Retry(
     total=3,
     backoff_factor=0.2,  # seconds, doubled each time
     status_forcelist=(429, 500, 502, 503, 504),
-    allowed_methods=None,  # asking twice changes nothing, by POST neither
+    allowed_methods=None,  # repeating a request is safe, even a POST
 )
 _SETTINGS: dict[str, Any] = {
-    "maxsize": _AT_ONCE,
-    "timeout": urllib3.Timeout(_SECONDS),
+    "maxsize": _CONCURRENT,
+    "timeout": urllib3.Timeout(_TIMEOUT_S),
     "retries": _RETRIES,
 }
 
 
 def ask(url: str, *, body: object = None, headers: Mapping[str, str] | None = None) -> bytes:
-    """Return what `url` answers; with a `body`, which is sent as JSON, to a POST.
+    """Return the response of `url` to a GET, or to a POST of `body` as JSON.
 
     Raises:
-        GateInputError: it is no address of the web.
-        UnreachableError: it did not answer, or with an error.
+        GateInputError: `url` is not a web address.
+        UnreachableError: the service did not answer, or answered with an error.
     """
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -66,7 +66,7 @@ def ask(url: str, *, body: object = None, headers: Mapping[str, str] | None = No
 
 
 def _proxy_of(parts: urllib.parse.SplitResult) -> str | None:
-    """Return the proxy by which this machine reaches an address: HTTP_PROXY and its like say it."""
+    """Return the proxy for an address, from HTTP_PROXY and the like; None for a direct one."""
     if urllib.request.proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     proxies = urllib.request.getproxies()
@@ -83,10 +83,10 @@ def _connections(proxy: str | None) -> urllib3.PoolManager:
 
 
 def ask_json(url: str, *, body: object = None) -> Any:
-    """Return what `url` answers, which must be JSON.
+    """Return the JSON that `url` answers with.
 
     Raises:
-        UnreachableError: it is not, or there is no answer.
+        UnreachableError: the service did not answer, or not in JSON.
     """
     try:
         return json.loads(ask(url, body=body))
@@ -96,6 +96,6 @@ def ask_json(url: str, *, body: object = None) -> Any:
 
 
 def for_each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Return what `function` gives for each of `items`, in order; several are asked at once."""
-    with concurrent.futures.ThreadPoolExecutor(_AT_ONCE) as threads:
+    """Return the result of `function` for each of `items`, in order, several at a time."""
+    with concurrent.futures.ThreadPoolExecutor(_CONCURRENT) as threads:
         return list(threads.map(function, items))

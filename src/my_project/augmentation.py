@@ -1,7 +1,7 @@
-"""Changes training images at random: distorted, mixed in pairs, with noise.
+"""Augments training images at random: distortion, mixup and noise.
 
-What is drawn for a batch depends on the seed and on which batch it is, and on nothing else: it is
-the same for however many processes and parts, and after a run was resumed.
+The random numbers for a batch depend only on the seed and the step, so they are the same with any
+number of processes and micro-batches, and after a resume.
 """
 
 import math
@@ -11,28 +11,28 @@ from typing import Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the conventional name
 from torch import Tensor
 
 from my_project.config import RunConfig, TrainConfig
 
-# How far an image is distorted at most, at strength 1.
+# The largest distortion of an image at strength 1.
 _DEGREES, _SCALE, _SHEAR, _PIXELS = 10, 0.05, 0.1, 0.25
 _DISTORTIONS = 5
-_NO_INK = -1.0  # what comes in from outside of an image
+_NO_INK = -1.0  # pixel value outside the image
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """What was drawn for the examples of a batch, a row for each.
+    """Random numbers that augment a batch, with a row for each example.
 
     Args:
-        partners: (batch,) the place in the batch of the example that each is mixed with.
-        distortions: (batch, 2, 5) of an image and of its partner's, uniform in [-1, 1].
-        shares: (batch,) of the image itself where two are mixed, in [0, 1].
-        noise: (batch, channels, height, width) standard normal; of no size if there is none.
-        config: how much of each.
-        classes: how many classes there are.
+        partners: (batch,) the index in the batch of the example that each is mixed with.
+        distortions: (batch, 2, 5) for each image and its partner, uniform in [-1, 1].
+        shares: (batch,) the weight of the image itself in a mix of two, in [0, 1].
+        noise: (batch, channels, height, width) standard normal; (batch, 0) without noise.
+        config: how strong each augmentation is.
+        classes: number of classes.
     """
 
     partners: Tensor
@@ -43,11 +43,11 @@ class Draws:
     classes: int
 
     def to(self, place: torch.device) -> Self:
-        """Return the same on another device."""
+        """Return the draws on another device."""
         return self._each(lambda tensor: tensor.to(place, non_blocking=True))
 
     def of(self, rows: Tensor) -> Self:
-        """Return what was drawn for some rows of the batch."""
+        """Return the draws for some rows of the batch."""
         return self._each(lambda tensor: tensor[rows])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -60,23 +60,23 @@ class Draws:
         )
 
     def needed(self, batch: Tensor, rows: Tensor) -> Tensor:
-        """Return the indices of the examples that `rows` of `batch` are made from."""
+        """Return the indices of all examples needed to augment `rows` of `batch`."""
         both = [batch[rows], batch[self.partners]] if self.config.mixup else [batch[rows]]
         return torch.cat(both)
 
     def applied(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the images, changed, and the share of each class in them."""
+        """Return the augmented images and the share of each class in them."""
         images, labels = batch
         return augmented(images, labels, self, self.config, self.classes)
 
 
 def draw(config: RunConfig, seeds: tuple[int, int], size: int) -> Draws | None:
-    """Draw for a batch; None if nothing is changed.
+    """Return the draws for a batch, or None if augmentation is off.
 
     Args:
-        config: says what is needed.
-        seeds: what the draws depend on.
-        size: examples in the batch.
+        config: the configuration, which says what to draw.
+        seeds: seeds of the random-number generator.
+        size: number of examples in the batch.
     """
     train, model = config.train, config.model
     if not (train.distortion or train.mixup or train.noise):
@@ -87,7 +87,7 @@ def draw(config: RunConfig, seeds: tuple[int, int], size: int) -> Draws | None:
     shares = random.beta(train.mixup, train.mixup, size) if train.mixup else np.ones(size)
     noise = random.standard_normal((size, *image) if train.noise else (size, 0))
     return Draws(
-        # Batches are in a random order already: the next one is as good as any.
+        # Batches are shuffled already, so the next example is as good a partner as any.
         partners=torch.arange(size).roll(-1),
         distortions=torch.from_numpy(distortions),
         shares=torch.from_numpy(shares),
@@ -100,17 +100,17 @@ def draw(config: RunConfig, seeds: tuple[int, int], size: int) -> Draws | None:
 def augmented(
     images: Tensor, labels: Tensor, draws: Draws, config: TrainConfig, classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Return changed images, and the share of each class in them.
+    """Return the augmented images and the share of each class in them.
 
-    Source of mixing: Zhang et al. (2018), "mixup: Beyond Empirical Risk Minimization".
+    Source of mixup: Zhang et al. (2018), "mixup: Beyond Empirical Risk Minimization".
 
     Args:
-        images: (batch, channels, height, width); where images are mixed (2 x batch, …), first the
-            examples, then their partners.
-        labels: as many.
-        draws: for each example.
-        config: how much of each.
-        classes: how many there are.
+        images: (batch, channels, height, width); with mixup (2 x batch, …), the examples followed
+            by their partners.
+        labels: (batch,), or (2 x batch,) with mixup.
+        draws: random numbers for each example.
+        config: how strong each augmentation is.
+        classes: number of classes.
 
     Returns:
         (batch, channels, height, width) and (batch, classes).
@@ -123,36 +123,36 @@ def augmented(
     if config.mixup:
         count = len(draws.shares)
         share = draws.shares.to(images.dtype)
-        images = _between(images[:count], images[count:], share.view(-1, 1, 1, 1))
-        targets = _between(targets[:count], targets[count:], share.view(-1, 1))
+        images = _mixed(images[:count], images[count:], share.view(-1, 1, 1, 1))
+        targets = _mixed(targets[:count], targets[count:], share.view(-1, 1))
     if config.noise:
         images = images + config.noise * draws.noise.to(images.dtype)
     return images, targets
 
 
-def _between(own: Tensor, others: Tensor, share: Tensor) -> Tensor:
+def _mixed(own: Tensor, others: Tensor, share: Tensor) -> Tensor:
     return share * own + (1 - share) * others
 
 
 def distorted(images: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Return images that are turned, scaled, sheared and moved a little, without ink around them.
+    """Return slightly rotated, scaled, sheared and shifted images, padded without ink.
 
     Args:
-        images: (batch, channels, height, width), in which no ink is -1.
+        images: (batch, channels, height, width), where -1 is no ink.
         draws: (batch, 5), uniform in [-1, 1]: turn, scale, shear, pixels right, pixels down.
-        strength: 1 for up to 10 degrees, 5 %, 0.1 and a quarter of a pixel.
+        strength: at 1, up to 10 degrees, 5 %, 0.1 and a quarter of a pixel.
     """
     if not len(images):
-        return images  # affine_grid takes some only
+        return images  # affine_grid refuses an empty batch
     turn, scale, shear, right, down = (draws.to(images.dtype) * strength).unbind(1)
     angle, size = turn * math.radians(_DEGREES), 1 + scale * _SCALE
     cosine, sine = angle.cos() * size, angle.sin() * size
     height, width = images.shape[2:]
-    # Rows of the matrices that say where each pixel of the result comes from, in units of half
-    # an image (torch.nn.functional.affine_grid).
+    # Rows of the matrices that map each output pixel to its source, in units of half an image
+    # (torch.nn.functional.affine_grid).
     across = torch.stack([cosine, shear * _SHEAR - sine, right * _PIXELS * 2 / width], dim=1)
     along = torch.stack([sine, cosine, down * _PIXELS * 2 / height], dim=1)
     matrices = torch.stack([across, along], dim=1)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
-    # It puts zeros around an image.
+    # grid_sample pads with zeros, so shift the images to make zero mean no ink.
     return F.grid_sample(images - _NO_INK, grid, align_corners=False) + _NO_INK

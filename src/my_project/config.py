@@ -2,7 +2,7 @@
 
     config = load(RunConfig, Path("configs/ci-tiny.yaml"), overrides=["train.epochs=3"])
 
-The JSON Schema of a file is `config.schema.json` beside this module; after a change:
+`config.schema.json` beside this module is the JSON Schema of a file; after a change, update it:
 
     python -m my_project.config > src/my_project/config.schema.json
 """
@@ -40,14 +40,14 @@ class ModelConfig(Section):
 
 
 class TrainConfig(configs.TrainConfig):
-    """How the model is trained; what every project has is in `training.config`.
+    """How the model is trained; `training.config` has the options that all projects share.
 
     Args:
-        distortion: how far images are turned, scaled, sheared and moved at random, each epoch anew:
-            1 is up to 10 degrees, 5 %, 0.1 and a quarter of a pixel; 0 is not at all.
-        mixup: alpha of the Beta(alpha, alpha) from which the share of an image is drawn when it is
-            mixed with another one; 1 is any share alike, 0 mixes nothing.
-        noise: standard deviation of the noise that is added to the pixels, which go from -1 to 1.
+        distortion: strength of the random rotation, scaling, shear and shift in each epoch: 1 is up
+            to 10 degrees, 5 %, 0.1 and a quarter of a pixel; 0 turns it off.
+        mixup: alpha of the Beta(alpha, alpha) distribution of an image's share in a mix of two; 1
+            makes all shares equally likely, 0 turns mixup off.
+        noise: standard deviation of the noise added to the pixels, which range from -1 to 1.
     """
 
     distortion: float = Field(ge=0, le=10)
@@ -56,7 +56,7 @@ class TrainConfig(configs.TrainConfig):
 
 
 class RunConfig(configs.TorchConfig):
-    """All that a run depends on besides the code."""
+    """Everything a run depends on besides the code."""
 
     model: ModelConfig
     train: TrainConfig

@@ -4,7 +4,7 @@ Source of the images: E. Alpaydin and C. Kaynak (1998), "Optical Recognition of
 Handwritten Digits", UCI Machine Learning Repository; the 1,797 test images that
 scikit-learn bundles.
 
-What the project declares of its data, for a review like that of code; after a change:
+configs/data/my_project.json declares the data, so that a change is reviewed; after one, update it:
 
     python -m my_project.data > configs/data/my_project.json
 """
@@ -31,11 +31,11 @@ IMAGE_SIDE = 8
 LARGEST_PIXEL = 16  # each pixel counts the ink dots in a 4 x 4 block of the scan
 CLASSES = 10
 
-# Quarters of the training split by how much ink an image has: a subgroup of its own, as a
-# model may read thick strokes and fail on thin ones.
+# Quartiles of the training split by amount of ink. They are subgroups, because a model may read
+# thick strokes and fail on thin ones.
 THICKNESSES = ("thinnest", "thin", "thick", "thickest")
 
-# What a source holds; the split and the thickness are computed from it.
+# The columns of a source; the split and the thickness are computed from them.
 SOURCE_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -59,11 +59,11 @@ class Examples:
     """The examples of one split, in memory.
 
     Args:
-        ids: (n_examples,) unique names.
+        ids: (n_examples,) unique identifiers.
         images: (n_examples, 1, 8, 8) ink from -1 (none) to 1 (full), float32.
         labels: (n_examples,) the digit, int64.
         thicknesses: (n_examples,) one of `THICKNESSES`.
-        data_digest: SHA-256 of the file that they come from.
+        data_digest: SHA-256 of the file the examples come from.
     """
 
     ids: npt.NDArray[np.str_]
@@ -82,12 +82,12 @@ class Examples:
 
 
 def examples_of(config: RunConfig, split: Split, where: str) -> Examples:
-    """Return the examples of one split that a run on `config` sees.
+    """Return the examples of one split for a run with `config`.
 
     Args:
-        config: names the data, and the model that must be able to take it.
-        split: which part.
-        where: what an error names as the place of the configuration.
+        config: names the data, and the model that must accept it.
+        split: the split to return.
+        where: where the configuration comes from, for error messages.
 
     Raises:
         GateInputError: the data is missing or damaged, or does not fit the model.
@@ -102,7 +102,7 @@ def load(file: Path, split: Split) -> Examples:
     """Return the examples of one split of a prepared `file`.
 
     Raises:
-        GateInputError: the file is not what its manifest says, or has no example in that split.
+        GateInputError: the file does not match its manifest, or has no example in that split.
     """
     table, digest = DATASET.load(file, split)
     ink = _pixels(table).reshape(-1, 1, IMAGE_SIDE, IMAGE_SIDE).astype(np.float32) / LARGEST_PIXEL
@@ -117,7 +117,7 @@ def load(file: Path, split: Split) -> Examples:
 
 def digits() -> pa.Table:
     """Return scikit-learn's handwritten digits as a table with `SOURCE_SCHEMA`."""
-    # Takes seconds to import, and only the first run needs it.
+    # Takes seconds to import, but only the first run needs it.
     from sklearn.datasets import load_digits  # noqa: PLC0415
 
     images, labels = load_digits(return_X_y=True)
@@ -133,7 +133,7 @@ def digits() -> pa.Table:
 
 
 def synthetic(model: ModelConfig) -> Examples:
-    """Return noise in the shape that `model` takes, to measure speed with; always the same."""
+    """Return noise of the shape that `model` takes, for benchmarks; always the same."""
     generator = torch.Generator().manual_seed(0)
     shape = (SYNTHETIC_EXAMPLES, model.channels, model.image_size, model.image_size)
     images = torch.randn(shape, generator=generator)
@@ -148,17 +148,17 @@ def synthetic(model: ModelConfig) -> Examples:
 
 
 def complete(source: pa.Table, name: str) -> pa.Table:
-    """Return a table with `SCHEMA` from one with `SOURCE_SCHEMA`, which errors call `name`.
+    """Return a table with `SCHEMA` from one with `SOURCE_SCHEMA`; errors call the table `name`.
 
     Raises:
         GateInputError: no example falls into the training split.
     """
     pixels = _pixels(source)
-    # By what the image shows, not by its name: equal images belong to the same split.
+    # Hash the image rather than its id, so that equal images are in the same split.
     hashes = (hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in pixels)
     splits = np.array([DATASET.split_of(each) for each in hashes])
     if "train" not in splits:
-        msg = f"{name}: has no example in the split train"
+        msg = f"{name}: has no examples in the train split"
         raise GateInputError(msg)
     ink = pixels.sum(axis=1, dtype=np.int64)
     table = source.append_column("split", pa.array(splits.tolist(), pa.string()))
@@ -167,19 +167,19 @@ def complete(source: pa.Table, name: str) -> pa.Table:
 
 
 def thicknesses(ink: npt.NDArray[np.int64], reference: npt.NDArray[np.int64]) -> list[str]:
-    """Return the quarter of `reference` that each image's ink falls into.
+    """Return the name of the quartile of `reference` that each image's ink falls into.
 
     Args:
         ink: (n_examples,) the sum of each image's pixels.
-        reference: (n_training_examples,) the same for the training split, so that examples
-            which arrive later do not move the bounds.
+        reference: (n_training_examples,) the same for the training split only, so that new test
+            examples do not move the bounds.
     """
     bounds = np.quantile(reference, [0.25, 0.5, 0.75])
     return [THICKNESSES[quarter] for quarter in np.searchsorted(bounds, ink, side="left")]
 
 
 def _check_fits(model: ModelConfig, *, where: str) -> None:
-    """Raise a `GateInputError` unless `model`, configured at `where`, can take the examples."""
+    """Raise a `GateInputError` unless the model that `where` configures accepts the examples."""
     expected = {"image_size": IMAGE_SIDE, "channels": 1, "classes": CLASSES}
     for key, needed in expected.items():
         found = getattr(model, key)

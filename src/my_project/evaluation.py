@@ -1,4 +1,4 @@
-"""What a checkpoint predicts for held-out images."""
+"""Predictions of a checkpoint for held-out images."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ from my_project.learner import METHOD
 
 
 def predict(file: Path, examples: Examples) -> Predictions:
-    """Return what the checkpoint in `file` predicts for `examples`.
+    """Return the predictions of the checkpoint in `file` for `examples`.
 
     Raises:
-        CheckpointError: the file is not a checkpoint that can be read, or its model is for other
-            images or classes.
+        CheckpointError: the file is not a readable checkpoint, or its model is for other images or
+            classes.
     """
     checkpoint = METHOD.load(file)
     _check_fits(checkpoint.config.model, examples, file)
@@ -41,9 +41,9 @@ def _check_fits(model: ModelConfig, examples: Examples, file: Path) -> None:
     takes = (model.channels, model.image_size, model.image_size)
     found = tuple(examples.images.shape[1:])
     if takes != found or int(examples.labels.max()) >= model.classes:
-        msg = f"{file}: its model sorts images of {_product(takes)} into {model.classes} classes; "
-        msg += f"the data has images of {_product(found)} and labels to {examples.labels.max()}; "
-        msg += "name the data that it is for with --config"
+        msg = f"{file}: the model takes images of {_product(takes)} and has {model.classes} "
+        msg += f"classes, but the data has images of {_product(found)} and labels up to "
+        msg += f"{examples.labels.max()}; use --config to name the data for this model"
         raise CheckpointError(msg)
 
 

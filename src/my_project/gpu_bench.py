@@ -1,4 +1,4 @@
-"""Measure training against what the machine can do: python -m my_project.gpu_bench."""
+"""Compare training speed with the machine's measured limits: python -m my_project.gpu_bench."""
 
 import sys
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from my_project.config import SETTINGS, RunConfig
 
 
 def model_flops(config: RunConfig) -> int:
-    """Return the operations of a step's matrix products: a multiplication and an addition each."""
+    """Return the operations of a step's matrix products, counting a multiply-add as two."""
     model = config.model
     tokens = (model.image_size // model.patch_size) ** 2
     patches = tokens * model.channels * model.patch_size**2 * model.width
-    # Queries, keys and values 3, output 1, perceptron 4 + 4 products of a token with width x width.
+    # Products of each token with width x width: 3 for q, k and v, 1 for the output, 8 in the MLP.
     block = 12 * tokens * model.width**2 + 2 * tokens**2 * model.width
     head = model.width * model.classes
-    # Backward: the gradients of both factors; the images need none.
+    # The backward pass computes gradients of both factors, but none for the images.
     multiplications = 2 * patches + 3 * (model.depth * block + head)
     return 2 * multiplications * config.train.batch_size
 

@@ -1,7 +1,7 @@
-"""What is learned: the digit in an image."""
+"""Model, loss and score for the task of recognising the digit in an image."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the conventional name
 from torch import Tensor, nn
 
 from training.pytorch.learner import Batch, Learner, Score
@@ -20,17 +20,17 @@ def build_model(config: RunConfig) -> VisionTransformer:
 def loss(model: nn.Module, batch: Batch) -> Tensor:
     """Return the cross-entropy of each image in nats, (rows,).
 
-    Where images are mixed, it is against the share of each class.
+    For mixed images, the target is the share of each class.
     """
     images, labels = batch
     return F.cross_entropy(model(images).float(), labels, reduction="none")
 
 
 def is_right(model: nn.Module, batch: Batch) -> Tensor:
-    """Return whether each image is recognised, (rows,)."""
+    """Return 1 for each image that is classified correctly and 0 for the others, (rows,)."""
     images, labels = batch
-    right: Tensor = model(images).argmax(dim=1) == labels
-    return right.to(torch.float64)
+    correct: Tensor = model(images).argmax(dim=1) == labels
+    return correct.to(torch.float64)
 
 
 ACCURACY = Score(name="accuracy", better="higher", of=is_right)

@@ -1,14 +1,14 @@
 """A Vision Transformer for small images.
 
-Differs from Dosovitskiy et al. (2021), "An Image Is Worth 16x16 Words": the mean of the
-tokens is classified instead of a class token (Beyer et al. 2022, "Better plain ViT
-baselines for ImageNet-1k"), the head starts at zero, so that the first loss is exactly
-ln(classes), and positions start as large as the patches: at the usual 0.02 the mean over
-tokens hides for many epochs where a stroke is (0.64 against 0.98 after ten).
+Differs from Dosovitskiy et al. (2021), "An Image Is Worth 16x16 Words": it classifies the mean of
+the tokens instead of a class token (Beyer et al. 2022, "Better plain ViT baselines for
+ImageNet-1k"); the head starts at zero, so that the first loss is exactly ln(classes); and positions
+start as large as the patches. At the usual scale of 0.02, the mean over tokens hides for many
+epochs where a stroke is (accuracy 0.64 against 0.98 after ten).
 """
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the conventional name
 from torch import Tensor, nn
 
 from my_project.config import ModelConfig
@@ -21,7 +21,7 @@ class VisionTransformer(nn.Module):
         super().__init__()
         tokens = (config.image_size // config.patch_size) ** 2
         self.patch_size = config.patch_size
-        # What a convolution of stride patch_size computes; its backward is 10 ms dearer on a GPU.
+        # Same as a convolution with stride patch_size, whose backward is 10 ms slower on a GPU.
         self.patches = nn.Linear(config.channels * config.patch_size**2, config.width)
         self.positions = nn.Parameter(0.5 * torch.randn(1, tokens, config.width))
         self.blocks = nn.Sequential(
@@ -39,8 +39,8 @@ class VisionTransformer(nn.Module):
         # (batch, channels, rows, size, columns, size) -> (batch, rows x columns, one patch)
         patches = grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         tokens: Tensor = self.patches(patches)
-        # In the type of the patches: under autocast float32 positions would make every residual
-        # sum float32, twice the memory traffic.
+        # Under autocast, float32 positions would make every residual sum float32 and double the
+        # memory traffic.
         tokens = tokens + self.positions.to(tokens.dtype)
         tokens = self.norm(self.blocks(tokens))
         logits: Tensor = self.head(tokens.mean(dim=1))
@@ -48,7 +48,7 @@ class VisionTransformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, then a two-layer perceptron, each on a normalised residual stream."""
+    """Self-attention and then an MLP, each with layer norm before it and a residual connection."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""What every training run shares: run folders, exact resume, data, the loop, the commands."""
+"""Code shared by all training runs: run folders, exact resume, data, the loop, the commands."""

@@ -1,4 +1,4 @@
-"""The two commands of every project, `python -m NAME.train` and `python -m NAME.eval`."""
+"""The commands every project has: `python -m NAME.train`, `NAME.eval` and `NAME.data`."""
 
 import argparse
 import contextlib
@@ -30,16 +30,16 @@ def train(settings: Settings[Config], arguments: Sequence[str] | None = None) ->
     if options.config is None and options.from_provenance is None:
         parser.error(f"--config: name a file, such as {settings.configs / 'ci-tiny.yaml'}")
     if options.from_provenance is not None and options.overrides:
-        parser.error("--set: not allowed with --from-provenance, which says all of it")
+        parser.error("--set: not allowed with --from-provenance, which sets every key")
     return run_command(lambda: _train(settings, options))
 
 
 def _train_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"python -m {settings.package}.train",
-        description="Train a model and leave a checkpoint.",
-        epilog="Exit codes: 0 trained, 1 training failed (a loss that is not finite), "
-        "2 bad input, told in one line.",
+        description="Train a model and write a checkpoint.",
+        epilog="Exit codes: 0 trained, 1 training failed (the loss is not finite), "
+        "2 bad input, reported in one line.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -47,13 +47,14 @@ def _train_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help=f"what to train, such as {settings.configs / 'ci-tiny.yaml'}; with --from-provenance, "
-        f"where its data may come from (default there: {settings.defaults})",
+        f"the configuration whose data location is trusted, by default {settings.defaults}",
     )
     parser.add_argument(
         "--from-provenance",
         type=Path,
         metavar="FILE",
-        help="train again what a provenance.json describes, and say whether the result is the same",
+        help="repeat the run that a provenance.json describes, and report whether the checkpoint "
+        "is the same",
     )
     parser.add_argument(
         "--set",
@@ -61,14 +62,14 @@ def _train_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="change one key of the configuration, as in train.epochs=3; may be repeated",
+        help="override one key of the configuration, as in train.epochs=3; may be repeated",
     )
     parser.add_argument(
         "--outputs",
         type=Path,
         default=settings.outputs,
         metavar="FOLDER",
-        help="where the run's folder is made (default: %(default)s)",
+        help="where to create the run's folder (default: %(default)s)",
     )
     parser.add_argument(
         "--run-id", metavar="ID", help="the name of the run's folder (default: date and time)"
@@ -76,17 +77,17 @@ def _train_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run of that name from its newest snapshot, if there is one",
+        help="continue the run with that ID from its newest snapshot, if there is one",
     )
     parser.add_argument(
         "--print-config",
         action="store_true",
-        help="print the whole configuration that would be trained, and train nothing",
+        help="print the complete configuration and exit without training",
     )
     parser.add_argument(
         "--require-clean-tree",
         action="store_true",
-        help="refuse source that no commit describes, as for a release",
+        help="refuse to train from uncommitted source, as for a release",
     )
     return parser
 
@@ -105,7 +106,7 @@ def _train(settings: Settings[Config], options: argparse.Namespace) -> ExitCode:
     if options.print_config:
         print(configs.dump(config).decode(), end="")
         return ExitCode.PASSED
-    # Its imports take seconds: after the configuration, so that a typo is told at once.
+    # Takes seconds to import, so a typo in the configuration is reported first.
     from training import runs  # noqa: PLC0415
 
     checkpoint = runs.train(
@@ -127,34 +128,34 @@ def _train(settings: Settings[Config], options: argparse.Namespace) -> ExitCode:
 def _check_data(
     described: DataConfig, where: str, trusted: Path, settings: Settings[Config]
 ) -> None:
-    """Refuse an address or a folder that only a file from elsewhere names."""
+    """Refuse an address or a folder that only the provenance names: anyone may have written it."""
     known = configs.load(settings.config, trusted).data
     for key in ("source", "cache_dir"):
         found, expected = getattr(described, key), getattr(known, key)
         if found != expected:
-            msg = f"{where}: data.{key} is {found}, and {trusted} has {expected}; if that is "
-            msg += "right, name a configuration that says so with --config"
+            msg = f"{where}: data.{key} is {found}, but {trusted} has {expected}; if you trust the "
+            msg += "former, name a configuration that has it with --config"
             raise ConfigError(msg)
 
 
 def _compare(described: dict[str, Any], again: dict[str, Any]) -> ExitCode:
-    """Say whether a run that was trained again came to the same checkpoint."""
+    """Report whether the repeated run produced the same checkpoint."""
     before, now = provenance.subject_digest(described), provenance.subject_digest(again)
     result = ExitCode.PASSED if before == now else ExitCode.FAILED
     if os.environ.get("RANK", "0") != "0":
-        return result  # the first of several processes speaks for all
+        return result  # only the first process reports
     differences = provenance.differences(described, again)
     if before == now:
         show(f"reproduced: the checkpoint is the same, sha256 {now}")
     else:
         show(f"not reproduced: sha256 {before} -> {now}")
-    nothing = ["  nothing that the provenance records differs"]
-    show(*([f"  differs: {difference}" for difference in differences] or nothing))
+    no_difference = ["  nothing that the provenance records differs"]
+    show(*([f"  differs: {difference}" for difference in differences] or no_difference))
     return result
 
 
 def declare(settings: Settings[Config], dataset: Dataset) -> int:
-    """Run `python -m NAME.data`, which prints what configs/data/NAME.json holds."""
+    """Run `python -m NAME.data`, which prints the content for configs/data/NAME.json."""
 
     def run() -> ExitCode:
         config = configs.load(settings.config, settings.defaults)
@@ -175,7 +176,7 @@ def _evaluate_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
         prog=f"python -m {settings.package}.eval",
         description="Score a checkpoint on held-out data and judge it against a baseline.",
         epilog="Exit codes: 0 not worse, 1 worse by more than the margin, "
-        "2 could not judge, told in one line, 3 too little evidence.",
+        "2 could not judge, reported in one line, 3 too little evidence.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -183,7 +184,7 @@ def _evaluate_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="FILE",
-        help=f"a run's, or the newest: the link latest.* in {settings.outputs}",
+        help=f"the checkpoint to score; latest.* in {settings.outputs} links to the newest",
     )
     add_judging_arguments(parser, baseline="checkpoint or predictions.parquet")
     parser.add_argument(
@@ -191,14 +192,14 @@ def _evaluate_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
         type=Path,
         default=settings.policy,
         metavar="FILE",
-        help="every other limit (default: %(default)s)",
+        help="the file with all other limits (default: %(default)s)",
     )
     parser.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"where the data is (default: {settings.defaults}, if the model was trained on the "
-        "data there)",
+        help=f"the configuration that names the data (default: {settings.defaults}, if the model "
+        "was trained on the data it names)",
     )
     parser.add_argument(
         "--predictions",
@@ -214,7 +215,7 @@ def _evaluate(settings: Settings[Config], options: argparse.Namespace) -> ExitCo
     with contextlib.ExitStack() as stack:
         baseline = None
         if options.baseline is not None:
-            # Before anything is scored: an address that is wrong is told at once.
+            # Before the model is scored, so that a wrong address fails immediately.
             baseline = stack.enter_context(local_copy(options.baseline))
         verdict = _judge(settings.project, options, policy, baseline)
     return publish(verdict, report=options.report)
@@ -228,7 +229,7 @@ def _judge(
 ) -> Verdict:
     from gates.evaluation.plots import draw_verdict  # noqa: PLC0415 - takes seconds to import
 
-    # Once: while this runs, another training may point the link to its own checkpoint.
+    # Resolve the link only once: another training run may repoint it in the meantime.
     checkpoint = options.checkpoint
     if checkpoint.is_symlink():
         checkpoint = Path(os.path.realpath(checkpoint))

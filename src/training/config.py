@@ -1,13 +1,13 @@
 """The configuration of a run: typed, complete, and checked before anything heavy is imported.
 
-A project has a class of its own with what only it needs:
+A project adds its own sections in a subclass:
 
     class RunConfig(config.TorchConfig):
         model: ModelConfig
 
     run = config.load(RunConfig, Path("configs/ci-tiny.yaml"), overrides=["train.epochs=3"])
 
-A key without a default is required and no unknown one is allowed, so a file shows all that a run
+A key without a default is required and unknown keys are refused, so a file shows everything a run
 depends on.
 """
 
@@ -28,8 +28,9 @@ class DataConfig(Section):
     """Where the examples come from.
 
     Args:
-        source: one of the project's own, or a Parquet file's path or fsspec address.
-        cache_dir: where the prepared file is kept, relative to where a run is started.
+        source: the name of a source built into the project, or the path or fsspec address of a
+            Parquet file.
+        cache_dir: folder for the prepared file, relative to the working directory.
     """
 
     source: Address
@@ -37,35 +38,35 @@ class DataConfig(Section):
 
 
 class TorchDataConfig(DataConfig):
-    """Where the examples come from, and how torch's loop loads them.
+    """Where the examples come from, and how the PyTorch loop loads them.
 
     Args:
-        workers: processes that load batches; 0 takes them from memory, for small data.
+        workers: processes that load batches; 0 reads them from memory, for small data.
     """
 
     workers: int = Field(ge=0, le=256)
 
 
 class TrainConfig(Section):
-    """How a model is trained by torch's loop.
+    """How the PyTorch loop trains a model.
 
     Args:
         epochs: passes over the training split.
-        batch_size: examples in one optimiser step, over all processes together.
-        accumulation_steps: parts in which each process takes its share of a batch.
-        lr: the highest learning rate.
-        weight_decay: AdamW's.
-        warmup_share: the share of all steps in which the rate rises to `lr`.
-        clip_norm: the largest norm of all gradients together.
-        precision: of the forward and backward pass; weights are float32.
-        compile: whether torch.compile compiles the model.
-        deterministic: whether only algorithms are used that repeat bit for bit.
-        snapshot_every: steps between two snapshots from which a run can be resumed.
+        batch_size: examples in one optimiser step, summed over all processes.
+        accumulation_steps: micro-batches into which each process splits its share of a batch.
+        lr: the peak learning rate.
+        weight_decay: AdamW's weight decay.
+        warmup_share: fraction of all steps over which the learning rate rises to `lr`.
+        clip_norm: the gradient norm, over all parameters, above which gradients are clipped.
+        precision: the precision of the forward and backward pass; weights are float32.
+        compile: whether to compile the model with torch.compile.
+        deterministic: whether to use only algorithms that give the same bits every time.
+        snapshot_every: steps between two snapshots; a run can be resumed from a snapshot.
         parallelism: how several processes share the work, `ddp` or `fsdp` (FSDP2).
-        device: `auto` is a GPU where there is one.
-        patience: epochs without a better validation score after which training stops; null for
-            never.
-        keep: the epoch whose weights the checkpoint holds: the `last` one, or the one with the
+        device: `auto` uses a GPU if there is one.
+        patience: epochs without a better validation score after which training stops; null to
+            never stop early.
+        keep: the epoch whose weights go into the checkpoint: the `last` one, or the one with the
             `best` validation score.
     """
 
@@ -82,13 +83,13 @@ class TrainConfig(Section):
     snapshot_every: int = Field(gt=0, le=1_000_000_000)
     parallelism: Literal["ddp", "fsdp"]
     device: Literal["auto", "cpu", "cuda"]
-    # With defaults, so that the files and checkpoints of before these options stay readable.
+    # These have defaults so that older files and checkpoints can still be read.
     patience: int | None = Field(default=None, gt=0, le=1_000_000)
     keep: Literal["last", "best"] = "last"
 
 
 class RunConfig(Section):
-    """All that a run depends on besides the code; a project adds its own sections."""
+    """Everything a run depends on besides the code; a project adds its own sections."""
 
     seed: int = Field(ge=0, lt=2**32)
     tracking: Literal["none", "mlflow"]
@@ -96,7 +97,7 @@ class RunConfig(Section):
 
 
 class TorchConfig(RunConfig):
-    """The configuration of a run of torch's loop."""
+    """The configuration of a run that the PyTorch loop trains."""
 
     data: TorchDataConfig
     train: TrainConfig
@@ -109,7 +110,7 @@ def load(kind: type[Config], file: Path, overrides: Iterable[str] = ()) -> Confi
     """Return the configuration in the YAML `file`, changed by `key=value` overrides.
 
     Raises:
-        ConfigError: the file is missing or malformed, or a key or a value is not allowed.
+        ConfigError: the file is missing or malformed, or a key or value is not allowed.
     """
     tree = read_yaml(file)
     overridden = set()
@@ -124,10 +125,10 @@ def validate(
     """Return `tree` as a configuration.
 
     Args:
-        kind: the project's class.
-        tree: nested mappings, as a YAML file or a checkpoint holds them.
-        where: what the error names when a key or a value is not allowed.
-        overridden: keys that come from `--set`, so that the error names that instead.
+        kind: the project's configuration class.
+        tree: nested mappings, as read from a YAML file or a checkpoint.
+        where: where `tree` comes from, for error messages.
+        overridden: keys set with `--set`; errors name that option instead of `where`.
 
     Raises:
         ConfigError: a key is missing or unknown, or a value is not allowed.
@@ -136,12 +137,12 @@ def validate(
 
 
 def dump(config: RunConfig) -> bytes:
-    """Return `config` as YAML that `load` reads back to the same configuration."""
+    """Return `config` as YAML, which `load` reads back unchanged."""
     return dump_tree(config.model_dump())
 
 
 def dump_tree(tree: Mapping[str, Any]) -> bytes:
-    """Return nested mappings as YAML, in their own order."""
+    """Return nested mappings as YAML, with the keys in their original order."""
     stream = io.BytesIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
@@ -151,7 +152,7 @@ def dump_tree(tree: Mapping[str, Any]) -> bytes:
 
 
 def json_schema(kind: type[RunConfig]) -> str:
-    """Return the JSON Schema of a project's configuration files, as text."""
+    """Return the JSON Schema for a project's configuration files, as text."""
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     schema = {**head, **kind.model_json_schema()}
     return json.dumps(schema, indent=2, sort_keys=True) + "\n"

@@ -1,6 +1,6 @@
-"""The data a project trains and is judged on: read once, checked, split, and kept with a manifest.
+"""Prepares a project's data: read once, checked, split, and kept with a manifest.
 
-A project says with a `Dataset` what a source holds and what is computed from it. The prepared file
+A project describes its source and the columns computed from it in a `Dataset`. The prepared file
 is Parquet; its manifest, `NAME.manifest.json` beside it, has its SHA-256, schema and counts.
 """
 
@@ -30,16 +30,18 @@ class Dataset:
     """How a project's data is prepared.
 
     Args:
-        bundled: sources that need no file: by name, what makes a table with `source_schema`.
-        generated: further sources, which the project makes in memory; errors name them.
-        source_schema: what a source holds.
-        schema: what the prepared file holds: besides that the column `split`, and what else is
-            computed.
-        shares: how much of the hash's range each split takes. A new example joins a split without
-            moving any other.
+        bundled: sources that need no file: for each name, a function that returns a table with
+            `source_schema`.
+        generated: names of sources that the project generates in memory, for error messages.
+        source_schema: the columns of a source.
+        schema: the columns of the prepared file: those of a source, `split`, and any other
+            computed column.
+        shares: fraction of examples in each split. The hash of an example decides its split, so
+            new examples do not move old ones.
         complete: adds the computed columns to a table with `source_schema`; the second argument is
-            what an error names as the table.
-        check: raises a `GateInputError` for values that cannot be, of a table in either schema.
+            the table's name for error messages.
+        check: raises a `GateInputError` for impossible values in a table with either schema; the
+            second argument is the same as for `complete`.
     """
 
     bundled: Mapping[str, Callable[[], pa.Table]]
@@ -51,7 +53,7 @@ class Dataset:
     check: Callable[[pa.Table, str], None]
 
     def prepare(self, config: DataConfig) -> Path:
-        """Return the Parquet file of the examples; write it and its manifest first if need be.
+        """Return the Parquet file with the examples; write it and its manifest first if needed.
 
         Raises:
             GateInputError: the source cannot be read, or does not have the source's schema.
@@ -66,7 +68,7 @@ class Dataset:
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "source.parquet"
             self._fetch(config.source, copy)
-            # Neither a file's name nor a message holds the signature that opens an address.
+            # A signed address is a secret: keep its signature out of file names and messages.
             name = locations.shown(config.source)
             file = cache / f"{Path(name).stem}-{sha256(copy)[:12]}.parquet"
             if not self._is_current(file):
@@ -78,42 +80,42 @@ class Dataset:
         """Return the rows of one split of a prepared `file`, and the file's SHA-256.
 
         Raises:
-            GateInputError: the file is missing or damaged, is not what its manifest says, or has
-                no example in that split.
+            GateInputError: the file is missing or damaged, does not match its manifest, or has no
+                example in that split.
         """
         try:
             manifest = json.loads(manifest_of(file).read_text(encoding="utf-8"))
             digest = str(manifest["sha256"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             msg = f"{manifest_of(file)}: missing or damaged; delete it, and the next run writes it "
-            msg += "anew"
+            msg += "again"
             raise GateInputError(msg) from error
         if sha256(file) != digest:
-            msg = f"{file}: not the file that its manifest describes; delete both, and the next "
-            msg += "run writes them anew"
+            msg = f"{file}: does not match the SHA-256 in its manifest; delete both, and the next "
+            msg += "run writes them again"
             raise GateInputError(msg)
         table = self._read(file, self.schema, name=str(file))
         rows = table.filter(pa.compute.equal(table["split"], split))
         if not len(rows):
-            msg = f"{file}: has no example in the split {split}"
+            msg = f"{file}: has no examples in the {split} split"
             raise GateInputError(msg)
         return rows, digest
 
     def declared(self, config: DataConfig) -> DeclaredData:
-        """Return what the project declares of its data, as configs/data/PROJECT.json holds it.
+        """Return the declaration of the project's data, the content of configs/data/PROJECT.json.
 
         Raises:
             GateInputError: the source cannot be read, or does not have the source's schema.
         """
         file = self.prepare(config)
-        self.load(file, "test")  # what does not fit its manifest is not declared
+        self.load(file, "test")  # raises if the file does not match its manifest
         manifest = json.loads(manifest_of(file).read_text(encoding="utf-8"))
         return DeclaredData(
             digests=[manifest["sha256"]], rows=manifest["counts"], columns=manifest["schema"]
         )
 
     def split_of(self, identifier: str) -> Split:
-        """Return the split of the example with this hash, a hexadecimal string."""
+        """Return the split for the example whose hash is `identifier`, a hexadecimal string."""
         position = int(identifier, 16) / 16 ** len(identifier)
         last: Split = "test"
         for split, share in self.shares.items():
@@ -124,7 +126,7 @@ class Dataset:
         return last
 
     def _is_current(self, file: Path) -> bool:
-        """Whether `file` was prepared, by the rule of today: `load` tells of a damaged manifest."""
+        """Whether `file` is prepared with the current shares; `load` reports a damaged manifest."""
         try:
             shares = json.loads(manifest_of(file).read_text(encoding="utf-8")).get("shares")
         except FileNotFoundError:
@@ -142,10 +144,10 @@ class Dataset:
             raise GateInputError(msg) from error
 
     def _read(self, file: Path, schema: pa.Schema, *, name: str) -> pa.Table:
-        """Return the table in `file`, which errors call `name`, in the types of `schema`."""
+        """Return the table in `file` with the types of `schema`; errors call the file `name`."""
         try:
             table = pq.read_table(file, page_checksum_verification=True)
-            table.validate(full=True)  # text that is no UTF-8, for one
+            table.validate(full=True)  # catches invalid UTF-8, for example
         except (OSError, pa.ArrowException) as error:
             msg = f"{name}: not readable as Parquet ({said_by(error).replace(str(file), name)})"
             raise GateInputError(msg) from error
@@ -156,7 +158,7 @@ class Dataset:
         return table
 
     def _write(self, table: pa.Table, file: Path) -> None:
-        """Write `table` and then its manifest: with the manifest there, both are whole."""
+        """Write `table`, then its manifest: if the manifest exists, both are complete."""
         with atomic_write(file) as stream:
             pq.write_table(table, stream, write_page_checksum=True)
         counts = Counter(table["split"].to_pylist())
@@ -170,7 +172,7 @@ class Dataset:
 
 
 def files_of(config: DataConfig) -> list[Path]:
-    """Return the source, if it is a local file, and everything that is prepared already."""
+    """Return the path of the source, which may not exist, and all files in the cache."""
     prepared = Path(config.cache_dir).glob("*")
     return [Path(config.source), *(file for file in prepared if file.is_file())]
 
@@ -181,11 +183,11 @@ def manifest_of(file: Path) -> Path:
 
 
 def _column(table: pa.Table, field: pa.Field, name: str) -> pa.Array:
-    """Return a column in its type, whatever program has written it."""
+    """Return a column cast to the type of `field`; programs write the same values differently."""
     found = table.schema.get_all_field_indices(field.name)
     if len(found) != 1:
-        what = "several" if found else "no such column"
-        msg = f"{name}: column {field.name} must be {field.type}, none missing; found {what}"
+        problem = "several" if found else "no such column"
+        msg = f"{name}: column {field.name} must be {field.type}, none missing; found {problem}"
         raise GateInputError(msg)
     try:
         return columns.fitted(table.column(found[0]), field.type)
@@ -199,7 +201,7 @@ def _column(table: pa.Table, field: pa.Field, name: str) -> pa.Array:
 
 def _check_ids(table: pa.Table, name: str) -> None:
     if not len(table):
-        msg = f"{name}: holds no example"
+        msg = f"{name}: has no examples"
         raise GateInputError(msg)
     repeated, count = Counter(table["id"].to_pylist()).most_common(1)[0]
     if count > 1:

@@ -1,4 +1,4 @@
-"""Scores checkpoints on held-out examples, and has the gate judge the scores."""
+"""Scores checkpoints on held-out examples and passes the scores to the evaluation gate."""
 
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,25 @@ from training.project import Project
 
 
 def check_answers(project: Project[Config, Any], folder: Path) -> None:
-    """Load a registered model and let it answer: it must predict what its predictions say.
+    """Check that a registered model still makes the predictions recorded with it.
 
-    All of the held-out data is compared, the labels too: a verdict is no better than the
-    predictions that it rests on.
+    Predictions and labels of the whole test split are compared, because the verdict rests on
+    them.
 
     Args:
-        project: whose model it is.
-        folder: holds its checkpoint and `predictions.parquet`.
+        project: the project the model belongs to.
+        folder: contains its checkpoint and `predictions.parquet`.
 
     Raises:
-        AnswerError: the model answers otherwise, or the predictions are not of this data.
-        CheckpointError: it cannot be loaded.
-        GateInputError: the data on which it was judged is not here.
+        AnswerError: the model predicts something else, or the predictions are for other data.
+        CheckpointError: the checkpoint cannot be loaded.
+        GateInputError: the data the model was judged on is not here.
     """
     checkpoint = folder / project.method.checkpoint
     recorded = open_predictions(folder / "predictions.parquet")
     examples = held_out_examples(project, checkpoint)
     if examples.data_digest != recorded.digests["data"]:
-        msg = f"it was judged on the data {recorded.digests['data'][:12]}, and "
+        msg = f"the model was judged on the data {recorded.digests['data'][:12]}, but "
         msg += f"{project.settings.defaults} names {examples.data_digest[:12]}"
         raise GateInputError(msg)
     again = project.predict(checkpoint, examples)
@@ -48,13 +48,13 @@ def held_out_examples(
     """Return the test split that `checkpoint` is scored on.
 
     Args:
-        project: whose model it is.
+        project: the project the model belongs to.
         checkpoint: the model.
-        config: says where the data is; None for the project's configuration.
+        config: the configuration that names the data; None for the project's default.
 
     Raises:
-        GateError: the data cannot be read, or no configuration is named and the model was trained
-            on other data than the project's.
+        GateError: the data cannot be read, or `config` is None and the model was not trained on
+            the data of the project's default configuration.
     """
     run = _config_of(project, checkpoint, config)
     return project.examples(run, "test", str(config or project.settings.defaults))
@@ -63,7 +63,7 @@ def held_out_examples(
 def data_files(
     project: Project[Config, Any], checkpoint: Path, config: Path | None = None
 ) -> list[Path]:
-    """Return the local files of the data that `checkpoint` is scored on, as `held_out_examples`."""
+    """Return the local files that `held_out_examples` reads for the same arguments."""
     return project.data_files(_config_of(project, checkpoint, config).data)
 
 
@@ -74,13 +74,13 @@ def _config_of(project: Project[Config, Any], checkpoint: Path, config: Path | N
     trained_on = project.method.config_of(checkpoint).data.source
     known = configs.load(settings.config, settings.defaults)
     if trained_on != known.data.source:
-        msg = f"{checkpoint}: was trained on {trained_on}, and {settings.defaults} names "
-        msg += f"{known.data.source}; say with --config where the data to score it on is"
+        msg = f"{checkpoint}: was trained on {trained_on}, but {settings.defaults} names "
+        msg += f"{known.data.source}; use --config to name the data to score it on"
         raise GateInputError(msg)
     return known
 
 
-def compare(  # noqa: PLR0913 - what it judges, each given by its name
+def compare(  # noqa: PLR0913 - most are keyword-only
     project: Project[Config, Any],
     candidate: Path,
     baseline: Path,
@@ -93,15 +93,15 @@ def compare(  # noqa: PLR0913 - what it judges, each given by its name
     """Judge the predictions in `candidate` against `baseline`.
 
     Args:
-        project: whose models they are.
+        project: the project the models belong to.
         candidate: predictions of the model that may be promoted.
-        baseline: the model in production: its checkpoint, which is then scored, or its
-            predictions. The scores are written beside the candidate's, so that the verdict can
-            be reached again.
-        policy: every limit.
-        name: what errors call the baseline.
-        examples: what the candidate was scored on.
-        allow_same_model: whether both may be one checkpoint.
+        baseline: predictions or checkpoint of the model in production. A checkpoint is scored
+            first; its predictions are written beside the candidate's, so that the verdict can be
+            reproduced.
+        policy: the limits.
+        name: the baseline's name for error messages.
+        examples: the examples the candidate was scored on.
+        allow_same_model: whether candidate and baseline may be the same checkpoint.
 
     Raises:
         GateError: the baseline cannot be read, or the two cannot be compared.
@@ -115,16 +115,16 @@ def compare(  # noqa: PLR0913 - what it judges, each given by its name
 
 
 def baseline_predictions(candidate: Path) -> Path:
-    """Return where the predictions of a baseline go, beside those of the candidate."""
+    """Return the path of the baseline's predictions, beside the candidate's."""
     return candidate.with_name(f"baseline_{candidate.name}")
 
 
 def _is_parquet(file: Path) -> bool:
-    """Whether `file` is one of predictions, by its name or, as an address may have none, within."""
+    """Whether `file` is Parquet, by its suffix or, as an address may have none, its content."""
     with file.open("rb") as stream:
         return file.suffix == ".parquet" or stream.read(4) == b"PAR1"
 
 
 def accept_without_baseline(candidate: Path, policy: Policy, *, why: str) -> Verdict:
-    """Judge the predictions in `candidate` as those of a first release."""
+    """Judge the predictions in `candidate` as a first release."""
     return gate.accept_without_baseline(open_predictions(candidate), policy, why=why)

@@ -1,4 +1,4 @@
-"""The processes that train together, as one of them sees them."""
+"""The processes that train a run together, as seen from one of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """One process, alone; a method that knows more has a class of its own.
+    """A group of one process; a method that supports several has a subclass.
 
     Args:
-        rank: which one this is, from 0.
-        count: how many there are.
+        rank: index of this process, from 0.
+        count: number of processes.
     """
 
     rank: int = 0
@@ -21,9 +21,9 @@ class Group:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is the one that writes files and speaks."""
+        """Whether this process writes the files and prints the output."""
         return self.rank == 0
 
     def first_does(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` comes to in the first process, which alone does it, everywhere."""
+        """Call `work` in the first process only; return its result in every process."""
         return work()

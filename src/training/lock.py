@@ -1,4 +1,4 @@
-"""A run's folder belongs to one training at a time, for as long as that lasts."""
+"""A lock on a run's folder: only one training run may use the folder at a time."""
 
 import contextlib
 import fcntl
@@ -14,25 +14,25 @@ NAME = ".lock"
 
 @contextlib.contextmanager
 def locked(folder: Path, *, may_exist: bool, say: Callable[[str], None]) -> Iterator[None]:
-    """Make `folder`, and keep everybody else from training in it while this block runs.
+    """Create `folder` and lock it, so that no other process trains in it while this block runs.
 
-    The kernel lets go of the lock when the process ends, however it ends. What is forked does not
-    have it: the workers that load data may outlive a kill for a moment.
+    The kernel releases the lock when the process ends, however it ends. Forked processes do not
+    inherit it, because data-loading workers may briefly outlive a kill.
 
     Args:
-        folder: of the run.
-        may_exist: whether it may be there, as when a run is resumed.
-        say: is told where a file system knows no locks.
+        folder: the run's folder.
+        may_exist: whether the folder may exist already, as when a run is resumed.
+        say: called with a message if the file system does not support locks.
 
     Raises:
-        GateInputError: another process trains there, it is there and may not be, or it cannot be
-            made.
+        GateInputError: another process trains there, the folder exists but must not, or it cannot
+            be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=may_exist)
         file = (folder / NAME).open("a+", encoding="utf-8")
     except FileExistsError as error:
-        msg = f"{folder}: there is a run of that name; choose another --run-id, or add --resume"
+        msg = f"{folder}: this run exists already; choose another --run-id, or add --resume"
         raise GateInputError(msg) from error
     except OSError as error:
         msg = f"{folder}: cannot be written ({error.strerror}); choose another --outputs"
@@ -43,11 +43,12 @@ def locked(folder: Path, *, may_exist: bool, say: Callable[[str], None]) -> Iter
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
             msg = f"{folder}: is being trained by {file.read().strip() or 'another process'}; wait "
-            msg += "until it has ended, or choose another --run-id"
+            msg += "until it ends, or choose another --run-id"
             raise GateInputError(msg) from error
         except OSError as error:
             say(
-                f"{folder}: cannot be locked ({error.strerror}); see that nothing else trains there"
+                f"{folder}: cannot be locked ({error.strerror}); make sure that no other process "
+                "trains there"
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -58,8 +59,8 @@ def locked(folder: Path, *, may_exist: bool, say: Callable[[str], None]) -> Iter
             (folder / NAME).unlink(missing_ok=True)
 
 
-def drop_left_over(folder: Path) -> None:
-    """Drop the file of a process that was killed when its run had ended."""
+def remove_stale(folder: Path) -> None:
+    """Remove the lock file of a process that was killed after its run had finished."""
     if not (folder / NAME).exists():
         return
     with contextlib.suppress(GateInputError), locked(folder, may_exist=True, say=lambda _: None):

@@ -1,4 +1,4 @@
-"""Trains a run in one process and one call, as scikit-learn does: nothing to resume, no group."""
+"""Trains a run in one process and one call, as scikit-learn does, without snapshots."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from training.config import Config
 from training.group import Group
 from training.metrics import Metrics
 from training.project import Method
-from training.run import Run, Seen
+from training.run import ExamplesT, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,35 +29,35 @@ class Fitted:
     """A trained model.
 
     Args:
-        content: of its file.
-        history: figures of each step, by name; `loss` is one of them.
+        content: the bytes of its file.
+        history: the metrics of each step, by name; one of them is `loss`.
     """
 
     content: bytes
     history: Sequence[Mapping[str, float]]
 
 
-class OneProcessMethod(Method[Config, Seen], Generic[Config, Seen]):
+class OneProcessMethod(Method[Config, ExamplesT], Generic[Config, ExamplesT]):
     """Trains in one process and one call.
 
-    A project says how in `fit`, and reads the configuration back in `config_of`.
+    A project implements `fit`, which trains, and `config_of`, which reads the configuration back.
 
     Args:
-        packages: what can change a result besides Python; their versions go into the provenance.
+        packages: packages that can change a result; the provenance records their versions.
     """
 
     packages: tuple[str, ...]
     can_resume = False
 
     @abstractmethod
-    def fit(self, run: Run[Config, Seen]) -> Fitted:
-        """Train on `run.training` and watch on `run.validation`; write no file."""
+    def fit(self, run: Run[Config, ExamplesT]) -> Fitted:
+        """Train on `run.training` and monitor on `run.validation`, without writing a file."""
 
     def check(self, *, run_id: str | None, resume: bool) -> None:  # noqa: ARG002 - the base's
-        """Refuse to be one of several processes, each of which would train the same model."""
+        """Refuse to run in several processes: each would train the same model."""
         count = os.environ.get("WORLD_SIZE", "1")
         if count != "1":
-            msg = f"torchrun has started {count} processes, and this project trains in one; start "
+            msg = f"torchrun has started {count} processes, but this project trains in one; start "
             msg += "it with python -m"
             raise GateInputError(msg)
 
@@ -66,11 +66,11 @@ class OneProcessMethod(Method[Config, Seen], Generic[Config, Seen]):
         return contextlib.nullcontext(Group())
 
     def configure(self, config: Config) -> dict[str, str]:
-        """Return the seed, which `fit` passes on: nothing here draws from a global generator."""
+        """Return the seed, which `fit` must use; no global generator is seeded."""
         return {"seed": str(config.seed)}
 
-    def train(self, run: Run[Config, Seen]) -> list[Attempt]:
-        """Train, leave metrics.jsonl and the checkpoint, and return the only attempt."""
+    def train(self, run: Run[Config, ExamplesT]) -> list[Attempt]:
+        """Train, write metrics.jsonl and the checkpoint, and return the only attempt."""
         run.begin()
         run.display.line(f"{run.folder}: {len(run.training):,} training examples, 1 x cpu")
         started = time.monotonic()
@@ -82,8 +82,8 @@ class OneProcessMethod(Method[Config, Seen], Generic[Config, Seen]):
                 metrics.write({**line, "seconds": seconds})
                 track(line)
         last = {name: f"{value:.4f}" for name, value in fitted.history[-1].items()}
-        told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in last.items())
-        run.display.line(f"step {len(fitted.history)}: {told}")
+        summary = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in last.items())
+        run.display.line(f"step {len(fitted.history)}: {summary}")
         with atomic_write(run.checkpoint) as stream:
             stream.write(fitted.content)
         versions = {name: metadata.version(name) for name in self.packages}
@@ -94,11 +94,11 @@ def _lines(history: Sequence[Mapping[str, float]]) -> Iterator[dict[str, Any]]:
     """Yield the lines of metrics.jsonl.
 
     Raises:
-        TrainingError: a figure is not finite.
+        TrainingError: a metric is not finite.
     """
-    for step, figures in enumerate(history, start=1):
-        for name, value in figures.items():
+    for step, metrics in enumerate(history, start=1):
+        for name, value in metrics.items():
             if not np.isfinite(value):
                 msg = f"step {step}: {name} is {value}; training stopped"
                 raise TrainingError(msg)
-        yield {"step": step, "epoch": 1, "ends_epoch": step == len(history), **figures}
+        yield {"step": step, "epoch": 1, "ends_epoch": step == len(history), **metrics}

@@ -1,4 +1,4 @@
-"""Shows how far a run is: a bar on a terminal, plain lines in a file or a CI log."""
+"""Shows the progress of a run: a bar on a terminal, plain lines in a file or a CI log."""
 
 import contextlib
 import sys
@@ -11,33 +11,33 @@ from gates.display import harmless, in_one_line, show
 
 
 class Display:
-    """What a run says. Made by `shown`."""
+    """Prints the output of a run. Created by `shown`."""
 
     def __init__(self, bar: Progress | None, task: TaskID | None) -> None:
         self._bar = bar
         self._task = task
 
     def line(self, text: str) -> None:
-        """Print a line of its own."""
+        """Print a line."""
         if self._bar is None:
             show(text)
         else:
             self._bar.console.print(harmless(text), markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
-        """Print a line of its own on stderr."""
+        """Print a warning on stderr, in one line."""
         print(in_one_line(f"warning: {text}"), file=sys.stderr)
 
     def step(self, step: int, steps: int, loss: float) -> None:
         """Move the bar to `step` of `steps`."""
         if self._bar is not None and self._task is not None:
-            told = f"{loss:.4f}"
-            self._bar.update(self._task, completed=step, total=steps, loss=told, visible=True)
+            text = f"{loss:.4f}"
+            self._bar.update(self._task, completed=step, total=steps, loss=text, visible=True)
 
 
 @contextlib.contextmanager
 def shown(*, silent: bool = False) -> Iterator[Display]:
-    """Show progress for as long as the block runs; a silent one, of another process, nothing."""
+    """Show progress while the block runs; show nothing if `silent`."""
     if silent or sys.stdout is None or not sys.stdout.isatty():
         yield _Silent(None, None) if silent else Display(None, None)
         return
@@ -48,13 +48,13 @@ def shown(*, silent: bool = False) -> Iterator[Display]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(), transient=True) as bar:
-        # Of how many steps is known with the first one.
+        # Hidden until the first step, which sets the number of steps.
         yield Display(bar, bar.add_task("training", loss="-", visible=False))
 
 
 class _Silent(Display):
     def line(self, text: str) -> None:
-        """Say nothing: the first process speaks for all."""
+        """Print nothing: only the first process does."""
 
     def warn(self, text: str) -> None:
-        """Say nothing either."""
+        """Print nothing."""

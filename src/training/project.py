@@ -1,4 +1,4 @@
-"""A project as the library sees it: what each has to say, and nothing that two would share."""
+"""What every project must define; code that projects share is elsewhere in this package."""
 
 import importlib
 from abc import ABC, abstractmethod
@@ -12,18 +12,19 @@ from gates.evaluation.predictions import Predictions
 from gates.evidence.provenance import Attempt
 from training.config import Config, DataConfig
 from training.group import Group
-from training.run import Run, Seen
+from training.run import ExamplesT, Run
 
 Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Generic[Config]):
-    """What the commands must know of a project before they import anything heavy.
+    """What the commands need to know about a project before they import anything heavy.
 
     Args:
-        package: its name, as in `python -m PACKAGE.train`; `PACKAGE.project.PROJECT` is the rest.
-        config: the class of its configurations.
+        package: its name, as in `python -m PACKAGE.train`; the `Project` itself is
+            `PACKAGE.project.PROJECT`.
+        config: its configuration class.
         configs: the folder of its configuration files: `configs` for the repository's default
             project, `configs/PACKAGE` for any other.
     """
@@ -34,22 +35,22 @@ class Settings(Generic[Config]):
 
     @property
     def defaults(self) -> Path:
-        """The configuration that says where the project's data is.
+        """The configuration that names the project's data.
 
-        What a checkpoint or a provenance says about that is only compared with it: whoever wrote
-        the file could name any address and any folder.
+        The data location in a checkpoint or a provenance is only compared with it, never opened:
+        such a file may come from elsewhere and name any address or folder.
         """
         return self.configs / "base.yaml"
 
     @property
     def policy(self) -> Path:
-        """The limits that its models are judged by: its own file, or else the repository's."""
+        """The file with the limits for its models: the project's, or else the repository's."""
         own = self.configs / "gates.yaml"
         return own if own.exists() else Path("configs/gates.yaml")
 
     @property
     def outputs(self) -> Path:
-        """The folder of its runs: `outputs`, or `outputs/PACKAGE` beside the default project's."""
+        """The folder for its runs: `outputs` for the default project, else `outputs/PACKAGE`."""
         return Path("outputs", *self.configs.parts[1:])
 
     @property
@@ -59,14 +60,14 @@ class Settings(Generic[Config]):
         return cast("Project[Config, Any]", module.PROJECT)
 
 
-class Method(ABC, Generic[Config, Seen]):
-    """How models are trained: by torch's loop, or by a library that does it in one call.
+class Method(ABC, Generic[Config, ExamplesT]):
+    """How models are trained: by the PyTorch loop, or by a library that does it in one call.
 
     Args:
-        library: what models are built with, as the Hugging Face Hub calls it: `pytorch`, `sklearn`.
-        checkpoint: the name of the file that a model is kept in: `checkpoint` and the suffix of its
-            format.
-        can_resume: whether a run that was interrupted can go on.
+        library: the Hugging Face Hub's name for the library models are built with, such as
+            `pytorch` or `sklearn`.
+        checkpoint: the name of a model's file: `checkpoint` with the suffix of its format.
+        can_resume: whether an interrupted run can be resumed.
     """
 
     library: str
@@ -74,19 +75,19 @@ class Method(ABC, Generic[Config, Seen]):
     can_resume: bool
 
     def check(self, *, run_id: str | None, resume: bool) -> None:
-        """Refuse what a method cannot do with a run of that name, before anything is made."""
+        """Refuse a request the method cannot fulfil, before any file is written."""
 
     @abstractmethod
     def joined(self, config: Config) -> AbstractContextManager[Group]:
-        """Join the processes that train together, if there are several, for this block."""
+        """Join the group of processes that train together while the block runs."""
 
     @abstractmethod
     def configure(self, config: Config) -> dict[str, str]:
-        """Seed the generators and choose algorithms; return what was set, for the provenance."""
+        """Seed the generators and choose algorithms; return these settings for the provenance."""
 
     @abstractmethod
-    def train(self, run: Run[Config, Seen]) -> Sequence[Attempt]:
-        """Train the run from its current state to the end and leave its checkpoint.
+    def train(self, run: Run[Config, ExamplesT]) -> Sequence[Attempt]:
+        """Train the run from its current state to the end and write its checkpoint.
 
         Returns:
             The run's attempts, this one last.
@@ -97,31 +98,32 @@ class Method(ABC, Generic[Config, Seen]):
         """Return the configuration that the model in `checkpoint` was trained with.
 
         Raises:
-            CheckpointError: the file is no checkpoint of this method that can be read.
+            CheckpointError: the file is not a readable checkpoint of this method.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
-class Project(Generic[Config, Seen]):
+class Project(Generic[Config, ExamplesT]):
     """A project.
 
     Args:
-        settings: what its commands know of it.
-        examples: returns the examples of a split that a run on a configuration sees; the last
-            argument is what an error names as the place of the configuration.
-        data_files: the local files of the data, which nothing may overwrite.
+        settings: what its commands need before they import anything heavy.
+        examples: returns the examples of a split for a configuration; the last argument says
+            where the configuration comes from, for error messages.
+        data_files: returns the local files of the data, which must not be overwritten.
         method: how its models are trained.
-        predict: what the model in a checkpoint predicts for examples.
-        write_scores: writes figures and pictures of predictions into a folder.
-        score_files: the files that it writes there.
-        tolerance: by how much the probabilities of one model may differ between two processors.
+        predict: returns the predictions of the model in a checkpoint.
+        write_scores: writes scores and plots of predictions into a folder.
+        score_files: returns the files that `write_scores` may write there.
+        tolerance: largest difference allowed between the probabilities that one model predicts on
+            two processors.
     """
 
     settings: Settings[Config]
-    examples: Callable[[Config, Split, str], Seen]
+    examples: Callable[[Config, Split, str], ExamplesT]
     data_files: Callable[[DataConfig], list[Path]]
     method: Method[Config, Any]
-    predict: Callable[[Path, Seen], Predictions]
+    predict: Callable[[Path, ExamplesT], Predictions]
     write_scores: Callable[[Predictions, Path], None]
     score_files: Callable[[Path], tuple[Path, ...]]
     tolerance: float = 1e-3

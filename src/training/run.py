@@ -1,4 +1,4 @@
-"""A run under way, as the method that trains sees it."""
+"""The run in progress, as a training method sees it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,47 +20,47 @@ from training.progress import Display
 
 
 class Examples(Protocol):
-    """The examples of one split, in memory; a project decides in which form."""
+    """The examples of one split, in memory; each project chooses the form."""
 
     @property
     def ids(self) -> npt.NDArray[np.str_]:
-        """(n_examples,) unique names."""
+        """(n_examples,) unique identifiers."""
 
     @property
     def data_digest(self) -> str:
-        """SHA-256 of the file that they come from."""
+        """SHA-256 of the file the examples come from."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of examples."""
 
 
-Seen = TypeVar("Seen", bound=Examples)
+ExamplesT = TypeVar("ExamplesT", bound=Examples)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Generic[Config, Seen]):
-    """A run under way, as one of its processes sees it.
+class Run(Generic[Config, ExamplesT]):
+    """A run in progress, as seen from one of its processes.
 
     Args:
-        project: the package that is trained.
-        config: all that the run depends on besides the code.
-        folder: its own.
-        checkpoint: where its model goes.
-        training: the examples that it learns from.
-        validation: the examples that it is watched on.
+        project: the project's package.
+        config: everything the run depends on besides the code.
+        folder: the run's folder.
+        checkpoint: where to write the model.
+        training: the examples to learn from.
+        validation: the examples to monitor the model on.
         group: the processes that train together.
-        display: says how it goes.
-        source: the source that it runs from.
+        display: prints the run's output.
+        source: the state of the source code.
         started: when this attempt began.
-        needs_clean_tree: whether source that no commit describes is refused.
+        needs_clean_tree: whether to refuse uncommitted source.
     """
 
     project: str
     config: Config
     folder: Path
     checkpoint: Path
-    training: Seen
-    validation: Seen
+    training: ExamplesT
+    validation: ExamplesT
     group: Group
     display: Display
     source: SourceState
@@ -68,16 +68,16 @@ class Run(Generic[Config, Seen]):
     needs_clean_tree: bool = False
 
     def begin(self) -> None:
-        """Write the configuration, with which every run begins."""
+        """Write config.yaml, the first file of every run."""
         with atomic_write(self.folder / "config.yaml") as stream:
             stream.write(configs.dump(self.config))
 
     def attempt(self, first_step: int, runtime: Mapping[str, str]) -> Attempt:
-        """Return this part of the run, for its provenance.
+        """Return this attempt at the run, for its provenance.
 
         Args:
-            first_step: steps that were taken before it.
-            runtime: the versions and the hardware that can change a result.
+            first_step: steps taken before this attempt.
+            runtime: versions and hardware that can change a result.
         """
         return Attempt(
             first_step=first_step, started=self.started, source=self.source, runtime=dict(runtime)
@@ -85,12 +85,12 @@ class Run(Generic[Config, Seen]):
 
 
 def check_same(before: RunConfig, now: RunConfig, where: Path) -> None:
-    """Raise a `ConfigError` unless a run is resumed with the configuration that it began with."""
-    asked = flat(now.model_dump())
+    """Raise a `ConfigError` unless a run is resumed with the configuration it began with."""
+    requested = flat(now.model_dump())
     changes = [
-        f"{key} is {value} in this run, and {asked[key]} is asked for"
+        f"{key} is {value} in this run, but {requested[key]} was requested"
         for key, value in flat(before.model_dump()).items()
-        if value != asked[key]
+        if value != requested[key]
     ]
     if changes:
         msg = f"{where}: {'; '.join(changes)}; resume with the same configuration, or choose "

@@ -1,4 +1,4 @@
-"""One run: from a configuration to a folder with a checkpoint and all that explains it."""
+"""Runs training: from a configuration to a folder with a checkpoint and its provenance."""
 
 import contextlib
 import importlib.util
@@ -18,22 +18,22 @@ from training.group import Group
 from training.project import Project
 from training.run import Run, check_same
 
-# What a run leaves in its folder besides its snapshots and its checkpoint.
+# The files in a run's folder besides its snapshots and its checkpoint.
 _FILES = ("config.yaml", "metrics.jsonl", "provenance.json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Generic[Config]):
-    """What a run is asked to do.
+    """A request to train.
 
     Args:
-        project: what is trained.
-        config: all that it depends on besides the code.
-        outputs: where its folder is made.
+        project: the project to train.
+        config: everything the run depends on besides the code.
+        outputs: where to create the run's folder.
         run_id: the folder's name; None for date and time.
-        resume: whether to go on with the run of that name, if there is one.
-        needs_clean_tree: whether to refuse source that no commit describes.
-        where: what an error names as the place of the configuration.
+        resume: whether to continue the run with that ID, if there is one.
+        needs_clean_tree: whether to refuse uncommitted source.
+        where: where the configuration comes from, for error messages.
     """
 
     project: Project[Config, Any]
@@ -46,23 +46,23 @@ class Request(Generic[Config]):
 
 
 def train(request: Request[Config]) -> Path:
-    """Train what is asked for and return the checkpoint that is left in the run's folder.
+    """Train and return the checkpoint in the run's folder.
 
-    Started in several processes by `torchrun`, these train together. `latest` beside the folder,
-    with the ending of the checkpoint, points to that once it is whole.
+    Processes started by `torchrun` train together. Once the checkpoint is complete, the link
+    `latest` beside the folder, with the checkpoint's suffix, points to it.
 
     Raises:
-        GateError: the request or the data is not right, the loss is not finite, or a file
-            cannot be written.
+        GateError: the request or the data is invalid, the loss is not finite, or a file cannot be
+            written.
     """
     project, method = request.project, request.project.method
     _check(request)
-    code = _code_of(project.settings.package)
+    code = _source_folder(project.settings.package)
     source = provenance.source_state(code)
     missing = provenance.why_no_commit(code) if source.commit is None else None
     if request.needs_clean_tree and not source.is_clean:
-        reason = missing or "git status shows it"
-        msg = f"the source is not what a commit says ({reason}); commit it, then train"
+        reason = missing or "see git status"
+        msg = f"the source does not match a commit ({reason}); commit it, then train"
         raise GateInputError(msg)
     started = datetime.now(UTC)
     flags = method.configure(request.config)
@@ -75,8 +75,8 @@ def train(request: Request[Config]) -> Path:
         folder = request.outputs / group.first_does(lambda: _run_id(request))
         checkpoint = folder / method.checkpoint
         if (folder / "provenance.json").exists():
-            group.first_does(lambda: lock.drop_left_over(folder))
-            display.line(f"{checkpoint}: this run has ended already; nothing to do")
+            group.first_does(lambda: lock.remove_stale(folder))
+            display.line(f"{checkpoint}: this run has already ended; nothing to do")
             return checkpoint
         examples, validation = _examples(request, group)
         run = Run(
@@ -95,15 +95,15 @@ def train(request: Request[Config]) -> Path:
         with contextlib.ExitStack() as stack:
             held = lock.locked(folder, may_exist=request.resume, say=display.line)
             group.first_does(lambda: stack.enter_context(held))
-            group.first_does(lambda: _drop_stand_ins(run))
-            # In a function of its own: no model is left when the processes part.
+            group.first_does(lambda: _remove_temporary_files(run))
+            # A separate function frees the model before the process group is destroyed.
             _complete(run, project, flags)
         display.line(f"checkpoint: {checkpoint}")
     return checkpoint
 
 
-def _code_of(package: str) -> Path:
-    """Return the folder of the project's source, by which git knows the commit."""
+def _source_folder(package: str) -> Path:
+    """Return the folder of the project's source, to ask git for its commit."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         msg = f"{package}: cannot be imported"
@@ -118,15 +118,15 @@ def _check(request: Request[Config]) -> None:
     latest = latest_of(method.checkpoint)
     if run_id is not None and (run_id == latest or not re.fullmatch(name, run_id)):
         msg = f"--run-id {run_id}: use up to 100 letters, digits, dots, dashes and underscores, "
-        msg += f"and not {latest}"
+        msg += f"but not {latest}"
         raise GateInputError(msg)
     if request.resume and not method.can_resume:
-        msg = f"--resume: {request.project.settings.package} trains in one go and keeps no "
+        msg = f"--resume: {request.project.settings.package} trains in one call and keeps no "
         msg += "snapshots; start a new run"
         raise GateInputError(msg)
     method.check(run_id=run_id, resume=request.resume)
     if run_id is None and request.resume:
-        msg = "--resume needs --run-id: the name of the run to go on with"
+        msg = "--resume needs --run-id: the ID of the run to continue"
         raise GateInputError(msg)
 
 
@@ -136,12 +136,12 @@ def latest_of(checkpoint: str) -> str:
 
 
 def _run_id(request: Request[Config]) -> str:
-    """Return the name of the run's folder, which may be used."""
+    """Return the name of the run's folder, after checking that the run may use it."""
     now = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     run_id = request.run_id or now
     folder = request.outputs / run_id
     if folder.exists() and not request.resume:
-        msg = f"{folder}: there is a run of that name; choose another --run-id, or add --resume"
+        msg = f"{folder}: this run exists already; choose another --run-id, or add --resume"
         raise GateInputError(msg)
     written = folder / "config.yaml"
     files = (*_FILES, request.project.method.checkpoint)
@@ -150,15 +150,15 @@ def _run_id(request: Request[Config]) -> str:
         check_same(configs.load(kind, written), request.config, written)
     elif folder.exists() and set(folder.iterdir()) - {
         folder / lock.NAME,
-        *_stand_ins(folder, files),
+        *_temporary_files(folder, files),
     }:
-        msg = f"{folder}: has no config.yaml, with which every run begins; choose another --run-id"
+        msg = f"{folder}: not the folder of a run: it has no config.yaml; choose another --run-id"
         raise GateInputError(msg)
     return run_id
 
 
 def _examples(request: Request[Config], group: Group) -> tuple[Any, Any]:
-    """Return the training and the validation split; the first process prepares them for all."""
+    """Return the training and validation splits; the first process prepares them for all."""
     loaded: list[Any] = []
 
     def load() -> None:
@@ -173,18 +173,18 @@ def _examples(request: Request[Config], group: Group) -> tuple[Any, Any]:
     return training_split, validation_split
 
 
-def _drop_stand_ins(run: Run[Config, Any]) -> None:
-    for stand_in in _stand_ins(run.folder, (*_FILES, run.checkpoint.name)):
-        stand_in.unlink(missing_ok=True)
+def _remove_temporary_files(run: Run[Config, Any]) -> None:
+    for file in _temporary_files(run.folder, (*_FILES, run.checkpoint.name)):
+        file.unlink(missing_ok=True)
 
 
-def _stand_ins(folder: Path, names: tuple[str, ...]) -> list[Path]:
-    """Return the files in `folder` that had not yet taken their place when a run was killed."""
+def _temporary_files(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """Return the temporary files of atomic writes that were cut short by a kill."""
     return [file for name in names for file in folder.glob(f".{name}.*") if file.is_file()]
 
 
 def _complete(run: Run[Config, Any], project: Project[Config, Any], flags: dict[str, str]) -> None:
-    """Train to the end, and leave the checkpoint with its provenance and the link to it."""
+    """Train to the end; write the checkpoint, its provenance and the link to it."""
     attempts = project.method.train(run)
     description = provenance.TrainingRun(
         run_id=run.folder.name,
@@ -201,13 +201,13 @@ def _complete(run: Run[Config, Any], project: Project[Config, Any], flags: dict[
 
 def _finish(run: Run[Config, Any], description: provenance.TrainingRun) -> None:
     point_latest(run.folder.parent, run.checkpoint)
-    # Last, as it says that the run has ended: a kill before it lets a resume do this again.
+    # Written last, because it marks the run as ended: after a kill, a resume repeats these steps.
     statement = provenance.statement(run.checkpoint, description)
     provenance.write(statement, run.folder / "provenance.json")
 
 
 def point_latest(outputs: Path, checkpoint: Path) -> None:
-    """Make the link to the newest checkpoint lead to `checkpoint`, never missing in between."""
+    """Point the link to the newest checkpoint at `checkpoint`; replaces the old link atomically."""
     link = outputs / latest_of(checkpoint.name)
     new = outputs / f".{link.name}.{checkpoint.parent.name}"
     new.unlink(missing_ok=True)

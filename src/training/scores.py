@@ -1,4 +1,4 @@
-"""A model's scores, overall and by subgroup; for classes with probabilities, two pictures too."""
+"""A model's scores, overall and by subgroup, and plots if a classifier gives probabilities."""
 
 import json
 from pathlib import Path
@@ -19,15 +19,15 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def write_scores(predictions: Predictions, folder: Path) -> None:
-    """Write `scores.json` into `folder`, which is made if it is missing.
+    """Write `scores.json` into `folder`, which is created if it is missing.
 
-    If there are probabilities, draw `confusion_matrix.svg` and `reliability.svg` beside it.
+    If there are probabilities, also draw `confusion_matrix.svg` and `reliability.svg`.
 
     Raises:
         GateInputError: a file cannot be written.
     """
-    figures, matrix, diagram = files_in(folder)
-    write_text(figures, json.dumps(scores_of(predictions), indent=2) + "\n")
+    scores, matrix, diagram = files_in(folder)
+    write_text(scores, json.dumps(scores_of(predictions), indent=2) + "\n")
     if predictions.probabilities is None:
         return
     draw_confusion_matrix(confusion_matrix(predictions), matrix)
@@ -42,12 +42,12 @@ def files_in(folder: Path) -> tuple[Path, Path, Path]:
 def scores_of(predictions: Predictions) -> dict[str, dict[str, dict[str, float]]]:
     """Return the scores overall, by class if there are classes, and by subgroup.
 
-    A classifier has its accuracy and, with probabilities, NLL (nats) and ECE; a regression its
-    mean error (`bias`), absolute and squared error; anything else the mean of each score.
+    Every model has the mean of each of its own scores. A classifier also has accuracy and, with
+    probabilities, NLL (nats) and ECE; a regression mean error (`bias`), absolute and squared error.
 
     Returns:
-        By the name of the column (`all`, `class`, and each subgroup column), by its value, by the
-        name of the figure.
+        Scores by column (`all`, `class`, and each subgroup column), value of that column, and name
+        of the score.
     """
     columns = {"all": np.full(len(predictions.ids), "overall")}
     if _has_classes(predictions):
@@ -87,7 +87,7 @@ def _means(predictions: Predictions, chosen: npt.NDArray[np.bool_]) -> dict[str,
 
 
 def confusion_matrix(predictions: Predictions) -> npt.NDArray[np.int64]:
-    """Return how often each class was taken for each, (n_classes, n_classes): truth by row."""
+    """Return counts, (n_classes, n_classes): a row per true class, a column per prediction."""
     classes = int(max(predictions.labels.max(), predictions.predictions.max())) + 1
     if predictions.probabilities is not None:
         classes = max(classes, predictions.probabilities.shape[1])
@@ -97,8 +97,8 @@ def confusion_matrix(predictions: Predictions) -> npt.NDArray[np.int64]:
 
 
 def draw_confusion_matrix(matrix: npt.NDArray[np.int64], file: Path) -> None:
-    """Draw how often each class, by row, was predicted as each, by column."""
-    from gates.evaluation.plots import figure  # noqa: PLC0415 - training draws nothing
+    """Draw a confusion matrix with a row per true class and a column per predicted class."""
+    from gates.evaluation.plots import figure  # noqa: PLC0415 - training does not need it
 
     classes = len(matrix)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -116,20 +116,20 @@ def draw_confusion_matrix(matrix: npt.NDArray[np.int64], file: Path) -> None:
 
 
 def draw_reliability(labels: npt.NDArray[np.int64], probabilities: FloatArray, file: Path) -> None:
-    """Draw accuracy against confidence, with how many examples there are of each.
+    """Draw accuracy against confidence, and the number of examples at each confidence.
 
     Source: Guo et al. (2017), On Calibration of Modern Neural Networks, ICML, figure 1.
     """
     from gates.evaluation.plots import figure  # noqa: PLC0415 - as above
 
-    counts, confidences, right = calibration(labels, probabilities)
-    there = counts > 0
-    confidence, accuracy = confidences[there] / counts[there], right[there] / counts[there]
+    counts, confidences, correct = calibration(labels, probabilities)
+    used = counts > 0
+    confidence, accuracy = confidences[used] / counts[used], correct[used] / counts[used]
     error = expected_calibration_error(labels, probabilities)
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     with figure(4.5, 5, file) as drawn:
         upper, lower = drawn.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="as sure as right")
+        upper.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="perfectly calibrated")
         upper.plot(confidence, accuracy, "o-", color="black", label="the model")
         upper.set(ylabel="accuracy", ylim=(0, 1.02), title=f"Reliability (ECE {error:.4f})")
         upper.legend(loc="upper left")

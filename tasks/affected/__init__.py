@@ -1,1 +1,1 @@
-"""What a change needs: the plan, how long it takes, and whether all of it passed."""
+"""The jobs that a change needs: the plan, its duration, and whether all of it passed."""

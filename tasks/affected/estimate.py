@@ -1,4 +1,4 @@
-"""How long a tier will take on hosted runners, from what its sessions took here."""
+"""Estimates how long a tier takes on hosted runners, from its sessions' durations here."""
 
 import math
 from collections.abc import Iterable
@@ -10,34 +10,33 @@ from tasks.evidence.manifest import FOLDER, DamagedManifestError
 
 
 def of(jobs: Iterable[PlannedJob], folder: Path = FOLDER) -> list[str]:
-    """Return the estimate in one line; none where there is no job.
+    """Return the estimate as one line, or no line if there are no jobs.
 
-    Each job has a runner of its own, so the longest sets the pace; each is billed by whole
-    minutes.
+    Jobs run in parallel, one per runner, so the longest determines the duration; each is billed
+    in whole minutes.
     """
     names = [job.session for job in jobs]
     seconds = {name: found for name in names if (found := seconds_of(name, folder)) is not None}
     if not names:
         return []
     if not seconds:
-        return [f"plan: unknown how long: none of {len(names)} jobs has passed whole here"]
+        return [f"plan: duration unknown: none of the {len(names)} jobs has passed in full here"]
     longest = max(seconds, key=lambda name: seconds[name])
     minutes = sum(max(1, math.ceil(each / 60)) for each in seconds.values())
     unknown = len(names) - len(seconds)
-    rest = f"; unknown for {unknown} of {len(names)}, not passed whole here" if unknown else ""
+    rest = f"; unknown for {unknown} of {len(names)} that have not passed here" if unknown else ""
     line = (
-        f"plan: about {math.ceil(seconds[longest])} s on hosted runners, each job's set-up not "
-        f"counted (the longest is {longest}); {minutes} minutes are billed for {len(seconds)} jobs"
-        f"{rest}"
+        f"plan: about {math.ceil(seconds[longest])} s on hosted runners, not counting each job's "
+        f"set-up (the longest is {longest}); {minutes} minutes billed for {len(seconds)} jobs{rest}"
     )
     return [line]
 
 
 def seconds_of(session: str, folder: Path = FOLDER) -> float | None:
-    """Return how long a session took here when it last passed whole, or None."""
+    """Return how long a session's last run here took, or None unless that run passed in full."""
     try:
         found = manifest.read(manifest.file_of(session, folder))
     except DamagedManifestError:
         return None
-    is_whole = found.result == "passed" and not found.has_arguments
-    return found.seconds if is_whole else None
+    is_full = found.result == "passed" and not found.has_arguments
+    return found.seconds if is_full else None

@@ -1,4 +1,4 @@
-"""Which jobs of a tier a change needs: those whose declared inputs it touches."""
+"""Selects the jobs of a tier that a change needs: those whose declared inputs it touches."""
 
 import os
 import re
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from tasks import catalogue, git
 from tasks.catalogue import CATALOGUE, TIERS, Declaration, Part, PlannedJob, Tier
-from tasks.errors import stop
+from tasks.errors import abort
 from tasks.evidence import inputs
 from tasks.options import Options
 from tasks.project import ROOT, WORKSPACE
 
 LABELS = ("gpu", "full-matrix")
 _OFF = (
-    "plan: {tier} is off, as this is a fork; to turn it on, set the repository variable "
+    "plan: {tier} is off because this is a fork; to turn it on, set the repository variable "
     "RUN_ON_FORK to true (Settings, Secrets and variables, Actions, Variables)"
 )
-# GitHub's own machines, which end with the job; a name that is not known is taken for one of ours.
+# GitHub-hosted machines, which are discarded after the job. Other names count as self-hosted.
 _HOSTED = re.compile(r"(ubuntu|windows|macos)-(latest|[\d.]+)(-arm|-large|-xlarge|-intel)?")
 
 
@@ -28,8 +28,8 @@ class Plan:
 
     Args:
         jobs: the jobs to run.
-        notes: what was left out and why, a line for each reason.
-        off: why nothing runs at all, if that is so.
+        notes: what was left out and why, one line per reason.
+        off: why nothing runs at all; "" if something may run.
     """
 
     jobs: list[PlannedJob]
@@ -43,8 +43,8 @@ class Change:
 
     Args:
         since: the commit, as the user named it.
-        files: the files that differ; None where that cannot be told.
-        problem: why not.
+        files: the files that differ; None if that is unknown.
+        problem: why it is unknown.
     """
 
     since: str
@@ -53,12 +53,13 @@ class Change:
 
 
 def plan(arguments: Sequence[str], root: Path = ROOT) -> Plan:
-    """Return what `arguments` ask for, as in `pr --since origin/main --label gpu`.
+    """Return the plan for `arguments` such as `pr --since origin/main --label gpu`.
 
-    Only pull requests are selected from: every other tier runs everything.
+    Only the tier `pr` leaves jobs out; every other tier runs all of its jobs.
 
     Raises:
-        SystemExit: with exit code 2 and one line, when they name no tier or what is unknown.
+        SystemExit: with exit code 2 and one line, if the arguments name no tier or an unknown
+            tier, option, label or session.
     """
     parser = Options("plan")
     parser.add_argument("tier", nargs="*")
@@ -67,16 +68,16 @@ def plan(arguments: Sequence[str], root: Path = ROOT) -> Plan:
     parser.add_argument("--without", action="append", default=[], metavar="SESSION")
     asked = parser.parse_args(arguments)
     if len(asked.tier) != 1 or asked.tier[0] not in TIERS:
-        stop(f"plan: name one tier, as in: nox -s plan -- pr (of {', '.join(TIERS)})")
+        abort(f"plan: name one tier, as in: nox -s plan -- pr (of {', '.join(TIERS)})")
     (tier,) = asked.tier
     if os.environ.get("RUNS_HERE") == "false":
         return Plan(jobs=[], off=_OFF.format(tier=tier))
     _check_without(asked.without, tier)
     if tier == "pr":
-        # A pull request has labels for other readers too.
+        # A pull request may also have labels that mean nothing here.
         labels = {each.strip() for each in os.environ.get("PLAN_LABELS", "").split(",")}
         change = None if asked.since is None else changed_since(asked.since, root)
-        chosen = _of_pull_request(change, {*asked.label, *labels})
+        chosen = _plan_pull_request(change, {*asked.label, *labels})
         if os.environ.get("PLAN_FROM_FORK", "false") != "false":
             _check_machines(chosen.jobs, asked.without)
     else:
@@ -91,41 +92,41 @@ def _check_without(names: Iterable[str], tier: Tier) -> None:
     jobs = [job.session for job in catalogue.plan(tier)]
     for name in names:
         if not any(_is_one_of(job, [name]) for job in jobs):
-            stop(f"plan: --without {name}: the tier {tier} has no such job")
+            abort(f"plan: --without {name}: the tier {tier} has no such job")
 
 
 def _is_one_of(job: str, names: Container[str]) -> bool:
-    """Whether `names` has a job, or its session with all of its parts."""
+    """Whether `names` contains a job, or the session that the job is a part of."""
     return job in names or job.partition("(")[0] in names
 
 
 def _check_machines(jobs: Iterable[PlannedJob], without: Container[str]) -> None:
-    """Refuse what a stranger would run on a machine of our own, which outlives the job."""
+    """Abort if a fork's code would run on a self-hosted machine, which outlives the job."""
     for job in jobs:
         labels = WORKSPACE.runners[job.runner]
         if not _is_one_of(job.session, without) and not all(map(_HOSTED.fullmatch, labels)):
-            stop(
-                f"plan: {job.session} runs on {', '.join(labels)}, and the pull request comes from "
-                "a fork, whose code must not run on a self-hosted machine; take its label away, or "
-                "push the branch to this repository once you have read it"
+            abort(
+                f"plan: {job.session} runs on {', '.join(labels)}, but the pull request comes from "
+                "a fork, whose code must not run on a self-hosted machine; remove its label, or "
+                "review the branch and push it to this repository"
             )
 
 
 def changed_since(since: str, root: Path) -> Change:
-    """Return what differs between `root` and where its branch left `since`.
+    """Return what changed in `root` since its branch left `since`.
 
-    Counts what is committed, what is not yet, and files that git does not know yet.
+    Committed, uncommitted and untracked changes all count.
     """
     commit = git.output(
         "rev-parse", "--verify", "--quiet", "--end-of-options", f"{since}^{{commit}}", cwd=root
     )
     if commit is None:
-        return Change(since=since, problem=f"git knows no commit {since!r} here")
+        return Change(since=since, problem=f"git finds no commit {since!r} here")
     base = git.output("merge-base", commit.strip(), "HEAD", cwd=root)
     if base is None:
         problem = f"no merge base with {since}; in a shallow clone, fetch the whole history"
         return Change(since=since, problem=problem)
-    # Without renames: both the old and the new name count.
+    # --no-renames: both the old and the new name count.
     listing = ("diff", "--name-only", "-z", "--no-renames", "--no-relative", "--no-ext-diff")
     tracked = git.output(*listing, base.strip(), "--", cwd=root)
     untracked = git.output("ls-files", "-z", "--others", "--exclude-standard", cwd=root)
@@ -133,13 +134,13 @@ def changed_since(since: str, root: Path) -> Change:
         return Change(since=since, problem=f"git cannot compare with {since}")
     files = frozenset(filter(None, (tracked + untracked).split("\0")))
     if not files:
-        # After a merge, main is compared with itself: a plan of nothing would be green.
+        # After a merge, main is compared with itself; an empty plan would be green.
         return Change(since=since, problem=f"nothing differs from {since}")
     return Change(since=since, files=files)
 
 
-def _of_pull_request(change: Change | None, labels: set[str]) -> Plan:
-    """Choose among the jobs of the tier and those that a label adds to it."""
+def _plan_pull_request(change: Change | None, labels: set[str]) -> Plan:
+    """Choose among the jobs of the tier `pr` and the jobs that a label adds to it."""
     jobs: list[PlannedJob] = []
     left_out: dict[str, list[str]] = {}
     for declared in CATALOGUE.values():
@@ -151,14 +152,14 @@ def _of_pull_request(change: Change | None, labels: set[str]) -> Plan:
                 left_out.setdefault(reason, []).append(declared.title(part))
     notes = [f"plan: left out {', '.join(names)}: {reason}" for reason, names in left_out.items()]
     if change is not None and change.files is None:
-        notes.insert(0, f"plan: {change.problem}, so nothing is left out for being unaffected")
+        notes.insert(0, f"plan: {change.problem}, so no job is left out as unaffected")
     return Plan(jobs=jobs, notes=notes)
 
 
 def _why_not(
     declared: Declaration, part: Part, change: Change | None, labels: set[str]
 ) -> str | None:
-    """Return why a job is not for the pull request; None if it is, "" if it never would be."""
+    """Return why the pull request does not need a job; None if it does, "" if it never would."""
     label = declared.label
     if label in labels:
         return None
@@ -166,7 +167,7 @@ def _why_not(
     if "pr" not in part.tiers:
         if label is None or not part.tiers:
             return ""
-        # What the cells of the matrix differ in are the versions that the lock gives them.
+        # The cells of the matrix differ only in the versions that they get from the lock.
         if label == "full-matrix" and files and "uv.lock" in files:
             return None
         lock = ", or when uv.lock changed" if label == "full-matrix" else ""

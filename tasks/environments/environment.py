@@ -1,8 +1,8 @@
-"""Locked, hash-checked environments, made by uv from the portable uv.lock.
+"""Locked, hash-checked environments, which uv creates from the portable uv.lock.
 
 An environment is a function of an interpreter and the requirements that the lock
-exports for it, so sessions with the same requirements share one. It is stamped when
-it is whole; while the stamp still describes it, a session starts without touching it.
+exports for it, so sessions with the same requirements share one. It is stamped once
+complete; as long as the stamp matches, a session reuses it unchanged.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from tasks.environments import installed, interpreters, uv
-from tasks.errors import stop
+from tasks.errors import abort
 from tasks.evidence import inputs, manifest
 from tasks.project import (
     ROOT,
@@ -36,11 +36,11 @@ from tasks.project import (
 )
 
 if TYPE_CHECKING:
-    import nox  # the git hooks run this module without Nox
+    import nox  # git hooks run this module without Nox
 
 _STAMP = "environment.json"
 
-# What the user has set for other work must not choose what a session runs on, or what its tools
+# The user's settings for other work must not change what a session runs on or what its tools
 # check: PYTEST_ADDOPTS=--collect-only would turn every suite green.
 _FOREIGN_VARIABLES = re.compile(
     r"(CONDA|COVERAGE|GIT_CLIFF|HATCH|MYPY|PIP|PRE_COMMIT|PYTEST|PYTHON|RUFF|TYPOS|VIRTUAL_ENV|__PYVENV).*"
@@ -59,16 +59,16 @@ _HARMLESS_VARIABLES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Environment:
-    """Which packages of the lock an environment holds, and for which interpreter.
+    """The locked packages that an environment contains, and its interpreter.
 
     Args:
         folder: where it is, relative to the root.
         python: the interpreter, `major.minor`.
         groups: the dependency groups of pyproject.toml.
         torch: the torch version, `major.minor`; None for an environment without torch.
-        package: the one package whose needs it has, if that is so.
-        with_project: whether the workspace's packages can be imported there: all of them, with
-            their extras, or `package` and those that it needs.
+        package: the only package whose requirements it contains; None for all packages.
+        with_project: whether it also contains the workspace's packages: all of them, with their
+            extras, or `package` and the ones that it requires.
     """
 
     folder: str
@@ -79,7 +79,7 @@ class Environment:
     with_project: bool = True
 
     def selection(self, root: Path = ROOT) -> list[str]:
-        """Return the arguments with which `uv export` selects the packages."""
+        """Return the arguments for `uv export` that select the packages."""
         if self.package is None and self.torch is None:
             return [f"--only-group={group}" for group in self.groups]
         torch = [f"--extra=torch-{self.torch.replace('.', '-')}"] if self.torch else []
@@ -88,12 +88,12 @@ class Environment:
             chosen = ["--all-packages"]
         else:
             folders = [root / "src" / self.package]
-            # The workspace has groups of its own, and `training` the extras that choose a torch.
+            # The workspace defines some groups, and `training` the extras that select a torch.
             others = [*(["workspace"] if self.groups else []), *(["training"] if torch else [])]
             chosen = [f"--package={name}" for name in (self.package, *others)]
         names = {each for folder in folders for each in extras_of(folder.name, root)}
         extras = [f"--extra={name}" for name in sorted(names)] if self.with_project else []
-        # uv refuses a group that nothing defines: not every package has tests with their own needs.
+        # uv rejects an undefined group, and not every package defines every group.
         defined = {each for folder in (root, *folders) for each in groups_of(folder)}
         groups = [f"--group={group}" for group in self.groups if group in defined]
         return [*chosen, *torch, *extras, "--no-default-groups", *groups]
@@ -101,12 +101,12 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """What a whole environment was made from.
+    """What a complete environment was created from.
 
     Args:
-        interpreter: the path of the CPython under it.
-        base: digest of what it cannot outlive; a difference means to make it anew.
-        contents: digest of what is in it; a difference means to install again.
+        interpreter: the path of its CPython.
+        base: digest of the interpreter and location; if it differs, the environment is recreated.
+        contents: digest of the packages; if it differs, they are installed again.
     """
 
     interpreter: str
@@ -115,7 +115,7 @@ class Stamp:
 
 
 def of_cell(cell: Cell) -> Environment:
-    """The environment of the checks that run the project on `cell`."""
+    """The environment for checks that run the code on `cell`."""
     return Environment(
         folder=f".nox/{cell}",
         python=cell.python,
@@ -125,7 +125,7 @@ def of_cell(cell: Cell) -> Environment:
 
 
 def of_package(package: str, cell: Cell) -> Environment:
-    """The environment that has what `package` and its tests declare, and nothing else."""
+    """The environment with only the declared requirements of `package` and its tests."""
     return Environment(
         folder=f".nox/{package}-{cell}",
         python=cell.python,
@@ -136,37 +136,38 @@ def of_package(package: str, cell: Cell) -> Environment:
 
 
 def prepare_default_cell() -> Path:
-    """Make the environment of the sessions that need one cell only, and return its folder."""
+    """Create the environment of sessions that need only one cell, and return its folder."""
     return prepare(of_cell(default_cell()))
 
 
 def prepare_image(project: str) -> Path:
-    """Make the environment of the container image: of one project or, for "", of all packages."""
+    """Create the container image's environment for one project or, if "", for all packages."""
     if not project:
         return prepare_default_cell()
     return prepare(of_package(project, own_cell(project)))
 
 
 def own_cell(package: str) -> Cell:
-    """Return the cell in which `package` runs alone: without torch, if it does not need that."""
+    """Return the cell in which `package` runs alone, without torch if it does not need it."""
     cell = default_cell()
     return cell if needs_torch(package) else Cell(cell.python)
 
 
 def of_tools(python: str) -> Environment:
-    """The environment of the checks that only read the source."""
+    """The environment for checks that only read the source."""
     return Environment(folder=".nox/tools", python=python, groups=("build", "lint"))
 
 
 def of_release(python: str) -> Environment:
-    """The environment in which the package is built and its description checked."""
+    """The environment in which packages are built and their descriptions checked."""
     return Environment(folder=".nox/release", python=python, groups=("build", "release"))
 
 
 def of_wheel(package: str, cell: Cell) -> Environment:
-    """What the wheel of `package` says that it needs: a session installs the wheel itself there.
+    """The environment with the requirements of `package`'s wheel, for testing that wheel.
 
-    The next session that asks for it finds it changed, and takes the wheel out again.
+    A session installs the wheel there. The next session that prepares this environment finds it
+    changed and removes the wheel.
     """
     return Environment(
         folder=f".nox/wheel-{package}",
@@ -179,12 +180,12 @@ def of_wheel(package: str, cell: Cell) -> Environment:
 
 
 def of_supply(python: str) -> Environment:
-    """The environment of what reads the lock and the provenance of models."""
+    """The environment for checks of the lock and of the models' provenance."""
     return Environment(folder=".nox/supply", python=python, groups=("build", "supply"))
 
 
 def of_benchmarks(cell: Cell) -> Environment:
-    """The environment of benchmarks/: the project and, beside it, what it is compared with."""
+    """The environment of benchmarks/: the project and the tools that it is compared with."""
     return Environment(
         folder=f".nox/{cell}-benchmark",
         python=cell.python,
@@ -194,7 +195,7 @@ def of_benchmarks(cell: Cell) -> Environment:
 
 
 def of_editor(cell: Cell) -> Environment:
-    """The `.venv` that editors look for: everything, from the same lock."""
+    """The `.venv` that editors look for, with everything from the same lock."""
     return Environment(
         folder=".venv",
         python=cell.python,
@@ -204,70 +205,70 @@ def of_editor(cell: Cell) -> Environment:
 
 
 def default_python() -> str:
-    """Return the default interpreter, or on a laptop without it the newest one that is there."""
+    """Return the default interpreter; on a laptop without it, the newest that is installed."""
     default = WORKSPACE.default.python
     if in_ci() or _is_installed(default):
         return default
     for version in reversed(WORKSPACE.pythons):
         if _is_installed(version):
-            _say(f"Python {default} is not installed here, so Python {version} stands in for it")
+            _log(f"Python {default} is not installed here; using Python {version} instead")
             return version
     return default
 
 
 def default_cell() -> Cell:
-    """Return the cell of the sessions that need only one."""
+    """Return the cell for sessions that need only one."""
     return Cell(default_python(), WORKSPACE.default.torch)
 
 
 def in_ci() -> bool:
-    """Whether this runs where nobody is there to read that something was skipped."""
+    """Whether this runs in CI, where nobody would notice that something was skipped."""
     return os.environ.get("CI", "").lower() in {"1", "true"}
 
 
 def has_interpreter(version: str) -> bool:
-    """Whether an interpreter of `version` is installed, or uv has just installed one."""
+    """Whether Python `version` is installed, or uv could install it now."""
     return _is_installed(version) or _install_interpreter(version) is None
 
 
 def prepare(environment: Environment, root: Path = ROOT) -> Path:
-    """Make `environment` hold exactly what the lock says, and return its folder.
+    """Bring `environment` in line with the lock, and return its folder.
 
-    Nothing is done when nothing changed. Packages come from uv's cache before they
-    come from the network. An environment that a kill left unfinished is made anew, and a package of
-    which a file is missing is installed again.
+    An unchanged environment is left alone. Packages come from uv's cache if possible, otherwise
+    from the network. An environment left incomplete by a kill is recreated, and a package with
+    missing files is reinstalled.
 
     Raises:
-        SystemExit: with exit code 2 and one line on stderr, when it can't be made.
+        SystemExit: with exit code 2 and one line on stderr, if that fails.
     """
     folder = root / environment.folder
     requirements = exported(environment, root)
-    _make_whole(folder, environment, requirements, root)
+    _complete(folder, environment, requirements, root)
     manifest.note_environment(environment.folder, folder, requirements)
     return folder
 
 
-def _make_whole(folder: Path, environment: Environment, requirements: str, root: Path) -> None:
-    # Without the lock: who makes an environment takes its stamp away first.
+def _complete(folder: Path, environment: Environment, requirements: str, root: Path) -> None:
+    # Safe without the lock: a session that changes an environment deletes its stamp first.
     stamp = _read_stamp(folder)
-    if stamp and _is_whole(folder, environment, requirements, root, stamp):
+    if stamp and _is_complete(folder, environment, requirements, root, stamp):
         return
     with _exclusive(root / ".nox" / f"{folder.name}.lock") as lock:
         stamp = _read_stamp(folder)
         interpreter = _interpreter_in_use(folder, environment, stamp)
-        if stamp and _is_whole(folder, environment, requirements, root, stamp):
-            return  # by another session, for which this one has waited
+        if stamp and _is_complete(folder, environment, requirements, root, stamp):
+            return  # another session completed it while this one waited
         broken = installed.incomplete(folder) if stamp else []
         if interpreter is None:
             interpreter = _find_or_install(environment.python)
-            _make_empty(folder, interpreter, root, lock)
+            _create_empty(folder, interpreter, root, lock)
             broken = []
         _fill(folder, requirements, root, lock, broken)
         if environment.with_project and environment.package:
             _link_packages(folder, environment.package, root)
         elif environment.with_project:
             _install_project(folder, root, lock)
-        _round_times(folder)
+        _round_mtimes(folder)
         stamp = Stamp(
             interpreter=str(interpreter),
             base=_base(folder, environment, interpreter),
@@ -276,7 +277,7 @@ def _make_whole(folder: Path, environment: Environment, requirements: str, root:
         (folder / _STAMP).write_text(json.dumps(asdict(stamp)), encoding="utf-8")
 
 
-def _is_whole(
+def _is_complete(
     folder: Path, environment: Environment, requirements: str, root: Path, stamp: Stamp
 ) -> bool:
     return (
@@ -301,17 +302,17 @@ def run(
     Args:
         session: the session that runs it.
         folder: the environment.
-        program: its name in there.
-        arguments: the program's.
-        success_codes: the exit codes that are no failure.
-        outer: variables that it inherits, unless they are settings of Python; not in the manifest.
-        stdout: where what it prints goes, errors too; None for where the session's does.
-        variables: more variables, which the manifest shows.
+        program: the program's name in its `bin` folder.
+        arguments: the program's arguments.
+        success_codes: the exit codes that count as success.
+        outer: variables to inherit, less Python settings; they are not in the manifest.
+        stdout: receives its output and errors; None for the session's own output.
+        variables: additional variables, which the manifest records.
     """
     command = [str(folder / "bin" / program), *arguments]
     manifest.note_command(command, variables)
     isolation = isolated(folder, outer)
-    if "PYTHONPATH" in variables and "PYTHONPATH" in isolation:  # where the run is watched
+    if "PYTHONPATH" in variables and "PYTHONPATH" in isolation:  # for a run that is observed
         isolation["PYTHONPATH"] += os.pathsep + variables.pop("PYTHONPATH")
     session.run(
         *command,
@@ -326,19 +327,19 @@ def run(
 def output(
     folder: Path, program: str, *arguments: str, cwd: Path | None = None, text: str = ""
 ) -> str:
-    """Return what a program of the environment in `folder` prints; end if it fails.
+    """Return what a program of the environment in `folder` prints; abort if it fails.
 
     Args:
         folder: the environment.
-        program: its name in there.
-        arguments: the program's.
+        program: the program's name in its `bin` folder.
+        arguments: the program's arguments.
         cwd: the folder to run it in; None for the current one.
-        text: what it reads from its standard input.
+        text: its standard input.
     """
     command = [str(folder / "bin" / program), *arguments]
     manifest.note_command(command, {})
     done = subprocess.run(
-        # As UTF-8 whatever the locale: a commit message is an argument.
+        # UTF-8 in every locale, since a commit message may be an argument.
         [word.encode("utf-8", "surrogateescape") for word in command],
         cwd=cwd,
         env=isolated(folder),
@@ -349,16 +350,16 @@ def output(
         check=False,
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        stop(said[-1] if said else f"{program} failed without a word")
+        lines = done.stderr.strip().splitlines()
+        abort(lines[-1] if lines else f"{program} failed without an error message")
     return done.stdout
 
 
 def isolated(folder: Path, outer: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables under which commands of the environment in `folder` run.
+    """Return the variables for commands of the environment in `folder`.
 
-    The environment comes first on PATH, the user's Python settings are left out, and a
-    `uv run` or `uv sync` inside the session cannot change the environment under it.
+    The environment comes first on PATH, the user's Python settings are left out, and
+    `uv run` or `uv sync` in the session cannot change the environment.
     """
     kept = {
         name: value
@@ -378,7 +379,7 @@ def isolated(folder: Path, outer: Mapping[str, str] = os.environ) -> dict[str, s
 
 
 def exported(environment: Environment, root: Path = ROOT) -> str:
-    """Return the requirements of `environment`, as the lock has them."""
+    """Return the requirements of `environment` from the lock, in pip's format."""
     return uv.output(
         "export",
         "--frozen",
@@ -392,7 +393,7 @@ def exported(environment: Environment, root: Path = ROOT) -> str:
 
 
 def _read_stamp(folder: Path) -> Stamp | None:
-    """Return the stamp of the environment in `folder`; None if it was never whole."""
+    """Return the stamp of the environment in `folder`; None if it is not complete."""
     try:
         return Stamp(**json.loads((folder / _STAMP).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -400,7 +401,7 @@ def _read_stamp(folder: Path) -> Stamp | None:
 
 
 def _interpreter_in_use(folder: Path, environment: Environment, stamp: Stamp | None) -> Path | None:
-    """Return the interpreter that the environment was made for, if it is still the one to use."""
+    """Return the environment's interpreter, or None if the environment must be recreated."""
     if stamp is None:
         return None
     interpreter = Path(stamp.interpreter)
@@ -411,18 +412,18 @@ def _interpreter_in_use(folder: Path, environment: Environment, stamp: Stamp | N
 
 
 def _base(folder: Path, environment: Environment, interpreter: Path) -> str:
-    """Return a digest of what an environment cannot outlive: its interpreter and its place."""
+    """Return a digest of the interpreter and location that an environment depends on."""
     binary = interpreter.stat()
-    # Moved with the repository, the scripts inside would still point to the old place.
+    # If the repository moves, the scripts inside still point to the old location.
     return _digest(
         environment.python, str(folder), str(interpreter), binary.st_size, binary.st_mtime_ns
     )
 
 
 def _contents(folder: Path, requirements: str, root: Path) -> str:
-    """Return a digest of what is installed: the requirements, the packages, and nothing else."""
+    """Return a digest of the requirements, the workspace's packages and site-packages' mtime."""
     tables = [[each.name, pyproject(each)] for each in members(root)]
-    # Changes when a package comes or goes behind our back (`uv pip install` into it).
+    # Changes when somebody adds or removes a package, for example with `uv pip install`.
     touched = [packages.stat().st_mtime_ns for packages in folder.glob("lib/*/site-packages")]
     return _digest(requirements, tables, touched)
 
@@ -431,43 +432,43 @@ def _digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _make_empty(folder: Path, interpreter: Path, root: Path, lock: int) -> None:
+def _create_empty(folder: Path, interpreter: Path, root: Path, lock: int) -> None:
     if folder.is_dir():
         shutil.rmtree(folder)
-    folder.unlink(missing_ok=True)  # whatever somebody has put there
+    folder.unlink(missing_ok=True)  # a file or link in its place
     uv.output("venv", "--quiet", f"--python={interpreter}", str(folder), cwd=root, lock=lock)
 
 
 def _fill(folder: Path, requirements: str, root: Path, lock: int, broken: list[str]) -> None:
-    """Install what is missing, the packages in `broken` again, and take out what is foreign."""
+    """Install missing packages, reinstall those in `broken`, and remove all others."""
     (folder / _STAMP).unlink(missing_ok=True)
     packages = sum("==" in line for line in requirements.splitlines())
-    _say(f"{folder.relative_to(root)}: installing {packages} packages from uv.lock")
+    _log(f"{folder.relative_to(root)}: installing {packages} packages from uv.lock")
     if broken:
-        _say(f"{folder.relative_to(root)}: files are missing of {', '.join(broken)}")
+        _log(f"{folder.relative_to(root)}: reinstalling {', '.join(broken)} (files are missing)")
     file = folder / "requirements.txt"
     file.write_text(requirements, encoding="utf-8")
     python = f"--python={folder / 'bin' / 'python'}"
-    # No builds: where a wheel's hash is wrong, uv would build the source distribution instead,
-    # with build tools that nobody has locked. Byte-compiled now, or every process pays for it
-    # where PYTHONDONTWRITEBYTECODE is set.
+    # --no-build: if a wheel's hash is wrong, uv would otherwise build the source distribution
+    # with unlocked build tools. --compile-bytecode: with PYTHONDONTWRITEBYTECODE set, every
+    # process would compile the packages again.
     sync = ("pip", "sync", "--require-hashes", "--no-build", "--compile-bytecode", python)
     again = [f"--reinstall-package={name}" for name in broken]
-    uv.install(*sync, *again, *_where_torch_is(root), str(file), cwd=root, lock=lock)
+    uv.install(*sync, *again, *_torch_options(root), str(file), cwd=root, lock=lock)
 
 
 def _install_project(folder: Path, root: Path, lock: int) -> None:
     python = f"--python={folder / 'bin' / 'python'}"
-    # The build backend is among the locked packages: nothing is fetched to build them.
+    # The build backend is among the locked packages, so building fetches nothing.
     own = ("pip", "install", "--no-deps", "--no-build-isolation", python)
     packages = [f"--editable={folder.relative_to(root)}" for folder in members(root)]
     uv.install(*own, *packages, cwd=root, lock=lock)
 
 
 def _link_packages(folder: Path, package: str, root: Path) -> None:
-    """Let `package` and those that it needs be imported, and no other of the workspace.
+    """Make `package` and the packages it requires importable, but no others of the workspace.
 
-    An editable install would put all of src/ on the path, and needs a build backend.
+    An editable install would put all of src/ on the path, and would need a build backend.
     """
     links = folder / "packages"
     shutil.rmtree(links, ignore_errors=True)
@@ -478,20 +479,20 @@ def _link_packages(folder: Path, package: str, root: Path) -> None:
         (packages / "workspace.pth").write_text(f"{links}\n", encoding="utf-8")
 
 
-def _where_torch_is(root: Path) -> list[str]:
-    """Return the arguments by which uv looks for torch where the lock has it from as well."""
-    place = torch_index(root)
-    if place is None:
+def _torch_options(root: Path) -> list[str]:
+    """Return the options with which uv also searches the torch index."""
+    index = torch_index(root)
+    if index is None:
         return []
-    if "://" not in place:
-        return [f"--find-links={place}"]
-    # Such an index has old versions of other packages, at which uv would stop looking. What is
-    # "unsafe" about looking further is that another index may have the version: the hash decides.
-    return [f"--index={place}", "--index-strategy=unsafe-best-match"]
+    if "://" not in index:
+        return [f"--find-links={index}"]
+    # A torch index also has old versions of other packages, and by default uv would not look for
+    # them elsewhere. Searching all indexes is "unsafe" only without hashes, which the lock has.
+    return [f"--index={index}", "--index-strategy=unsafe-best-match"]
 
 
-def _round_times(folder: Path) -> None:
-    """Cut the times that the stamp holds to seconds: the layers of an image keep no finer ones."""
+def _round_mtimes(folder: Path) -> None:
+    """Truncate the times in the stamp to seconds, since image layers store no fractions."""
     for packages in folder.glob("lib/*/site-packages"):
         seconds = int(packages.stat().st_mtime)
         os.utime(packages, (seconds, seconds))
@@ -504,20 +505,18 @@ def _find_or_install(version: str) -> Path:
         problem = _install_interpreter(version)
         interpreter = interpreters.find(version)
     if interpreter is None:
-        stop(
-            f"Python {version}: neither on PATH nor one of pyenv's or uv's ({problem}); install it"
-        )
+        abort(f"Python {version}: not found on PATH, in pyenv or in uv ({problem}); install it")
     return interpreter
 
 
 def _install_interpreter(version: str) -> str | None:
-    """Let uv install an interpreter; return what went wrong, or None."""
-    _say(f"Python {version} is not installed here: asking uv for it")
+    """Let uv install an interpreter; return its error, or None."""
+    _log(f"Python {version} is not installed here; installing it with uv")
     return uv.problem("python", "install", "--quiet", version, cwd=ROOT)
 
 
 def _is_installed(version: str) -> bool:
-    """Whether an interpreter of `version` is here; asks the environments first, which is free."""
+    """Whether Python `version` is installed; checks existing environments first, which is fast."""
     stamps = (_read_stamp(folder) for folder in (ROOT / ".nox").glob(f"*py{version}-*"))
     if any(stamp and Path(stamp.interpreter).exists() for stamp in stamps):
         return True
@@ -526,16 +525,16 @@ def _is_installed(version: str) -> bool:
 
 @contextlib.contextmanager
 def _exclusive(lock: Path) -> Iterator[int]:
-    """Hold `lock` so that sessions run side by side do not make one environment twice."""
+    """Hold `lock`, so that parallel sessions do not create the same environment twice."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"waiting for another session that makes {lock.stem}")
+            _log(f"waiting for another session, which is creating {lock.stem}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
 
 
-def _say(message: str) -> None:
+def _log(message: str) -> None:
     print(f"environment: {message}", file=sys.stderr, flush=True)

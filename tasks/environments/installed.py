@@ -1,4 +1,4 @@
-"""What is installed in an environment, held against what each package says of its files.
+"""Compares the files in an environment with each package's RECORD.
 
 https://packaging.python.org/en/latest/specifications/recording-installed-packages/
 """
@@ -12,32 +12,32 @@ from pathlib import Path
 
 
 def incomplete(folder: Path) -> list[str]:
-    """Return the packages in the environment `folder` of which a file is missing."""
-    # Every session asks for tens of thousands of files: strings take half the time of paths.
+    """Return the packages in the environment `folder` that lack a file."""
+    # Every session checks tens of thousands of files: strings take half the time of paths.
     found = {name for name, file, _ in _files(folder) if not os.path.exists(file)}  # noqa: PTH110
     return sorted(found)
 
 
 def changed(folder: Path) -> list[str]:
-    """Return each file in the environment `folder` that is not as it was packed, a line each."""
+    """Return one line for each file in the environment `folder` that is missing or changed."""
     lines = []
     for name, file, digest in _files(folder):
-        place = Path(os.path.normpath(file))
-        if not place.is_file():
-            lines.append(f"{place}: of {name}: is missing")
-        elif digest and _digest(place, digest.partition("=")[0]) != digest:
-            lines.append(f"{place}: of {name}: is not what was installed")
+        path = Path(os.path.normpath(file))
+        if not path.is_file():
+            lines.append(f"{path} ({name}): is missing")
+        elif digest and _digest(path, digest.partition("=")[0]) != digest:
+            lines.append(f"{path} ({name}): has changed since it was installed")
     return lines
 
 
 def _files(folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Yield each file with its package and its digest, which is empty where none is recorded."""
+    """Yield each file's package, path and digest, which is empty if RECORD has none."""
     for record in sorted(folder.glob("lib/*/site-packages/*.dist-info/RECORD")):
-        name, place = record.parent.name.partition("-")[0], f"{record.parent.parent}{os.sep}"
+        name, packages = record.parent.name.partition("-")[0], f"{record.parent.parent}{os.sep}"
         with record.open(encoding="utf-8", newline="") as rows:
             for path, digest, *_ in csv.reader(rows):
-                if not path.endswith(".pyc"):  # made here, and again when one is missing
-                    yield name, place + path, digest
+                if not path.endswith(".pyc"):  # Python recreates these
+                    yield name, packages + path, digest
 
 
 def _digest(file: Path, algorithm: str) -> str:

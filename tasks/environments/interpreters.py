@@ -1,4 +1,4 @@
-"""Finds CPython interpreters: on PATH, pyenv's, and uv's own."""
+"""Finds CPython interpreters on PATH, in pyenv and in uv."""
 
 import os
 import re
@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-# An interpreter says where it really is: a shim or a virtual environment is not the thing itself.
-_WHO_ARE_YOU = (
+# Ask the interpreter for its path, since a candidate may be a shim or a virtual environment's.
+_PRINT_IDENTITY = (
     "import sys;"
     "print(sys.implementation.name, '%d.%d' % sys.version_info[:2],"
     " getattr(sys, '_base_executable', sys.executable))"
@@ -18,8 +18,8 @@ _WHO_ARE_YOU = (
 def find(version: str, variables: Mapping[str, str] = os.environ) -> Path | None:
     """Return an installed CPython of `version` (`major.minor`), or None.
 
-    Looks at the interpreter that runs this, then PATH, pyenv's versions (which
-    are often not on PATH) and the interpreters that uv has installed.
+    Tries the running interpreter, then PATH, pyenv's versions (which are often
+    not on PATH) and the interpreters that uv has installed.
     """
     for candidate in _candidates(version, variables):
         interpreter = _real_interpreter(candidate, version)
@@ -47,7 +47,7 @@ def _newest_first(folder: Path, version: str, pattern: str) -> list[Path]:
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """Sort key under which 3.12.10 comes after 3.12.9."""
+    """Sort key that puts 3.12.10 after 3.12.9."""
     return [(int(part or 0), rest) for part, rest in re.findall(r"(\d*)(\D*)", str(path))]
 
 
@@ -56,7 +56,7 @@ def _real_interpreter(candidate: Path, version: str) -> Path | None:
         return None
     try:
         answer = subprocess.run(
-            [candidate, "-I", "-c", _WHO_ARE_YOU],
+            [candidate, "-I", "-c", _PRINT_IDENTITY],
             capture_output=True,
             encoding="utf-8",
             errors="surrogateescape",
@@ -64,7 +64,7 @@ def _real_interpreter(candidate: Path, version: str) -> Path | None:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return None  # a shim of a version that is not installed, a broken link …
+        return None  # such as a broken link, or a shim for a version that is not installed
     match answer.stdout.strip().split(" ", 2):
         case ["cpython", found, path] if found == version:
             return Path(path)

@@ -1,7 +1,7 @@
-"""The portable lock: uv.lock without any index's host, so that it installs from any index.
+"""The portable lock: uv.lock names no index host, so it installs from any index.
 
-Torch may come from an index of its own, [tool.tasks] torch-index: of that, too, only the version
-and the hashes are in the lock.
+Torch may come from a separate index, [tool.tasks] torch-index. For torch, too, the lock has only
+the version and the hashes.
 
 python3 -m tasks.environments.lockfile     checks that uv.lock is portable and fits pyproject.toml
 """
@@ -18,27 +18,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tasks.environments import uv
-from tasks.errors import stop
+from tasks.errors import abort
 from tasks.project import ROOT, members, project_table, torch_index
 
 PLACEHOLDER = "https://index.invalid"
 
 _REGISTRY = re.compile(r'registry = "[^"]*"')
-# The files of a package stand in lines with their hash; a local index gives paths, not URLs.
+# A line per file, with its hash; a local index gives paths instead of URLs.
 _FILE = re.compile(r'\{ (?:url|path) = "(?:[^"]*/)?([^"/]+)", hash =')
 _UNHASHED = re.compile(r'\{ (?:url|path) = "(?P<place>[^"]+)"(?!, hash)')
-# What uv repeats of [tool.uv.sources] in the project's requirements.
+# uv copies the index from [tool.uv.sources] into the project's requirements.
 _INDEX = re.compile(r', index = "[^"]*"')
 
 
 def portable(lock: str) -> str:
-    """Return `lock` with every index and every file's address replaced by the placeholder."""
+    """Return `lock` with the placeholder in every index and file address."""
     lock = _REGISTRY.sub(f'registry = "{PLACEHOLDER}/simple"', _INDEX.sub("", lock))
     return _FILE.sub(rf'{{ url = "{PLACEHOLDER}/\1", hash =', lock)
 
 
 def foreign_sources(lock: str) -> list[str]:
-    """Return what `lock` names besides the placeholder and the project itself."""
+    """Return the sources in `lock` other than the placeholder and the workspace."""
     found: list[str] = []
     for package in tomllib.loads(lock).get("package", []):
         if not _is_own(package["source"]):
@@ -50,47 +50,47 @@ def foreign_sources(lock: str) -> list[str]:
 
 
 def _is_own(source: Mapping[str, str]) -> bool:
-    """Whether a package comes from the placeholder, or is one of the workspace."""
+    """Whether a package comes from the placeholder or the workspace."""
     if source == {"registry": f"{PLACEHOLDER}/simple"}:
         return True
-    ((kind, place),) = source.items()
-    return kind in {"editable", "virtual"} and re.fullmatch(r"\.|src/\w+", place) is not None
+    ((kind, location),) = source.items()
+    return kind in {"editable", "virtual"} and re.fullmatch(r"\.|src/\w+", location) is not None
 
 
 def staleness(root: Path = ROOT) -> str | None:
-    """Return why the lock in `root` does not fit pyproject.toml, or None if it does.
+    """Return why the lock in `root` does not match pyproject.toml, or None if it does.
 
-    Told that the placeholder is the index, uv takes the portable lock for its own and
-    answers from the lock alone: no network, no change to any file. It does not look at the names
-    that the project's extras have in markers, though with other names no extra selects anything.
+    With the placeholder as its index, uv accepts the portable lock and checks it without the
+    network or a change to any file. It does not check the names of the project's extras in
+    markers, although an extra under another name would select nothing.
     """
     foreign = _foreign_extras(root)
     if foreign:
         return f"its markers name the extra {foreign[0]}, which no package here has"
     index = f"--default-index={PLACEHOLDER}/simple"
     problem = uv.problem("lock", "--check", "--offline", index, cwd=root)
-    # It never asks an index, so that what it misses is missing in the lock.
+    # uv contacts no index here, so a network error means that the lock lacks a package.
     return "it lacks a package" if problem and "connect this machine" in problem else problem
 
 
 def _foreign_extras(root: Path) -> list[str]:
-    """Return what the lock's markers call an extra and is none of a package here."""
-    ours: set[str] = set()
+    """Return the extras in the lock's markers that no package here defines."""
+    defined: set[str] = set()
     for folder in (root, *members(root)):
         project = project_table(folder)
         name = re.sub(r"[-_.]+", "-", project["name"]).lower()
-        # uv puts the length before the name, so that no two packages' extras have the same name.
+        # uv prefixes the name with its length, so that extras of two packages never clash.
         extras = project.get("optional-dependencies", {})
-        ours |= {f"extra-{len(name)}-{name}-{extra}" for extra in extras}
+        defined |= {f"extra-{len(name)}-{name}-{extra}" for extra in extras}
     lock = (root / "uv.lock").read_text(encoding="utf-8")
-    return sorted(set(re.findall(r"extra [!=]= '(extra-\d+-[^']+)'", lock)) - ours)
+    return sorted(set(re.findall(r"extra [!=]= '(extra-\d+-[^']+)'", lock)) - defined)
 
 
 def renew(root: Path, arguments: Sequence[str]) -> str:
-    """Make the lock in `root` fit pyproject.toml; return uv's account of what changed.
+    """Bring the lock in `root` in line with pyproject.toml; return uv's list of changes.
 
-    uv works on a copy, so that an error or a kill leaves the lock as it was; and that where torch
-    comes from is known to this copy only, or the lock would not fit the project without it.
+    uv works on a copy, so an error or a kill leaves the lock as it was. Only the copy of
+    pyproject.toml names the torch index, so that the lock also matches the project without it.
 
     Args:
         root: the folder of pyproject.toml and uv.lock.
@@ -104,7 +104,7 @@ def renew(root: Path, arguments: Sequence[str]) -> str:
         copy = Path(scratch) / "uv.lock"
         _copy_pyprojects(root, Path(scratch))
         with Path(scratch, "pyproject.toml").open("a", encoding="utf-8") as copied:
-            copied.write(_sources_of_torch(torch_index(root)))
+            copied.write(_torch_source(torch_index(root)))
         if lock.exists():
             shutil.copy(lock, copy)
         changes = uv.changes("lock", *arguments, cwd=Path(scratch))
@@ -116,22 +116,22 @@ def renew(root: Path, arguments: Sequence[str]) -> str:
 
 
 def _copy_pyprojects(root: Path, folder: Path) -> None:
-    """Copy what a lock is made from: the pyproject.toml of the workspace and of each package."""
+    """Copy the files that uv locks from: the pyproject.toml of the workspace and each package."""
     for each in (root, *members(root)):
         copy = folder / each.relative_to(root)
         copy.mkdir(parents=True, exist_ok=True)
         shutil.copy(each / "pyproject.toml", copy)
 
 
-def _sources_of_torch(place: str | None) -> str:
-    """Return what pyproject.toml says in uv's words where torch comes from `place`."""
-    if place is None:
+def _torch_source(index: str | None) -> str:
+    """Return the uv settings for pyproject.toml that take torch from `index`."""
+    if index is None:
         return ""
-    form = "" if "://" in place else 'format = "flat"\n'
-    # Explicit: an index of torch has other packages too, and those are not taken from there.
+    form = "" if "://" in index else 'format = "flat"\n'
+    # explicit: take only torch from this index, although it also has other packages.
     return (
         '\n[tool.uv.sources.torch]\nindex = "torch"\n\n[[tool.uv.index]]\nname = "torch"\n'
-        f"url = {json.dumps(place)}\n{form}explicit = true\n"
+        f"url = {json.dumps(index)}\n{form}explicit = true\n"
     )
 
 
@@ -139,15 +139,15 @@ def _hashed(lock: str, folder: Path) -> str:
     """Return `lock` with the hashes of files on this machine, which uv leaves out.
 
     Raises:
-        SystemExit: with exit code 2 and one line, if the file is elsewhere.
+        SystemExit: with exit code 2 and one line, if the file is not on this machine.
     """
 
     def with_hash(found: re.Match[str]) -> str:
         file = folder / found["place"]
         if not file.is_file():
-            stop(
-                f"lock: the index has no hash of {found['place']}, without which it could not be "
-                "checked; name another index"
+            abort(
+                f"lock: the index has no hash for {found['place']}, so the file could not be "
+                "verified; name another index"
             )
         with file.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
@@ -157,32 +157,32 @@ def _hashed(lock: str, folder: Path) -> str:
 
 
 def main(root: Path = ROOT) -> int:
-    """Check the lock in `root`; print one line and return 1 for what is wrong with it."""
+    """Check the lock in `root`; if it has a problem, print it in one line and return 1."""
     try:
         foreign = foreign_sources((root / "uv.lock").read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
-        print(f"uv.lock: cannot be read ({error}); take it back: git checkout uv.lock")
+        print(f"uv.lock: cannot be read ({error}); restore it: git checkout uv.lock")
         return 1
     if foreign and not _is_by_dependabot():
         print(
-            f"uv.lock: names {foreign[0]} and {len(foreign) - 1} more, so it installs from nowhere "
-            "else; write the portable form: nox -s lock"
+            f"uv.lock: names {foreign[0]} and {len(foreign) - 1} more, so it can be installed only "
+            "from there; write the portable form: nox -s lock"
         )
         return 1
     reason = _staleness_of_portable_form(root) if foreign else staleness(root)
     if reason is not None:
-        print(f"uv.lock: not what pyproject.toml asks for ({reason}); renew it: nox -s lock")
+        print(f"uv.lock: does not match pyproject.toml ({reason}); update it: nox -s lock")
         return 1
     if foreign:
-        print("uv.lock: in the form that Dependabot writes; before it is merged: nox -s lock")
+        print("uv.lock: in the form that Dependabot writes; before merging, run: nox -s lock")
     return 0
 
 
 def _is_by_dependabot() -> bool:
-    """Whether Dependabot pushed what GitHub checks here: it cannot write the portable form.
+    """Whether Dependabot, which cannot write the portable form, pushed this pull request.
 
-    Its pull request tells whether the new versions work; only then is the lock worth rewriting.
-    Anybody can give a branch one of its names, and push to its branches.
+    Its pull request shows whether the new versions work; only then is the lock worth rewriting.
+    The branch name is not evidence: anybody can use one of Dependabot's or push to its branches.
     """
     return os.environ.get("GITHUB_ACTOR") == "dependabot[bot]" and bool(
         os.environ.get("GITHUB_HEAD_REF")

@@ -1,1 +1,1 @@
-"""What a session did: its manifest, its declared inputs, and laptop against CI."""
+"""Records what a session did: its manifest, its declared inputs, and parity of laptop and CI."""

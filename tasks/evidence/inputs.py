@@ -1,4 +1,4 @@
-"""The files that a session declares to read, their digests, and whether it reads others.
+"""A session's declared inputs: their digests, and whether it reads any other files.
 
 CHECK_INPUTS=1 nox -s smoke    fails if the session reads a file that its inputs do not cover
 """
@@ -15,17 +15,18 @@ from tasks import git
 from tasks.evidence.observer import sitecustomize as observer
 from tasks.project import ROOT
 
-# Python that finds compiled code opens that alone, and only looks at the source's date.
+# If compiled code exists, Python opens only that, and checks only the modification time of the
+# source.
 _COMPILED = re.compile(r"__pycache__/([^/.]+)\.[^/]*\.pyc$")
 
 
 def covers(inputs: Iterable[str], file: str) -> bool:
-    """Whether `file` is one of `inputs`, or in one of them."""
+    """Whether `file` is one of `inputs` or in one of these folders."""
     return any(each in {".", file} or file.startswith(f"{each.rstrip('/')}/") for each in inputs)
 
 
 def digests(inputs: Sequence[str], root: Path = ROOT) -> dict[str, str] | None:
-    """Return the SHA-256 of each file of `inputs`; None where git knows no files."""
+    """Return the SHA-256 of each file that `inputs` cover; None outside a git repository."""
     listed = git.output("ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=root)
     if listed is None:
         return None
@@ -42,15 +43,15 @@ def _digest(file: Path) -> str:
 
 
 def is_checked() -> bool:
-    """Whether the user asked for a run that watches which files are opened."""
+    """Whether the user asked to check which files the session opens."""
     return os.environ.get("CHECK_INPUTS", "").lower() in {"1", "true"}
 
 
 @contextlib.contextmanager
 def observed(opened: set[str]) -> Iterator[None]:
-    """Add to `opened` the files that this process and the Python processes under it read.
+    """On exit, add to `opened` the files that this process and its Python children read.
 
-    They are absolute paths, there when it ends.
+    The paths are absolute.
     """
     with tempfile.TemporaryDirectory() as log:
         os.environ[observer.LOG] = log
@@ -65,16 +66,16 @@ def observed(opened: set[str]) -> Iterator[None]:
 
 
 def variables_of_observed(outer: Mapping[str, str]) -> dict[str, str]:
-    """Return what a command under `outer` needs to be observed; nothing if nobody asked."""
+    """Return the variables that a command needs to be observed; none if `outer` is not."""
     return {"PYTHONPATH": observer.FOLDER} if observer.LOG in outer else {}
 
 
 def undeclared(inputs: Sequence[str], opened: Iterable[str], root: Path = ROOT) -> list[str]:
     """Return the tracked files among `opened` that `inputs` do not cover."""
     tracked = set((git.output("ls-files", "-z", cwd=root) or "").split("\0"))
-    place = os.path.realpath(root)
-    # A link in an environment leads to a package of the repository.
+    top = os.path.realpath(root)
+    # Links in an environment lead to the repository's packages.
     real = {os.path.realpath(path) for path in opened}
-    inside = (path.removeprefix(f"{place}/") for path in real if path.startswith(f"{place}/"))
+    inside = (path.removeprefix(f"{top}/") for path in real if path.startswith(f"{top}/"))
     read = {_COMPILED.sub(r"\1.py", name) for name in inside}
     return sorted(name for name in read & tracked if not covers(inputs, name))

@@ -1,6 +1,6 @@
-"""What one run of a session was: its commands, packages, inputs and result, as a file.
+"""The manifest of one session run: its commands, packages, inputs and result.
 
-Paths in it are relative to the root, so the manifests of two checkouts compare equal.
+Paths are relative to the root, so that manifests from two checkouts can be compared.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ FORMAT = "manifest/1"
 Result = Literal["passed", "failed", "skipped"]
 RESULTS: tuple[Result, ...] = ("passed", "failed", "skipped")
 
-# Of the user's variables those that reach a session and can change what it computes. None of
-# them can hold a password: manifests are uploaded.
+# The user's variables that reach a session and can change what it computes. None can contain a
+# password, since manifests are uploaded.
 _RELEVANT_VARIABLES = re.compile(
     r"CUBLAS_WORKSPACE_CONFIG|CUDA_VISIBLE_DEVICES|HYPOTHESIS_PROFILE|LC_ALL|MKL_NUM_THREADS"
     r"|NVIDIA_TF32_OVERRIDE|OMP_NUM_THREADS|PYTHON(HASHSEED|IOENCODING|UTF8)|SOURCE_DATE_EPOCH|TZ"
@@ -38,11 +38,11 @@ _RELEVANT_VARIABLES = re.compile(
 
 
 class DamagedManifestError(Exception):
-    """A file that should be a manifest and is none; the message names it and can be printed."""
+    """A file is not a valid manifest; the message names the file and is safe to print."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class UsedEnvironment:
     """An environment in which commands ran.
 
     Args:
@@ -61,19 +61,19 @@ class Manifest:
     """One run of a session.
 
     Args:
-        session: its name, that of a matrix cell with the cell.
+        session: its name, including the part, as in `matrix(a-b)`.
         tiers: the tiers that it belongs to.
         result: how it ended.
         reason: why it failed or was skipped.
-        seconds: how long it took, environments included.
+        seconds: how long it took, including the preparation of environments.
         platform: operating system and processor.
         interpreter: the Python that ran Nox.
-        tools: versions of Nox and, if it made an environment, of uv.
-        environments: the environments that it used, by their folder.
-        commands: how it was called itself, then the command lines that it ran, with the
-            variables that it set for each.
+        tools: the versions of Nox and, if it used an environment, of uv.
+        environments: the environments that it used, by folder.
+        commands: the call of the session, then the command lines that it ran, each with the
+            variables that it set.
         variables: the user's variables that can change what it computes.
-        inputs: SHA-256 of each file of its declared inputs; None where git knows no files.
+        inputs: SHA-256 of each file of its declared inputs; None outside a git repository.
     """
 
     session: str
@@ -84,14 +84,14 @@ class Manifest:
     platform: str = f"{sys.platform}-{os.uname().machine}"
     interpreter: str = field(default_factory=python_version)
     tools: dict[str, str] = field(default_factory=dict)
-    environments: dict[str, Made] = field(default_factory=dict)
+    environments: dict[str, UsedEnvironment] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
     inputs: dict[str, str] | None = None
 
     @property
     def has_arguments(self) -> bool:
-        """Whether something stood after --, with which the session may have done anything."""
+        """Whether the call had arguments after --, which may change what the session does."""
         return " -- " in self.commands[0]
 
 
@@ -99,9 +99,9 @@ _current: Manifest | None = None
 
 
 def begin(session: str, tiers: Iterable[str], declared: Sequence[str], nox: str) -> Manifest:
-    """Start the manifest of `session`; until `end`, what it runs is noted there.
+    """Start the manifest of `session`; until `end`, the commands that it runs are added.
 
-    That of an earlier run goes now: if this run is killed, it must not be taken for its own.
+    Deletes the manifest of an earlier run first, so that a killed run leaves none.
     """
     global _current  # noqa: PLW0603 - Nox runs one session at a time in a process
     _current = Manifest(session=session, tiers=list(tiers), tools={"nox": nox})
@@ -111,19 +111,19 @@ def begin(session: str, tiers: Iterable[str], declared: Sequence[str], nox: str)
         if _RELEVANT_VARIABLES.fullmatch(name)
     }
     file_of(session).unlink(missing_ok=True)
-    # Now, not at the end: `lint` mends what it reads.
+    # Now rather than at the end, since `lint` fixes the files that it reads.
     _current.inputs = inputs.digests(declared)
     return _current
 
 
 def end() -> None:
-    """Note nothing more."""
+    """Stop adding to the current manifest."""
     global _current  # noqa: PLW0603 - as in `begin`
     _current = None
 
 
 def note_command(command: Sequence[str], variables: Mapping[str, str]) -> None:
-    """Note a command that the current session runs, with the variables it sets for it."""
+    """Record a command of the current session and the variables that it sets for the command."""
     if _current is not None:
         settings = [f"{name}={shlex.quote(relative(value))}" for name, value in variables.items()]
         words = [shlex.quote(relative(word)) for word in command]
@@ -131,9 +131,9 @@ def note_command(command: Sequence[str], variables: Mapping[str, str]) -> None:
 
 
 def note_environment(name: str, folder: Path, requirements: str) -> None:
-    """Note an environment that the current session uses."""
+    """Record an environment that the current session uses."""
     if _current is not None:
-        _current.environments[name] = Made(
+        _current.environments[name] = UsedEnvironment(
             python=_python_of(folder),
             requirements=hashlib.sha256(requirements.encode()).hexdigest(),
             packages=_packages_in(folder),
@@ -142,10 +142,10 @@ def note_environment(name: str, folder: Path, requirements: str) -> None:
 
 
 def note_image(prefix: str, python: str, torch: str) -> None:
-    """Note an environment that is not the lock's, of which only this much is known."""
+    """Record an environment that was not installed from the lock, such as a GPU image's."""
     if _current is not None:
         packages = {"torch": torch}
-        _current.environments[relative(prefix)] = Made(
+        _current.environments[relative(prefix)] = UsedEnvironment(
             python=python, requirements="not from the lock", packages=packages
         )
 
@@ -157,27 +157,27 @@ def _python_of(folder: Path) -> str:
 
 
 def _packages_in(folder: Path) -> dict[str, str]:
-    """Return what is installed, which the requirements with their markers do not tell."""
+    """Return the installed versions, which the requirements do not show because of markers."""
     installed = sorted(found.stem for found in folder.glob("lib/*/site-packages/*.dist-info"))
     return {name: version for name, _, version in (each.partition("-") for each in installed)}
 
 
 def relative(text: str) -> str:
-    """Return `text` without what differs between machines: where the root and the home are."""
-    root, home = re.escape(str(ROOT)), re.escape(os.path.expanduser("~"))  # noqa: PTH111 - of no home it makes "~", and Path.home an error
-    start, stop = r"(?<![\w/.-])", r"(?![\w.-])"
+    """Return `text` with paths relative to the root or to ~, so that machines can be compared."""
+    root, home = re.escape(str(ROOT)), re.escape(os.path.expanduser("~"))  # noqa: PTH111 - without a home, it returns "~", but Path.home raises
+    start, end = r"(?<![\w/.-])", r"(?![\w.-])"
     text = re.sub(rf"{start}{root}/", "", text)
-    text = re.sub(rf"{start}{root}{stop}", ".", text)
-    return re.sub(rf"{start}{home}{stop}", "~", text)
+    text = re.sub(rf"{start}{root}{end}", ".", text)
+    return re.sub(rf"{start}{home}{end}", "~", text)
 
 
 def file_of(session: str, folder: Path = FOLDER) -> Path:
-    """Return the manifest's file: `matrix(a-b)` has a name that needs no quotes anywhere."""
+    """Return the manifest's file, whose name never needs quoting, even for `matrix(a-b)`."""
     return folder / f"{re.sub(r'[^A-Za-z0-9._-]+', '-', session).strip('-')}.json"
 
 
 def write(manifest: Manifest, folder: Path = FOLDER) -> Path:
-    """Write `manifest` whole or not at all, and return its file."""
+    """Write `manifest` atomically, and return its file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = file_of(manifest.session, folder)
     text = json.dumps({"format": FORMAT, **asdict(manifest)}, indent=1, sort_keys=True) + "\n"
@@ -199,46 +199,48 @@ def read(file: Path) -> Manifest:
     """Return the manifest in `file`.
 
     Raises:
-        DamagedManifestError: it is none, or one of another format.
+        DamagedManifestError: it is not a manifest, or has another format.
     """
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found = content.pop("format")
         if found != FORMAT:
-            msg = harmless(f"{file}: has the format {found}, and {FORMAT} is expected")
+            msg = harmless(f"{file}: has the format {found}; expected {FORMAT}")
             raise DamagedManifestError(msg)
-        made = {name: Made(**value) for name, value in content.pop("environments").items()}
+        made = {
+            name: UsedEnvironment(**value) for name, value in content.pop("environments").items()
+        }
         manifest = Manifest(**content, environments=made)
         _check(manifest)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        msg = harmless(f"{file}: not a whole manifest ({type(error).__name__}: {error})")
+        msg = harmless(f"{file}: not a valid manifest ({type(error).__name__}: {error})")
         raise DamagedManifestError(msg) from error
     return manifest
 
 
 def _check(manifest: Manifest) -> None:
-    """Check what JSON does not: the kinds of what others take apart, and that it is a run."""
+    """Check the types that other code relies on, and that the values describe a run."""
     made = manifest.environments.values()
-    # None stands where it may stand only: [] or "" would be no inputs that anybody knows.
+    # Replace only None: `or` would also accept [] or "" in its place.
     digests = {} if manifest.inputs is None else manifest.inputs
     reason = "" if manifest.reason is None else manifest.reason
     mappings = [manifest.tools, manifest.variables, digests, *(each.packages for each in made)]
     lists = [manifest.tiers, manifest.commands]
-    _check_kind(dict, mappings)
-    _check_kind(list, lists)
-    _check_kind(str, [manifest.session, manifest.platform, manifest.interpreter, reason])
-    _check_kind(str, [text for each in made for text in (each.python, each.requirements)])
-    _check_kind(str, [value for each in mappings for value in each.values()])
-    _check_kind(str, [value for each in lists for value in each])
-    _check_kind(float, [manifest.seconds])
+    _check_type(dict, mappings)
+    _check_type(list, lists)
+    _check_type(str, [manifest.session, manifest.platform, manifest.interpreter, reason])
+    _check_type(str, [text for each in made for text in (each.python, each.requirements)])
+    _check_type(str, [value for each in mappings for value in each.values()])
+    _check_type(str, [value for each in lists for value in each])
+    _check_type(float, [manifest.seconds])
     is_duration = 0 <= manifest.seconds < math.inf
     if manifest.result not in RESULTS or not is_duration or not manifest.commands:
         msg = f"result {manifest.result!r}, {manifest.seconds} s, commands {manifest.commands}"
         raise ValueError(msg)
 
 
-def _check_kind(kind: type, values: Iterable[object]) -> None:
+def _check_type(expected: type, values: Iterable[object]) -> None:
     for value in values:
-        if not isinstance(value, kind):
-            msg = f"{value!r:.80} stands where it cannot"
+        if not isinstance(value, expected):
+            msg = f"found {value!r:.80}; expected {expected.__name__}"
             raise TypeError(msg)

@@ -1,4 +1,4 @@
-"""Every run of a session leaves a manifest, however it ends, and can have its inputs checked."""
+"""Writes a manifest of every session run, however it ends, and checks its inputs on request."""
 
 import contextlib
 import importlib.metadata
@@ -23,15 +23,15 @@ def recorded(
     tiers: Sequence[str],
     declared: Sequence[str],
 ) -> None:
-    """Call `run`, and leave a manifest of it.
+    """Call `run` and write its manifest.
 
     Args:
-        session: the session that it is.
-        run: what the session does.
-        tiers: the tiers that run it.
+        session: the session.
+        run: does the session's work.
+        tiers: the tiers that run the session.
         declared: the files and folders that can change its result.
     """
-    # A session that a test runs inside of another is part of that one.
+    # A session that a test runs inside another session belongs to the outer one.
     if "NOX_CURRENT_SESSION" in os.environ:
         run()
         return
@@ -55,7 +55,7 @@ def _recording(
     try:
         yield
     except BaseException as error:
-        result, reason = _judge(error)
+        result, reason = _result_and_reason(error)
         raise
     finally:
         manifest.end()
@@ -69,32 +69,32 @@ def _recording(
 
 @contextlib.contextmanager
 def _only_a_warning(session: nox.Session) -> Iterator[None]:
-    """Let nothing that goes wrong with a manifest hide the session's own result."""
+    """Turn any problem with the manifest into a warning, so that the session's result counts."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - whatever it is
+    except Exception as error:  # noqa: BLE001 - any problem
         session.warn(f"No manifest of this run: {type(error).__name__}: {error}")
 
 
-def _judge(error: BaseException) -> tuple[Result, str]:
-    """Return how a session ended that raised `error`."""
+def _result_and_reason(error: BaseException) -> tuple[Result, str]:
+    """Return the result of a session that raised `error`, and why."""
     if isinstance(error, nox.sessions._SessionSkip):  # noqa: SLF001 - has no public name
         return "skipped", str(error)
-    if isinstance(error, nox.sessions._SessionQuit):  # noqa: SLF001 - nor has this
+    if isinstance(error, nox.sessions._SessionQuit):  # noqa: SLF001 - has no public name
         return "failed", str(error)
     if isinstance(error, KeyboardInterrupt):
         return "failed", "interrupted"
     if isinstance(error, nox.command.CommandFailed):
         return "failed", f"a command failed: {error}"
     if isinstance(error, SystemExit):
-        told = getattr(error, "__notes__", [])
-        return "failed", " ".join([f"exit code {error.code}", *told])
+        notes = getattr(error, "__notes__", [])
+        return "failed", " ".join([f"exit code {error.code}", *notes])
     return "failed", f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager
 def _checked(session: nox.Session, declared: Sequence[str]) -> Iterator[None]:
-    """Fail if files are read that are not `declared`, if the user asked for that."""
+    """Fail if the session reads files that are not `declared`, if the user asked for this check."""
     if not inputs.is_checked():
         yield
         return
@@ -105,17 +105,17 @@ def _checked(session: nox.Session, declared: Sequence[str]) -> Iterator[None]:
     except BaseException:
         stray = inputs.undeclared(declared, opened)
         if stray:
-            session.warn(f"{session.name} {_told(session, stray)}")
+            session.warn(f"{session.name} {_describe(session, stray)}")
         raise
     stray = inputs.undeclared(declared, opened)
     if stray:
-        session.error(_told(session, stray))
+        session.error(_describe(session, stray))
     session.log(f"The inputs of {session.name} cover every file that it read")
 
 
-def _told(session: nox.Session, stray: Sequence[str]) -> str:
+def _describe(session: nox.Session, stray: Sequence[str]) -> str:
     more = f" and {len(stray) - _SHOWN_FILES} more" if len(stray) > _SHOWN_FILES else ""
     return (
-        f"reads {', '.join(stray[:_SHOWN_FILES])}{more}, which its inputs do not name; "
+        f"reads {', '.join(stray[:_SHOWN_FILES])}{more}, which its inputs do not cover; "
         f"add them to the inputs of {session.name} in tasks/, or do not read them"
     )

@@ -1,11 +1,11 @@
-"""Whether somebody must approve changes in what judges a change: .github/CODEOWNERS."""
+"""Checks that .github/CODEOWNERS names an owner for every path that decides about changes."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 FILE = Path(".github", "CODEOWNERS")
 
-# With a change in one of these a pull request could judge itself.
+# A pull request that changes one of these paths could approve itself.
 JUDGES = (
     "/.github/",
     "/.ci/",
@@ -21,7 +21,7 @@ JUDGES = (
 
 
 def unowned(root: Path) -> list[str]:
-    """Return a line for each path of `JUDGES` that has no owner of its own."""
+    """Return a line for each path of `JUDGES` that has no owner."""
     try:
         text = (root / FILE).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -37,11 +37,12 @@ def _problem(path: str, entries: Sequence[Sequence[str]]) -> str | None:
         return f"{FILE}:1: {path} is missing; add it with its owner: {path} @OWNER/TEAM"
     number, entry = lines[named[-1]]
     if len(entry) == 1:
-        return f"{FILE}:{number}: {path} has no owner; write one behind it: {path} @OWNER/TEAM"
-    # The last pattern that matches a file holds.
+        return f"{FILE}:{number}: {path} has no owner; add one after the path: {path} @OWNER/TEAM"
+    # GitHub uses the last pattern that matches a file.
     for later, (pattern, *_) in lines[named[-1] + 1 :]:
         if not pattern.startswith("/") or pattern.startswith(path) or "*" in pattern:
             return (
-                f"{FILE}:{later}: {pattern} may take files of {path} from its owner; leave it out"
+                f"{FILE}:{later}: {pattern} may override the owner of files in {path}; "
+                "remove this line"
             )
     return None

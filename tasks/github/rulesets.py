@@ -1,9 +1,9 @@
-"""The rulesets in .github/rulesets, checked against what GitHub takes and what the workflows give.
+"""Checks .github/rulesets against GitHub's schema and the checks that the workflows report.
 
 python -m tasks.github.rulesets
 
-Run by the Python of the tools' environment, which has pydantic and ruamel.yaml. A file states every
-field, so that nothing is left to a default that GitHub may change.
+Runs in the tools' environment, which has pydantic and ruamel.yaml. A file must state every field,
+so that nothing depends on a default that GitHub may change.
 """
 
 import json
@@ -35,7 +35,7 @@ from tasks.github.workflow_source import Catalogue, Finding, Source
 FOLDER = Path(".github", "rulesets")
 WORKFLOWS = Path(".github", "workflows")
 
-# Patterns of a condition that are GitHub's own words, and the branch that the first one is here.
+# GitHub's keywords for ref patterns, and the default branch of this repository.
 _DEFAULT_BRANCH, _ALL_BRANCHES = "~DEFAULT_BRANCH", "~ALL"
 _MAIN = "refs/heads/main"
 
@@ -120,18 +120,18 @@ _Rule = Annotated[_Plain | _PullRequest | _StatusChecks | _MergeQueue, Field(dis
 
 
 class Body(_Part):
-    """What GitHub's API takes, as far as the files use it."""
+    """The parts of GitHub's ruleset schema that the files use."""
 
     name: _Text
     target: Literal["branch", "tag"]
-    # A ruleset that is not in force protects nothing; one that is not wanted has no file.
+    # A disabled ruleset protects nothing. To drop a ruleset, delete its file.
     enforcement: Literal["active"]
     bypass_actors: list[_Actor]
     conditions: _Conditions
     rules: Annotated[list[_Rule], Field(min_length=1)]
 
     def required_checks(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Yield the place and the name of each check that a rule requires."""
+        """Yield the location and the name of each required check."""
         for number, rule in enumerate(self.rules):
             if isinstance(rule, _StatusChecks):
                 place = ("rules", number, "parameters", "required_status_checks")
@@ -141,12 +141,12 @@ class Body(_Part):
 
 @dataclass(frozen=True)
 class _File:
-    """A ruleset's file.
+    """A ruleset file.
 
     Args:
-        name: its path from the repository's root, as findings show it.
+        name: its path relative to the repository root, as shown in findings.
         body: its content.
-        tree: the same as ruamel reads it, with the line of each place.
+        tree: the same content as parsed by ruamel, with line numbers.
     """
 
     name: str
@@ -154,7 +154,7 @@ class _File:
     tree: CommentedMap
 
     def finding(self, place: Iterable[str | int], message: str) -> Finding:
-        """Return `message` with the line of `place`, or of the nearest place around it."""
+        """Return a finding at the line of `place`, or of the closest parent that exists."""
         node: Any = self.tree
         line = 0
         for part in place:
@@ -168,7 +168,7 @@ class _File:
 
 
 def findings(root: Path) -> list[Finding]:
-    """Return what is wrong with the rulesets in `root`, each with file and line."""
+    """Return the problems of the rulesets in `root`, each with file and line."""
     found: list[Finding] = []
     rulesets: list[tuple[_File, Body]] = []
     for path in sorted((root / FOLDER).glob("*.json")):
@@ -179,10 +179,9 @@ def findings(root: Path) -> list[Finding]:
         try:
             rulesets.append((file, Body.model_validate(file.body)))
         except ValidationError as error:
-            found += [_told(file, each) for each in error.errors()]
+            found += [_as_finding(file, each) for each in error.errors()]
     if not rulesets and not found:
-        nothing = Finding(str(FOLDER), 1, "holds no ruleset, so nothing is protected")
-        found.append(nothing)
+        found.append(Finding(str(FOLDER), 1, "contains no ruleset, so nothing is protected"))
     wrong = [*_repeated(rulesets), *_missing_checks(rulesets, root)]
     return found or wrong or [*_unprotected(rulesets)]
 
@@ -191,7 +190,7 @@ def _read(path: Path, root: Path) -> _File | Finding:
     name = str(path.relative_to(root))
     try:
         text = path.read_text(encoding="utf-8")
-        body = json.loads(text)  # YAML would take more than GitHub does
+        body = json.loads(text)  # stricter than YAML, and what GitHub accepts
         tree = YAML(typ="rt").load(text)
     except json.JSONDecodeError as error:
         return Finding(name, error.lineno, f"is not JSON: {error.msg}")
@@ -201,15 +200,15 @@ def _read(path: Path, root: Path) -> _File | Finding:
     except (OSError, ValueError, RecursionError, YAMLError) as error:
         return Finding(name, 1, harmless(f"cannot be read: {error}"))
     if not isinstance(tree, CommentedMap):
-        return Finding(name, 1, "must be one ruleset, an object in braces")
+        return Finding(name, 1, "is not a ruleset; expected one JSON object")
     return _File(name, body, tree)
 
 
-def _told(file: _File, error: Any) -> Finding:
-    """Return one of pydantic's errors as a finding."""
+def _as_finding(file: _File, error: Any) -> Finding:
+    """Convert one of pydantic's errors to a finding."""
     place = [*error["loc"]]
     if place[0] == "rules":
-        del place[2:3]  # the rule's type, which is no place in the file
+        del place[2:3]  # pydantic inserts the rule's type, which is not a key in the file
     shown = ".".join(map(str, place))
     message = error["msg"][0].lower() + error["msg"][1:]
     given = "" if error["type"] == "missing" else f", got {reprlib.repr(error['input'])}"
@@ -217,11 +216,11 @@ def _told(file: _File, error: Any) -> Finding:
 
 
 def _repeated(rulesets: Iterable[tuple[_File, Body]]) -> Iterator[Finding]:
-    """Yield a finding for each name that two rulesets have, and each type that two rules have."""
+    """Yield a finding for each duplicate ruleset name and each duplicate rule type."""
     first: dict[str, str] = {}
     for file, body in rulesets:
         if body.name in first:
-            text = f"{first[body.name]} has the name {body.name!r} already"
+            text = f"the name {body.name!r} is already used by {first[body.name]}"
             yield file.finding(["name"], text)
         first.setdefault(body.name, file.name)
         types = [rule.type for rule in body.rules]
@@ -235,7 +234,7 @@ def _missing_checks(rulesets: Iterable[tuple[_File, Body]], root: Path) -> Itera
     for path in sorted((root / WORKFLOWS).glob("*.y*ml")):
         source = workflow_source.read(path, root, Catalogue())
         if isinstance(source, Finding):
-            yield source  # it may be the one that has the check
+            yield source  # the unreadable file may be the one that defines the check
             return
         jobs |= set(checks_of_pull_requests(source))
     for file, body in rulesets:
@@ -243,40 +242,41 @@ def _missing_checks(rulesets: Iterable[tuple[_File, Body]], root: Path) -> Itera
             if check not in jobs:
                 known = ", ".join(sorted(jobs)) or "none"
                 text = f"requires the check {check!r}, which no job reports on pull_request, so no "
-                text += f"pull request could be merged; jobs that do: {known}"
+                text += f"pull request could be merged; reported checks: {known}"
                 yield file.finding(place, text)
 
 
 def checks_of_pull_requests(source: Source) -> list[str]:
-    """Return the names of the checks that a workflow gives every pull request."""
+    """Return the names of the checks that a workflow reports on every pull request."""
     if "pull_request" not in source.triggers:
         return []
     names = [str(job.get("name", key)) for key, job in source.jobs.items()]
-    return [name for name in names if "${{" not in name]  # a ruleset takes that for the name
+    # A ruleset compares names literally, so an expression never matches.
+    return [name for name in names if "${{" not in name]
 
 
 def _unprotected(rulesets: Iterable[tuple[_File, Body]]) -> Iterator[Finding]:
-    """Yield a finding if a change that fails `GREEN` can get into the default branch."""
+    """Yield a finding if a change that fails `GREEN` can be merged to the default branch."""
     requiring = [
         (file, body)
         for file, body in rulesets
         if body.target == "branch" and GREEN in dict(body.required_checks()).values()
     ]
     if not requiring:
-        text = f"no ruleset of branches requires the check {GREEN!r}, so what fails it "
-        yield Finding(str(FOLDER), 1, f"{text}can be merged")
-    elif not any(_is_of_the_default_branch(body.conditions.ref_name) for _, body in requiring):
+        text = f"no branch ruleset requires the check {GREEN!r}, so failing changes can be merged"
+        yield Finding(str(FOLDER), 1, text)
+    elif not any(_covers_default_branch(body.conditions.ref_name) for _, body in requiring):
         text = f"the check {GREEN!r} is not required on the default branch: no ruleset "
         text += f"that requires it includes {_DEFAULT_BRANCH} without excluding that branch"
         yield requiring[0][0].finding(["conditions", "ref_name"], text)
 
 
-def _is_of_the_default_branch(names: _RefName) -> bool:
-    own_words = {_DEFAULT_BRANCH, _ALL_BRANCHES}
-    # GitHub's `**/` is any number of folders, none included.
+def _covers_default_branch(names: _RefName) -> bool:
+    keywords = {_DEFAULT_BRANCH, _ALL_BRANCHES}
+    # In GitHub's patterns, `**/` matches zero or more folders.
     patterns = [each.replace("**/", "*") for each in names.exclude]
-    is_excluded = any(each in own_words or fnmatchcase(_MAIN, each) for each in patterns)
-    return not own_words.isdisjoint(names.include) and not is_excluded
+    is_excluded = any(each in keywords or fnmatchcase(_MAIN, each) for each in patterns)
+    return not keywords.isdisjoint(names.include) and not is_excluded
 
 
 def main(root: Path) -> int:

@@ -1,4 +1,4 @@
-"""A workflow or an action as the rules read it, with the number of each line."""
+"""A parsed workflow or action, with line numbers for the rules' findings."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """Something to mend: where it is, what it is and what to do."""
+    """A problem: where it is, what it is and how to fix it."""
 
     file: str
     line: int
@@ -25,17 +25,19 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What a job must have that is not one of every workflow: pyproject.toml declares it.
+    """What a job must contain, as declared in pyproject.toml.
+
+    Jobs that every workflow has, such as `plan`, are not declared.
 
     Args:
-        runs: the lines it runs, in order.
-        needs: the jobs that must have passed before it.
+        runs: the commands it runs, in order.
+        needs: the jobs that must pass before it.
         condition: its `if:`, or "".
         environment: its environment, or "".
         machine: its `runs-on:`.
-        writes: what it may write; its other rights are to read.
+        writes: its write permissions; all others are read-only.
         uploads: the folders that it may upload.
-        uses: the actions it uses, in order, each with its `if:`; None if that is left open.
+        uses: the actions it uses, in order, each with its `if:`; None for any actions.
     """
 
     runs: Sequence[str]
@@ -53,12 +55,12 @@ class Catalogue:
     """What a workflow may call and use.
 
     Args:
-        sessions: the sessions that there are.
-        tiers: the tiers that there are.
-        actions: what a step may use, without its revision.
-        reusable: the workflows that a job may call, without their revision.
-        variables: what a step may set, each with its one value.
-        jobs: by the name of a workflow's file, the jobs that it has of its own.
+        sessions: names of all sessions.
+        tiers: names of all tiers.
+        actions: actions that a step may use, without the revision.
+        reusable: workflows that a job may call, without the revision.
+        variables: environment variables that a step may set, each with its only allowed value.
+        jobs: the declared jobs of each workflow, by the file's stem.
     """
 
     sessions: frozenset[str] = frozenset()
@@ -80,35 +82,35 @@ class Source:
 
     @property
     def triggers(self) -> Mapping[str, Any]:
-        """What starts the workflow, with the settings of each; nothing starts an action."""
+        """The workflow's triggers and their settings; empty for an action."""
         on = self.content.get("on")
         return on if isinstance(on, Mapping) else dict.fromkeys(map(str, names_in(on)))
 
     @property
     def is_workflow(self) -> bool:
-        """Whether this is a workflow, and not an action."""
+        """Whether this is a workflow rather than an action."""
         return Path(self.file).parent.name == "workflows"
 
     @property
     def jobs(self) -> Mapping[str, CommentedMap]:
-        """The jobs of a workflow by id; an action has none."""
+        """The workflow's jobs by id; empty for an action."""
         jobs = self.content.get("jobs")
         found = jobs if isinstance(jobs, Mapping) else {}
         return {name: job for name, job in found.items() if isinstance(job, CommentedMap)}
 
     @property
     def steps(self) -> list[CommentedMap]:
-        """Every step, whatever job it is in."""
+        """The steps of all jobs, or of the action."""
         owners = [*self.jobs.values(), mapping_at(self.content, "runs")]
         return [step for owner in owners for step in steps_of(owner)]
 
     def finding(self, parent: CommentedMap, key: str | None, text: str) -> Finding:
-        """Return what was found at `key` of `parent`, or at `parent` itself where it lacks it."""
+        """Return a finding at the line of `key` in `parent`, or of `parent` if it lacks `key`."""
         where = parent.lc.key(key)[0] if key is not None and key in parent else parent.lc.line
         return Finding(self.file, where + 1, text)
 
     def job_finding(self, name: str, key: str | None, text: str) -> Finding:
-        """Return what was found at `key` of a job, or at the job's name where it lacks the key."""
+        """Return a finding at the line of `key` in a job, or of its name if it lacks `key`."""
         job = self.jobs[name]
         line = job.lc.key(key)[0] if key is not None and key in job else self._line_of_job(name)
         return Finding(self.file, line + 1, text)
@@ -119,18 +121,20 @@ class Source:
 
 
 def read(file: Path, root: Path, catalogue: Catalogue) -> Source | Finding:
-    """Return what is in `file`, or why it cannot be read."""
+    """Return the parsed `file`, or a finding if it cannot be read."""
     name = str(file.relative_to(root))
     try:
         text = file.read_text(encoding="utf-8")
         content = YAML(typ="rt").load(text)
-    # ruamel lets errors of the types through: `!!bool x` is a LookupError.
+    # ruamel does not wrap errors from tag constructors: `!!bool x` raises LookupError.
     except (YAMLError, LookupError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        said = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-        return Finding(name, mark.line + 1 if mark else 1, f"is no YAML ({said}); mend it")
+        cause = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        text = f"is not valid YAML ({cause}); fix the syntax"
+        return Finding(name, mark.line + 1 if mark else 1, text)
     if not isinstance(content, CommentedMap):
-        return Finding(name, 1, "is no workflow and no action; see the files beside it")
+        text = "is neither a workflow nor an action; compare it with the files beside it"
+        return Finding(name, 1, text)
     return Source(name, text.splitlines(), content, catalogue)
 
 
@@ -141,18 +145,18 @@ def steps_of(owner: Mapping[str, Any]) -> list[CommentedMap]:
 
 
 def mapping_at(parent: Mapping[str, Any], key: str) -> CommentedMap:
-    """Return what is at `key`, or an empty mapping where that is none: an expression, say."""
+    """Return the mapping at `key`, or an empty one if the value is missing or an expression."""
     value = parent.get(key)
     return value if isinstance(value, CommentedMap) else CommentedMap()
 
 
 def names_in(setting: object) -> list[str]:
-    """Return what a setting names that takes one name or a list of them."""
+    """Return the names in a setting that accepts one name or a list of names."""
     if isinstance(setting, str):
         return [setting]
     return [*setting] if isinstance(setting, list) else []
 
 
 def without_comment(line: str) -> str:
-    """Return a line up to its comment."""
+    """Return `line` without its comment."""
     return re.sub(r"(^|\s)#.*", "", line)

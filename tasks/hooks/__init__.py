@@ -1,1 +1,1 @@
-"""The code that git hooks run."""
+"""Checks that the git hooks run."""

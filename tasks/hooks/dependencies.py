@@ -1,9 +1,9 @@
-"""Finds what a package imports and does not declare, or declares and does not import.
+"""Finds requirements that a package imports but does not declare, or declares but does not import.
 
 python3 -m tasks.hooks.hook python -m tasks.hooks.dependencies
 
-An environment that all packages share would hide it. Each package's pyproject.toml says in
-[tool.deptry] which of its requirements have modules of another name.
+Tests would not notice, since all packages share an environment. In each package's pyproject.toml,
+[tool.deptry] lists the requirements whose modules have another name.
 """
 
 import subprocess
@@ -14,7 +14,7 @@ from tasks.project import ROOT, members
 
 
 def main(root: Path = ROOT) -> int:
-    """Check every package; print what deptry finds and return 1 if that is anything."""
+    """Check every package; print deptry's findings, and return 1 if there are any."""
     deptry = Path(sys.executable).with_name("deptry")
     result = 0
     for folder in members(root):
@@ -29,7 +29,7 @@ def main(root: Path = ROOT) -> int:
         if done.returncode:
             result = 1
             found = [line for line in done.stderr.splitlines() if " DEP" in line]
-            for line in found or [done.stderr.strip() or "deptry failed without a word"]:
+            for line in found or [done.stderr.strip() or "deptry failed without an error message"]:
                 print(f"{folder.relative_to(root)}/{line}")
     return result
 

@@ -1,8 +1,8 @@
-"""Runs a tool of the lock for a pre-commit hook.
+"""Runs a locked tool for a pre-commit hook.
 
     python3 -m tasks.hooks.hook ruff check FILE …
 
-The hook and `nox -s lint` so call one and the same binary, whatever is on PATH.
+The hook and `nox -s lint` thus run the same binary, regardless of PATH.
 """
 
 import os
@@ -13,7 +13,7 @@ from tasks.environments import environment
 
 
 def main(command: Sequence[str]) -> None:
-    """Replace this process by `command`, run in the locked environment of the tools."""
+    """Replace this process with `command`, run in the locked environment for tools."""
     folder = environment.prepare(environment.of_tools(environment.default_python()))
     program = folder / "bin" / command[0]
     os.execve(program, [str(program), *command[1:]], environment.isolated(folder))  # noqa: S606

@@ -1,10 +1,10 @@
-"""Finds imports against the direction in which packages build on each other.
+"""Finds imports that violate the layering of the packages.
 
 python3 -m tasks.hooks.hook python -m tasks.hooks.imports
 
-A project builds on the libraries in src/, and knows no other project. The sessions run all of them
-as commands and import none. Which packages there are is read from src/, so a new one is covered and
-a deleted one is not missed.
+A project may import the libraries in src/, but no other project. The sessions run all packages as
+commands and import none. The list of packages is read from src/, so new ones are covered and
+deleted ones cause no error.
 """
 
 import configparser
@@ -32,7 +32,7 @@ def contracts(root: Path = ROOT) -> str:
     settings["importlinter:contract:layers"] = {
         "name": "projects build on training, training on gates, and no project on another",
         "type": "layers",
-        # The bar makes projects independent of each other.
+        # The bar means that the projects must not import each other.
         "layers": _lines([" | ".join(projects), *libraries]),
     }
     for package in packages:
@@ -51,7 +51,7 @@ def _lines(values: list[str]) -> str:
 
 
 def main(root: Path = ROOT) -> int:
-    """Check every package; return the exit code of import-linter, whose findings are printed."""
+    """Check every package; import-linter prints its findings. Return its exit code."""
     linter = Path(sys.executable).with_name("lint-imports")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "importlinter.ini"

@@ -1,6 +1,6 @@
-"""Keeps out of git what belongs in a registry, and what reads otherwise than it is.
+"""Keeps models, data, secrets and deceptive text out of git.
 
-python3 -m tasks.hooks.tracked_files FILE …     checks the files that are given
+python3 -m tasks.hooks.tracked_files FILE …     checks the given files
 """
 
 import json
@@ -25,7 +25,7 @@ FORBIDDEN_SUFFIXES = frozenset(
     for suffix in suffixes.split()
 )
 
-# How such files begin, whatever they are called. A pickle of protocol 2 or later ends with a dot.
+# The first bytes of such files, which identify them under any name.
 _BEGINNINGS = {
     rb"PK\x03\x04": "a zip archive, as torch.save writes",
     rb"\x80[\x02-\x05]": "a pickle",
@@ -39,21 +39,21 @@ _BEGINNINGS = {
     rb"\x1f\x8b": "gzip",
     rb"\x28\xb5\x2f\xfd": "Zstandard",
 }
-# Marks that change the order in which text is shown: https://trojansource.codes
+# Characters that change the order in which text is displayed: https://trojansource.codes
 _BIDIRECTIONAL = re.compile(
     rb"\xd8\x9c|\xe2\x80[\x8e\x8f\xaa-\xae]|\xe2\x81[\xa6-\xa9]"  # in UTF-8
 )
 _ENVIRONMENT = re.compile(r"\.env(\..+)?")
 _EXAMPLES = (".example", ".sample", ".template")
-# What a layer keeps for everybody who has the image.
-_SECRET_OF_IMAGE = re.compile(
+# Such values stay in a layer, where everybody who has the image can read them.
+_SECRET_IN_IMAGE = re.compile(
     rb"^\s*(?:ENV|ARG)\s+(\w*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?))[= ]\s*[^\s$]",
     re.IGNORECASE | re.MULTILINE,
 )
 
 
 def problems(file: Path, root: Path) -> Iterator[str]:
-    """Yield why `file` may not be in git, if it may not.
+    """Yield each reason why `file` must not be in git.
 
     Args:
         file: its path.
@@ -62,9 +62,9 @@ def problems(file: Path, root: Path) -> Iterator[str]:
     if file.is_symlink():
         target = file.resolve()
         if not target.is_relative_to(root.resolve()):
-            yield f"leads out of the repository, to {file.readlink()}"
+            yield f"links to {file.readlink()}, which is outside the repository"
         elif not target.exists():
-            yield f"leads to {file.readlink()}, which is not there"
+            yield f"links to {file.readlink()}, which does not exist"
         return
     if not file.is_file():
         return
@@ -72,10 +72,10 @@ def problems(file: Path, root: Path) -> Iterator[str]:
         yield f"a model or data file ({file.suffix}); keep it in a registry, not in git"
         return
     if _ENVIRONMENT.fullmatch(file.name) and file.suffix not in _EXAMPLES:
-        yield "settings of one machine, and its secrets; keep a .env.example in git"
+        yield "contains one machine's settings and secrets; keep a .env.example in git instead"
     size = file.stat().st_size
     if size > LARGEST_BYTES:
-        yield f"{size:,} bytes; at most {LARGEST_BYTES:,} go into git"
+        yield f"{size:,} bytes; at most {LARGEST_BYTES:,} are allowed in git"
         return
     yield from _problems_of_content(file, file.read_bytes())
 
@@ -83,29 +83,29 @@ def problems(file: Path, root: Path) -> Iterator[str]:
 def _problems_of_content(file: Path, content: bytes) -> Iterator[str]:
     for beginning, kind in _BEGINNINGS.items():
         if re.match(beginning, content, re.DOTALL):
-            yield f"begins as {kind}; keep models and data in a registry, not in git"
+            yield f"begins like {kind}; keep models and data in a registry, not in git"
     mark = _BIDIRECTIONAL.search(content)
     if mark:
         line = content.count(b"\n", 0, mark.start()) + 1
-        yield f"line {line} has a mark that reverses text; write it as an escape"
+        yield f"line {line} has a character that reverses text; write it as an escape sequence"
     if os.access(file, os.X_OK) and not content.startswith(b"#!"):
-        yield "is executable and no script (no #!); chmod -x"
+        yield "is executable but not a script (no #!); run chmod -x"
     if file.suffix == ".ipynb" and _has_outputs(content):
-        yield "a notebook with outputs, which may hold data; clear them"
-    secret = _SECRET_OF_IMAGE.search(content) if file.name.startswith("Dockerfile") else None
+        yield "a notebook with outputs, which may contain data; clear them"
+    secret = _SECRET_IN_IMAGE.search(content) if file.name.startswith("Dockerfile") else None
     if secret:
-        yield f"{secret[1].decode()} would be in a layer; mount it: RUN --mount=type=secret"
+        yield f"{secret[1].decode()} would stay in a layer; mount it: RUN --mount=type=secret"
 
 
 def _has_outputs(content: bytes) -> bool:
     try:
         return any(cell.get("outputs") for cell in json.loads(content)["cells"])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return True  # whatever it is
+        return True  # not a valid notebook, so it could contain anything
 
 
 def main(files: Iterable[str]) -> int:
-    """Print a line for each of `files` that may not be in git; return 1 if there is one."""
+    """Print one line per reason why one of `files` must not be in git; return 1 if there is any."""
     root = Path.cwd()
     found = [f"{name}: {problem}" for name in files for problem in problems(Path(name), root)]
     show(*found)

@@ -1,1 +1,1 @@
-"""The container image and the OCI registry that it is pushed to."""
+"""The container image for CI jobs, and the OCI registry that it is pushed to."""

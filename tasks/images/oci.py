@@ -1,4 +1,4 @@
-"""Asks container registries which digest a tag has, as their API tells anybody or who logs in."""
+"""Asks container registries for the digest of a tag, anonymously or with a login."""
 
 import base64
 import http.client
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from email.message import Message
 from typing import NamedTuple
 
-# Of an image for several machines the digest is that of the list; not naming these gets another.
+# An image for several machines has the digest of its index; without these types in the request, a
+# registry would return another digest.
 _MANIFESTS = (
     "application/vnd.oci.image.index.v1+json,"
     "application/vnd.docker.distribution.manifest.list.v2+json,"
@@ -20,7 +21,7 @@ _MANIFESTS = (
 )
 _SECONDS = 30
 _OK, _UNAUTHORIZED, _NOT_FOUND = 200, 401, 404
-# What is on this machine needs no https.
+# A registry on this machine may use plain http.
 _LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 
 _DIGEST = r"sha256:[0-9a-f]{64}"
@@ -31,7 +32,7 @@ _FROM = re.compile(
 
 
 class CannotAskError(Exception):
-    """The registry gave no answer that could be judged."""
+    """The registry gave no usable answer, or could not be asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +40,10 @@ class Base:
     """An image that a Dockerfile builds on.
 
     Args:
-        line: where its FROM is.
-        name: as the Dockerfile has it, without tag and digest.
-        tag: what people call it; its publisher may move it to another image.
-        digest: what it is.
+        line: the line of its FROM.
+        name: as in the Dockerfile, without tag and digest.
+        tag: its version; the publisher may move the tag to another image.
+        digest: the SHA-256 that identifies it.
     """
 
     line: int
@@ -53,14 +54,14 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True)
 class Login:
-    """Who asks, for what a registry does not tell anybody."""
+    """Credentials for a registry."""
 
     user: str
     token: str = field(repr=False)
 
     @property
     def basic(self) -> str:
-        """The value of the header Authorization that says it."""
+        """The value of the Authorization header."""
         return f"Basic {base64.b64encode(f'{self.user}:{self.token}'.encode()).decode()}"
 
 
@@ -79,7 +80,7 @@ def bases(dockerfile: str) -> list[Base]:
 
 
 def manifests(name: str) -> str:
-    """Return the address below which the registry of the image `name` keeps its manifests."""
+    """Return the URL under which the registry serves the manifests of the image `name`."""
     host, _, path = name.partition("/")
     if "." not in host and ":" not in host and host not in _LOOPBACK:
         host = "registry-1.docker.io"
@@ -102,11 +103,11 @@ def disagreement(base: Base) -> str | None:
         return f"{named}: there is no such tag"
     if digest(base.name, base.digest) is None:
         return f"{named}: is {live}; there is no image {base.digest}"
-    return f"{named}: has moved on to {live}; {base.digest} is an older one"
+    return f"{named}: has moved to {live}; {base.digest} is older"
 
 
 def digest(name: str, reference: str, login: Login | None = None) -> str | None:
-    """Return the digest of a tag or digest of `name`; None where the registry has no such image.
+    """Return the digest for a tag or digest of `name`; None if the registry has no such image.
 
     Raises:
         CannotAskError: the registry could not be asked.
@@ -124,7 +125,7 @@ def digest(name: str, reference: str, login: Login | None = None) -> str | None:
         return None
     found: str = answer.headers.get("Docker-Content-Digest", "")
     if answer.status != _OK or not re.fullmatch(_DIGEST, found):
-        msg = f"{name}: the registry answers {answer.status} and no digest"
+        msg = f"{name}: the registry answers with status {answer.status} and no digest"
         raise CannotAskError(msg)
     return found
 
@@ -140,43 +141,49 @@ def _head(address: str, authorization: str | None = None) -> _Answer:
 
 
 def _authorization(challenge: str, login: Login | None) -> str:
-    """Return what answers `challenge`: the login, or a token that the registry gives for it."""
+    """Return the Authorization header for `challenge`: the login, or a token that it obtains."""
     if not challenge.lower().startswith("basic"):
         return f"Bearer {_token(challenge, login)}"
     if login is None:
-        msg = "it wants a login"
+        msg = "it requires a login"
         raise ValueError(msg)
     return login.basic
 
 
 def _token(challenge: str, login: Login | None) -> str:
-    """Return the token that a registry gives anybody, or `login`, where `challenge` says."""
-    said = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-    query = urllib.parse.urlencode({key: said[key] for key in ("service", "scope") if key in said})
-    realm = _checked_realm(said["realm"])
+    """Return a token from the server that `challenge` names, anonymously or for `login`."""
+    fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+    query = urllib.parse.urlencode(
+        {key: fields[key] for key in ("service", "scope") if key in fields}
+    )
+    realm = _checked_realm(fields["realm"])
     request = urllib.request.Request(f"{realm}?{query}")  # noqa: S310 - it is checked
     with _open(request, None if login is None else login.basic) as answer:
-        given = json.load(answer)
-    names = ("token", "access_token") if isinstance(given, dict) else ()
-    tokens = [given[name] for name in names if given.get(name)]
+        response = json.load(answer)
+    names = ("token", "access_token") if isinstance(response, dict) else ()
+    tokens = [response[name] for name in names if response.get(name)]
     if not tokens or not isinstance(tokens[0], str):
-        msg = "it gives no token"
+        msg = "it returns no token"
         raise ValueError(msg)
     return tokens[0]
 
 
 def _checked_realm(realm: str) -> str:
-    """Return where tokens come from, if nobody on the way there can hear who asks."""
+    """Return `realm`, the URL for tokens, if credentials can be sent there safely.
+
+    Raises:
+        ValueError: it uses neither https nor this machine.
+    """
     parts = urllib.parse.urlsplit(realm)
-    is_here = parts.scheme == "http" and parts.hostname in _LOOPBACK
-    if not is_here and not (parts.scheme == "https" and parts.hostname):
-        msg = f"it has its tokens at {realm!r}, which is neither https nor on this machine"
+    is_local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    if not is_local and not (parts.scheme == "https" and parts.hostname):
+        msg = f"it issues tokens at {realm!r}, which is neither https nor on this machine"
         raise ValueError(msg)
     return realm
 
 
 def _open(request: urllib.request.Request, authorization: str | None) -> http.client.HTTPResponse:
     if authorization is not None:
-        request.add_unredirected_header("Authorization", authorization)  # it is for this host only
+        request.add_unredirected_header("Authorization", authorization)  # for this host only
     answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_SECONDS)  # noqa: S310
     return answer

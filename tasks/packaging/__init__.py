@@ -1,1 +1,1 @@
-"""What a release is made of: commit messages, versions, the changelog, wheels."""
+"""The parts of a release: commit messages, versions, the changelog and wheels."""

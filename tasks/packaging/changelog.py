@@ -1,4 +1,4 @@
-"""CHANGELOG.md: a release takes the text written by hand, and lines for commits without any.
+"""Updates CHANGELOG.md for a release: keeps handwritten text and adds lines for other commits.
 
 https://keepachangelog.com/en/1.1.0/
 """
@@ -15,7 +15,7 @@ _UNRELEASED = re.compile(r"^## \[?Unreleased\]?[ \t]*$", re.MULTILINE | re.IGNOR
 _NEXT_SECTION = re.compile(r"^(?:## |\[[^\]]+\]: )", re.MULTILINE)
 _NEXT_HEADING = re.compile(r"^(?=### )", re.MULTILINE)
 
-# The order that Keep a Changelog names them in.
+# In the order of Keep a Changelog.
 _HEADINGS = [
     f"### {kind}" for kind in ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
 ]
@@ -26,7 +26,7 @@ class ChangelogError(Exception):
 
 
 def missing(release: Release, root: Path = ROOT) -> str:
-    """Return lines for the commits that did not change CHANGELOG.md, under their headings."""
+    """Return lines, under their headings, for the commits that did not change CHANGELOG.md."""
     log = ("log", "--format=%H", "--full-history", release.revisions, "--", "CHANGELOG.md")
     described = (git.output(*log, cwd=root) or "").split()
     commits = [commit for commit in release.log.commits if commit.digest not in described]
@@ -34,17 +34,16 @@ def missing(release: Release, root: Path = ROOT) -> str:
 
 
 def section(text: str, version: str) -> str | None:
-    """Return what CHANGELOG.md says of a version, without its heading; None if it has none."""
+    """Return a version's section in CHANGELOG.md, without its heading; None if it has none."""
     heading = re.compile(rf"^## \[?{re.escape(version)}\]?(?: .*)?$", re.MULTILINE)
     found = heading.search(text)
     return None if found is None else _body(text, found.end()).strip()
 
 
 def release(text: str, version: str, date: str, more: str) -> str:
-    """Return CHANGELOG.md with the unreleased text under `version`, and `more` lines added.
+    """Return CHANGELOG.md with the unreleased text and the lines in `more` under `version`.
 
-    No line that was written is changed or lost. If there is a section for that version already,
-    nothing changes.
+    No existing line is changed or lost. If the version already has a section, nothing changes.
 
     Raises:
         ChangelogError: there is no heading `## [Unreleased]`.
@@ -64,19 +63,19 @@ def release(text: str, version: str, date: str, more: str) -> str:
 
 
 def has_unreleased_text(text: str) -> bool:
-    """Whether somebody has described what is not yet released."""
+    """Whether CHANGELOG.md has text under `## [Unreleased]`."""
     heading = _UNRELEASED.search(text)
     return heading is not None and bool(_body(text, heading.end()).strip())
 
 
 def notes(version: str, commit: str, models: Mapping[str, str | None], described: str) -> str:
-    """Return a release's notes: its commit, its models, and its part of CHANGELOG.md.
+    """Return a release's notes: its commit, its models, and its section of CHANGELOG.md.
 
     Args:
-        version: of the packages.
-        commit: what they are built from.
-        models: the version of each project's model, by its name; None where none was trained.
-        described: the part of CHANGELOG.md.
+        version: the packages' version.
+        commit: the commit that they are built from.
+        models: the version of each project's model, by name; None if none was trained.
+        described: the section of CHANGELOG.md.
     """
     rows = [f"| {name} | {f'`{model}`' if model else 'none'} |" for name, model in models.items()]
     table = "\n".join(["| model | version |", "|---|---|", *rows])
@@ -89,7 +88,7 @@ def _body(text: str, start: int) -> str:
 
 
 def _merge(body: str, more: str) -> str:
-    """Return `body` with lines added at the end of the text under their headings."""
+    """Return `body` with the lines of `more` appended under their headings."""
     blocks = _blocks(body)
     for added in _blocks(more):
         heading, _, lines = added.partition("\n")
@@ -109,7 +108,7 @@ def _blocks(text: str) -> list[str]:
 
 
 def _rank(heading: str) -> int:
-    """Return where a heading goes: text without one first, the project's own headings last."""
+    """Return a heading's position: text without a heading first, unknown headings last."""
     if heading in _HEADINGS:
         return _HEADINGS.index(heading)
     return len(_HEADINGS) if heading.startswith("### ") else -1

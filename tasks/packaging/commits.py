@@ -1,6 +1,6 @@
-"""Commit messages in the form of Conventional Commits, as git-cliff reads them.
+"""Conventional Commits messages, as git-cliff parses them.
 
-python3 -m tasks.packaging.commits FILE     checks the message in FILE, as the hook commit-msg does
+python3 -m tasks.packaging.commits FILE     checks the message in FILE, like the commit-msg hook
 
 https://www.conventionalcommits.org/en/v1.0.0/; the types are in configs/git-cliff.toml.
 """
@@ -22,22 +22,22 @@ from tasks.packaging import contracts
 from tasks.project import ROOT
 
 CONFIG = "configs/git-cliff.toml"
-# Its groups. A breaking change is "Changed", whatever its type.
+# The groups in CONFIG. A breaking change of any type is "Changed".
 _ADDED, _CHANGED, _FIXED, _UNLISTED = "Added", "Changed", "Fixed", "Unlisted"
-# `git commit --fixup` makes these for `git rebase --autosquash`, which takes them away again.
+# `git commit --fixup` adds these for `git rebase --autosquash`, which removes them again.
 _TO_BE_SQUASHED = ("fixup! ", "squash! ", "amend! ")
 _SCISSORS = re.compile(r"^# -+ >8 -+$", re.MULTILINE)
 _FORM = (
     "TYPE: WHAT or TYPE(SCOPE)!: WHAT, then an empty line; for example: fix(data): keep empty rows"
 )
-# git-cliff also takes a header without the space.
+# git-cliff also accepts a header without the space.
 _HEADER = re.compile(r"[^:]+: \S")
 _MEANT_AS_BREAKING = re.compile(r"^breaking[ -]changes?[ \t]*:.*", re.MULTILINE | re.IGNORECASE)
 _BREAKING_FOOTER = re.compile(r"BREAKING[ -]CHANGE:(?: \S.*)?")
 
 
 class Level(IntEnum):
-    """What a change asks of the next version; the largest one decides."""
+    """The part of the version number that a change increases; the largest one decides."""
 
     NONE = 0
     PATCH = 1
@@ -50,10 +50,10 @@ _LEVELS = {_ADDED: Level.MINOR, _CHANGED: Level.PATCH, _FIXED: Level.PATCH}
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit as git-cliff reads it.
+    """A commit as git-cliff parses it.
 
     Args:
-        context: its entry in what `git-cliff --context` prints.
+        context: its entry in the output of `git-cliff --context`.
     """
 
     context: Mapping[str, Any]
@@ -65,7 +65,7 @@ class Commit:
 
     @property
     def text(self) -> str:
-        """The message; for a revert, as git-cliff.toml rewrites it."""
+        """The message; for a revert, git-cliff.toml rewrites it."""
         return str(self.context["raw_message"])
 
     @property
@@ -87,7 +87,7 @@ class Commit:
 
     @property
     def level(self) -> Level:
-        """What it asks of the next version."""
+        """The part of the version number that this commit increases."""
         return Level.MAJOR if self.is_breaking else _LEVELS.get(self.group or "", Level.NONE)
 
     def __str__(self) -> str:
@@ -96,11 +96,11 @@ class Commit:
 
 @dataclass(frozen=True)
 class Log:
-    """Commits, and what git-cliff needs to print a version or notes for them.
+    """Commits, with the data that git-cliff needs to print a version or notes for them.
 
     Args:
         commits: newest first, without merges.
-        release: the fields of the release that git-cliff found the commits in.
+        release: the fields of the release in which git-cliff found the commits.
     """
 
     commits: Sequence[Commit]
@@ -108,19 +108,19 @@ class Log:
 
     @property
     def level(self) -> Level:
-        """What the commits together ask of the next version."""
+        """The part of the version number that the commits together increase."""
         return max((commit.level for commit in self.commits), default=Level.NONE)
 
     def next_version(self, last: str) -> str:
-        """Return the version that follows `last` after the commits that ask for one."""
-        # git-cliff raises only the patch number for a breaking change of 0.0.x.
+        """Return the version that follows `last` after these commits."""
+        # For a breaking change in 0.0.x, git-cliff would increase only the patch number.
         is_first_break = last.startswith("0.0.") and self.level == Level.MAJOR
         bump = ["--bump=minor"] if is_first_break else []
         printed = self._print("--bumped-version", *bump, last=last, commits=self.commits)
         return printed.strip().removeprefix("v")
 
     def notes(self, commits: Iterable[Commit]) -> str:
-        """Return the changelog's lines for `commits`, without those that ask for no version."""
+        """Return the changelog's lines for the `commits` that need a new version."""
         return self._print(last=None, commits=commits).strip()
 
     def _print(self, *arguments: str, last: str | None, commits: Iterable[Commit]) -> str:
@@ -139,13 +139,16 @@ def _git_cliff(*arguments: str, cwd: Path, text: str = "") -> str:
 
 
 def read(since: str | None, root: Path = ROOT) -> Log:
-    """Return the commits of HEAD's history that are not in that of `since`; None for all."""
+    """Return the commits in HEAD's history but not in the history of `since`; None for all."""
     revisions = [f"{since}..HEAD"] if since else []
     return _log(_git_cliff("--context", "--sort=newest", *revisions, cwd=root))
 
 
 def parse(text: str, root: Path = ROOT) -> Commit:
-    """Return the commit that a message would make in the repository `root`, which has commits."""
+    """Return the commit that a message would create in the repository `root`.
+
+    The repository must have at least one commit.
+    """
     log = _log(_git_cliff("--context", f"--with-commit={text.strip()}", "HEAD..HEAD", cwd=root))
     return log.commits[0]
 
@@ -158,20 +161,20 @@ def _log(printed: str) -> Log:
 
 
 def is_shallow(root: Path = ROOT) -> bool:
-    """Whether the repository holds only the newest part of its history."""
+    """Whether the repository has only the newest part of its history."""
     return (git.output("rev-parse", "--is-shallow-repository", cwd=root) or "").strip() == "true"
 
 
 def base(root: Path = ROOT, target: str | None = None) -> str:
-    """Return the commit since which HEAD's commits are new.
+    """Return the commit after which HEAD's commits are new.
 
-    That is where HEAD left the branch it will be merged into. On that branch itself, or where
-    there is none, it is the commit before the last one. The first commit of a repository is not
-    checked: GitHub or a template made it.
+    This is where HEAD left the branch that it will be merged into. On that branch itself, or if
+    there is none, it is the commit before HEAD. A repository's first commit is not checked, since
+    GitHub or a template created it.
 
     Args:
         root: the repository.
-        target: the name of that branch, as GitHub gives it for a pull request.
+        target: the name of that branch, which GitHub provides for a pull request.
     """
     remote = [f"refs/remotes/origin/{target}"] if target else []
     likely = ["refs/remotes/origin/HEAD", "refs/remotes/origin/main", "refs/remotes/origin/master"]
@@ -188,7 +191,7 @@ def _digest(revision: str, root: Path) -> str | None:
 
 
 def problems(commit: Commit, root: Path = ROOT) -> list[str]:
-    """Return what is wrong with a commit's message, or missing from it."""
+    """Return the problems with a commit's message."""
     if commit.text.startswith(_TO_BE_SQUASHED):
         return [f"{commit}: squash it into its commit: git rebase --interactive --autosquash"]
     found = _problems(commit, f"{commit.digest}~1", commit.digest, root)
@@ -196,7 +199,7 @@ def problems(commit: Commit, root: Path = ROOT) -> list[str]:
 
 
 def problems_of_new(text: str, root: Path = ROOT) -> list[str]:
-    """Return what is wrong with the message of the commit that is being made."""
+    """Return the problems with the message of the commit being created."""
     merging = _digest("MERGE_HEAD", root) is not None
     if merging or text.startswith(_TO_BE_SQUASHED) or _digest("HEAD", root) is None:
         return []
@@ -204,25 +207,25 @@ def problems_of_new(text: str, root: Path = ROOT) -> list[str]:
 
 
 def problems_of_title(title: str, since: str, root: Path = ROOT) -> list[str]:
-    """Return what is wrong with a pull request's title, which a squash makes its only message.
+    """Return the problems with a pull request's title, which becomes the message of a squash.
 
-    It must ask for as much as the commits since `since`, or a squash would lose a breaking change
-    or a feature.
+    It must ask for at least the level of the commits after `since`, or a squash would hide a
+    breaking change or a feature.
     """
-    whole = parse(title, root)
-    found = _problems(whole, since, "HEAD", root)
+    squashed = parse(title, root)
+    found = _problems(squashed, since, "HEAD", root)
     commits = read(since, root).commits
-    lost = [each for each in commits if each.level > max(whole.level, Level.PATCH)]
-    if whole.level < Level.MAJOR and not found and lost:
-        largest = max(lost, key=lambda each: each.level)
+    hidden = [each for each in commits if each.level > max(squashed.level, Level.PATCH)]
+    if squashed.level < Level.MAJOR and not found and hidden:
+        largest = max(hidden, key=lambda each: each.level)
         mark = "a breaking change: add ! before the colon" * largest.is_breaking
         what = mark or "a feature: write feat: …"
-        found.append(f"{whole.header!r} hides {largest}, {what}")
+        found.append(f"{squashed.header!r} hides {largest}, {what}")
     return found
 
 
 def _problems(commit: Commit, before: str, after: str, root: Path) -> list[str]:
-    """Return what is wrong with a message for all that changed between two revisions."""
+    """Return the problems with a message that describes all changes between two revisions."""
     header = commit.header
     if commit.group is None or not _HEADER.match(header):
         return [f"{header!r} is not of the form {_FORM}"]
@@ -231,21 +234,21 @@ def _problems(commit: Commit, before: str, after: str, root: Path) -> list[str]:
         return [f"{header!r}: unknown type {kind}; the types are in {CONFIG}"]
     for line in _MEANT_AS_BREAKING.findall(commit.text):
         if not _BREAKING_FOOTER.fullmatch(line) or not commit.is_breaking:
-            form = "an empty line, then BREAKING CHANGE: and what changes, in capitals"
+            form = "an empty line, then BREAKING CHANGE: (in capitals) and what changes"
             return [f"{header!r}: {line!r} does not count as a breaking change; write {form}"]
     if commit.is_breaking:
         return []
-    loud = header.replace(":", "!:", 1)
+    marked = header.replace(":", "!:", 1)
     broken = contracts.broken(before, after, root)
-    return [f"{each}; say that it breaks something: {loud}" for each in broken]
+    return [f"{each}; mark the commit as breaking: {marked}" for each in broken]
 
 
 def main(arguments: Sequence[str], root: Path = ROOT) -> int:
-    """Check the message in a file; print a line and return 1 for what is wrong with it."""
+    """Check the message in a file; print one line per problem, and return 1 if there is any."""
     try:
         written = Path(arguments[0]).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        print("commit message: is not UTF-8; write it in UTF-8, as git takes every message for")
+        print("commit message: is not UTF-8; write it in UTF-8, which git assumes for messages")
         return 1
     cleaned = subprocess.run(
         ["git", "stripspace", "--strip-comments"],  # noqa: S607 - the one on PATH
@@ -256,7 +259,8 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
         errors="surrogateescape",
         check=True,
     ).stdout
-    found = problems_of_new(cleaned, root) if cleaned.strip() else []  # git refuses an empty one
+    # git itself refuses an empty message.
+    found = problems_of_new(cleaned, root) if cleaned.strip() else []
     show(*(f"commit message: {problem}" for problem in found))
     return 1 if found else 0
 

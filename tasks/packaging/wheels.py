@@ -1,7 +1,7 @@
-"""Builds the wheel and the source distribution of each package, and looks at what is in them.
+"""Builds the wheel and the source distribution of each package, and checks their contents.
 
-From clean clones, so that only what is committed gets in; with the build backend of the lock, so
-that nothing is fetched; with the commit's time for a clock, so that anybody gets the same bytes.
+Clean clones ensure that only committed files are included; the locked build backend, that nothing
+is fetched; and the commit's time as the clock, that everybody gets the same bytes.
 """
 
 import email.parser
@@ -18,22 +18,22 @@ from typing import Any
 
 from tasks import git
 from tasks.environments import environment
-from tasks.errors import stop
+from tasks.errors import abort
 from tasks.evidence import manifest
 from tasks.project import ROOT, members, project_table
 
-# What hatchling adds by itself.
-_OF_SDIST = frozenset(("PKG-INFO", ".gitignore", "hatch_build.py", "pyproject.toml"))
-_OF_WHEEL = frozenset(("METADATA", "WHEEL", "RECORD", "entry_points.txt"))
+# hatchling adds these files.
+_ADDED_TO_SDIST = frozenset(("PKG-INFO", ".gitignore", "hatch_build.py", "pyproject.toml"))
+_ADDED_TO_WHEEL = frozenset(("METADATA", "WHEEL", "RECORD", "entry_points.txt"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
-    """What may differ between two machines that build the same commit.
+    """Settings that may differ between two machines that build the same commit.
 
     Args:
         umask: the permissions that new files do not get.
-        modified: when the files were last changed, in seconds since 1970; None leaves them.
+        modified: modification time to set on the files, in seconds since 1970; None to keep it.
         variables: locale, time zone, hash seed.
     """
 
@@ -51,13 +51,13 @@ ELSEWHERE = Circumstances(
 
 
 def commit_time(commit: str, root: Path = ROOT) -> str:
-    """Return when `commit` was made, in seconds since 1970."""
+    """Return the time of `commit`, in seconds since 1970."""
     return (git.output("show", "--no-patch", "--format=%ct", commit, cwd=root) or "").strip()
 
 
 def clone(commit: str, folder: Path, circumstances: Circumstances, root: Path = ROOT) -> Path:
-    """Make a clean clone of `commit` in `folder`, and return it."""
-    # What the user has told git about line ends or hooks must not get into a release.
+    """Create a clean clone of `commit` in `folder`, and return `folder`."""
+    # The user's git settings for line endings and hooks must not affect a release.
     plain = ("-c", "core.autocrlf=false", "-c", "core.hooksPath=/dev/null")
     _git(*plain, "clone", "--quiet", "--no-checkout", str(root), str(folder), umask=0o022)
     detached = ("-c", "advice.detachedHead=false", "checkout", "--quiet", "--detach", commit)
@@ -72,7 +72,7 @@ def clone(commit: str, folder: Path, circumstances: Circumstances, root: Path = 
 
 def _git(*arguments: str, umask: int) -> None:
     done = subprocess.run(
-        ["git", *arguments],  # noqa: S607 - the one on PATH, as for anybody
+        ["git", *arguments],  # noqa: S607 - the git on PATH
         capture_output=True,
         encoding="utf-8",
         errors="surrogateescape",
@@ -80,7 +80,7 @@ def _git(*arguments: str, umask: int) -> None:
         umask=umask,
     )
     if done.returncode:
-        stop(f"build: git: {done.stderr.strip().splitlines()[-1]}")
+        abort(f"build: git: {done.stderr.strip().splitlines()[-1]}")
 
 
 def build(
@@ -96,9 +96,9 @@ def build(
     Args:
         tools: the environment that has the build backend.
         source: its folder in a clean clone, or an unpacked source distribution.
-        out: a folder of its own.
-        epoch: the time that the files get, in seconds since 1970.
-        circumstances: those to build in.
+        out: a folder for the result, empty or new.
+        epoch: the modification time for the files in the archives, in seconds since 1970.
+        circumstances: the settings to build with.
         targets: what to build.
     """
     wanted = [word for target in targets for word in ("--target", target)]
@@ -116,13 +116,13 @@ def build(
         umask=circumstances.umask,
     )
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        stop(f"build: hatchling: {said[-1] if said else 'failed without a word'}")
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        abort(f"build: hatchling: {lines[-1] if lines else 'failed without an error message'}")
     return sorted(out.iterdir())
 
 
 def unpack(sdist: Path, folder: Path) -> Path:
-    """Unpack a source distribution into `folder`, and return the folder in it."""
+    """Unpack a source distribution into `folder`, and return its top folder."""
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
     (inside,) = folder.iterdir()
@@ -130,18 +130,18 @@ def unpack(sdist: Path, folder: Path) -> Path:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Return in what two archives differ, by the files in them; nothing if no byte does."""
+    """Return the names of the files in which two archives differ; empty if they are identical."""
     if one.read_bytes() == other.read_bytes():
         return []
     before, after = _members(one), _members(other)
     names = sorted(
         name for name in before.keys() | after.keys() if before.get(name) != after.get(name)
     )
-    return [f"{one.name}: {name}" for name in names] or [f"{one.name}: how it is packed"]
+    return [f"{one.name}: {name}" for name in names] or [f"{one.name}: the archive's format"]
 
 
 def _members(archive: Path) -> dict[str, tuple[object, ...]]:
-    """Return what is in an archive: contents, time and permissions of each file."""
+    """Return the contents, time and permissions of each file in an archive."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             return {
@@ -161,66 +161,66 @@ def _contents(sdist: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 
 def problems_of_contents(files: Sequence[Path], source: Path) -> list[str]:
-    """Return what the archives lack of the clean clone `source`, or have besides."""
+    """Return the differences between the archives and the clean clone `source`."""
     packages = {_stem(project_table(folder)): folder for folder in members(source)}
     found: list[str] = []
     for file in files:
         folder = packages[file.name.partition("-")[0]]
         project = project_table(folder)
-        expected = _expected_of(file, folder, project)
+        expected = _expected_names(file, folder, project)
         names = _names(file)
         found += [f"{file.name}: lacks {name}" for name in sorted(expected - names)]
-        found += [f"{file.name}: also holds {name}" for name in sorted(names - expected)]
+        found += [f"{file.name}: also contains {name}" for name in sorted(names - expected)]
         found += _problems_of_metadata(file, project)
     return found
 
 
 def _stem(project: Mapping[str, Any]) -> str:
-    """Return what the names of a package's archives begin with."""
+    """Return the part of a package's archive names before the first dash."""
     return re.sub(r"[-_.]+", "_", project["name"]).lower()
 
 
 def _names(archive: Path) -> set[str]:
-    """Return the names of the files in an archive, less those that say of what it is made."""
+    """Return the names of the files in an archive, without those that hatchling adds."""
     names = {name for name in _members(archive) if not name.endswith("/")}
     if archive.suffix != ".whl":
-        return {name.partition("/")[2] for name in names} - _OF_SDIST
-    return {name for name in names if not _is_of_format(name)}
+        return {name.partition("/")[2] for name in names} - _ADDED_TO_SDIST
+    return {name for name in names if not _is_wheel_metadata(name)}
 
 
-def _is_of_format(name: str) -> bool:
+def _is_wheel_metadata(name: str) -> bool:
     folder, _, file = name.partition("/")
-    return folder.endswith(".dist-info") and file in _OF_WHEEL
+    return folder.endswith(".dist-info") and file in _ADDED_TO_WHEEL
 
 
-def _expected_of(archive: Path, folder: Path, project: Mapping[str, Any]) -> set[str]:
+def _expected_names(archive: Path, folder: Path, project: Mapping[str, Any]) -> set[str]:
     listed = git.output("ls-files", "-z", ".", cwd=folder) or ""
     tracked = set(listed.split("\0")[:-1])
     if archive.suffix != ".whl":
-        return tracked - _OF_SDIST
+        return tracked - _ADDED_TO_SDIST
     licences = set(project.get("license-files", []))
     information = "-".join(archive.name.split("-")[:2]) + ".dist-info"
-    code = {f"{folder.name}/{name}" for name in tracked - licences - _OF_SDIST}
+    code = {f"{folder.name}/{name}" for name in tracked - licences - _ADDED_TO_SDIST}
     return code | {f"{information}/licenses/{name}" for name in licences}
 
 
 def _problems_of_metadata(archive: Path, project: Mapping[str, Any]) -> list[str]:
-    says = email.parser.Parser().parsestr(_metadata(archive))
-    wanted = {
+    metadata = email.parser.Parser().parsestr(_metadata(archive))
+    expected = {
         "Name": project["name"],
         "Version": project["version"],
         "Requires-Python": ",".join(sorted(project["requires-python"].split(","))),
     }
     return [
-        f"{archive.name}: its {key} is {says[key]}, in pyproject.toml it is {value}"
-        for key, value in wanted.items()
-        if says[key] != value
+        f"{archive.name}: its {key} is {metadata[key]}, but in pyproject.toml it is {value}"
+        for key, value in expected.items()
+        if metadata[key] != value
     ]
 
 
 def _metadata(archive: Path) -> str:
     ending = ".dist-info/METADATA" if archive.suffix == ".whl" else "/PKG-INFO"
-    (contents,) = (facts[0] for name, facts in _members(archive).items() if name.endswith(ending))
+    (contents,) = (entry[0] for name, entry in _members(archive).items() if name.endswith(ending))
     assert isinstance(contents, bytes)  # noqa: S101 - for mypy
     return contents.decode()
 

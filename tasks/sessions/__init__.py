@@ -1,1 +1,1 @@
-"""What `nox --list` shows: the sessions, one module per concern, and nothing else."""
+"""The sessions that `nox --list` shows, one module per concern."""

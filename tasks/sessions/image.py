@@ -1,4 +1,4 @@
-"""The container image: the environment of the lock, built by whichever engine is there."""
+"""The container image: the environment of the lock, built by any available engine."""
 
 import argparse
 import shutil
@@ -8,16 +8,17 @@ import nox
 
 from tasks.catalogue import session
 from tasks.environments import environment
-from tasks.errors import stop
+from tasks.errors import abort
 from tasks.images import container, oci
 from tasks.options import Options
 from tasks.project import ROOT, WORKSPACE, project_table
 
-# The last needs neither a daemon nor much of a machine.
+# In order of preference. buildah needs no daemon and few privileges.
 ENGINES = ("docker", "podman", "buildah")
 TARGETS = ("cpu", "gpu")
 DOCKERFILE = ROOT / "Dockerfile"
-# What the image runs: the session smoke or, of one project alone, what its packages are enough for.
+# The image's default command: smoke, or `isolated` in the image of one project, which lacks the
+# packages that smoke needs.
 COMMAND = 'session=smoke; [ -z "$PROJECT" ] || session="isolated($PROJECT)"; exec nox -s "$session"'
 
 
@@ -36,16 +37,18 @@ COMMAND = 'session=smoke; [ -z "$PROJECT" ] || session="isolated($PROJECT)"; exe
     ],
 )
 def image(session: nox.Session) -> None:
-    """Build the container image from the lock and run its own session in it.
+    """Build the container image from the lock and run its default session.
 
-    With docker, podman or buildah, the first that answers; skipped where none does (with CI=true
-    that is an error). The tag is the lock's digest. The image has every package, and runs nox -s
-    smoke. After --: --project NAME builds one that has what NAME declares and no more, and runs
-    nox -s "isolated(NAME)"; --publish ghcr.io/OWNER/NAME pushes the image to a registry for jobs to
-    run in, unless it is there, with the credentials in IMAGE_USER and IMAGE_TOKEN; --target gpu
-    builds on NVIDIA's image and runs nothing in it; --check-digests asks the registries whether
-    each base's tag still has its digest, and builds nothing; the rest goes to the engine's build,
-    of which --publish takes --secret only.
+    Uses the first of docker, podman and buildah that responds; skipped if none does, which is an
+    error with CI=true. The tag is the lock's digest. The image has every package and runs nox -s
+    smoke. After --:
+    --project NAME builds an image with only NAME's dependencies; it runs nox -s "isolated(NAME)";
+    --publish ghcr.io/OWNER/NAME pushes the image for CI jobs, unless the registry already has it,
+    with the credentials in IMAGE_USER and IMAGE_TOKEN;
+    --target gpu builds on NVIDIA's image and runs nothing in it;
+    --check-digests asks the registries whether each base's tag still has its digest, and builds
+    nothing;
+    all other arguments go to the engine's build command (with --publish, only --secret).
     """
     options, others = _options(session.posargs)
     if options.check_digests:
@@ -58,7 +61,7 @@ def image(session: nox.Session) -> None:
 
 
 def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the session's own options, and what goes to the engine."""
+    """Return the session's options, and the arguments for the engine."""
     parser = Options("image")
     parser.add_argument("--target", choices=TARGETS, default="cpu")
     parser.add_argument("--project", choices=[each.package for each in WORKSPACE.projects])
@@ -72,15 +75,15 @@ def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _check_publish(parser: Options, options: argparse.Namespace, others: list[str]) -> None:
-    """End with what stands beside --publish and would not be the image of its name."""
+    """Reject options that would publish an image whose content does not match its tag."""
     if options.check_digests:
-        parser.error("--publish with --check-digests: the one builds, the other does not")
+        parser.error("--publish with --check-digests: --check-digests builds nothing to publish")
     if options.target != "cpu":
         parser.error(f"--publish with --target {options.target}: jobs run in the target cpu only")
     if options.project:
-        parser.error("--publish with --project: jobs run in the image of every package")
+        parser.error("--publish with --project: jobs need the image with every package")
     if others:
-        expected = "what has the image's name is built as the files say, with --secret at most"
+        expected = "a published image takes no build arguments except --secret"
         parser.error(f"--publish with {' '.join(others)}: {expected}")
     if options.publish and not container.is_repository(options.publish):
         expected = "expected REGISTRY/OWNER/NAME in lower case, without a tag"
@@ -90,9 +93,9 @@ def _check_publish(parser: Options, options: argparse.Namespace, others: list[st
 def _engine_or_end(session: nox.Session) -> str:
     engine = _engine()
     if engine is None:
-        reason = f"no container engine answers here (looked for {', '.join(ENGINES)})"
+        reason = f"no container engine responds (tried {', '.join(ENGINES)})"
         if environment.in_ci():
-            stop(f"image: {reason}; CI=true allows no skipped image")
+            abort(f"image: {reason}; with CI=true, image must not be skipped")
         session.skip(reason)
     return engine
 
@@ -100,7 +103,7 @@ def _engine_or_end(session: nox.Session) -> str:
 def _build(
     session: nox.Session, engine: str, target: str, others: list[str], *, project: str | None = None
 ) -> None:
-    """Build `target` and, of the cpu, try it."""
+    """Build `target`; run the session of a cpu image."""
     name = local_name(target, project)
     _run(session, engine, *build_arguments(engine, target, project), *others, ".")
     session.log(f"Built {name}")
@@ -111,13 +114,13 @@ def _build(
 
 
 def _publish(session: nox.Session, repository: str, others: list[str]) -> None:
-    """Build the image, try it and push it to `repository`, unless it is there."""
+    """Build, test and push the image to `repository`, unless it is already there."""
     if not repository:
-        session.skip("--publish names no registry, so there is nowhere to publish to")
+        session.skip("--publish is empty, so there is no registry to publish to")
     login = _login_or_end()
     name = f"{repository}:{container.tag('cpu')}"
     if digest := _published(session, repository, login):
-        session.log(f"{name} is there already: {digest}")
+        session.log(f"{name} is already published: {digest}")
         return
     engine = _engine_or_end(session)
     _build(session, engine, "cpu", others)
@@ -133,23 +136,24 @@ def _login_or_end() -> oci.Login | None:
     try:
         return container.login()
     except oci.CannotAskError as error:
-        stop(f"image: {error}")
+        abort(f"image: {error}")
 
 
 def _published(session: nox.Session, repository: str, login: oci.Login | None) -> str | None:
-    """Return the digest of the image that `repository` has; None, too, where it does not say."""
+    """Return the digest of the published image; None if there is none or the registry fails."""
     try:
         return oci.digest(repository, container.tag("cpu"), login)
     except oci.CannotAskError as error:
-        # Some deny that they have a name nobody has pushed to yet. If it is more, the push fails.
-        session.warn(f"{error}; so the image is built and pushed")
+        # Some registries deny access to a name that nobody has pushed to yet. A real problem makes
+        # the push fail.
+        session.warn(f"{error}; building and pushing the image anyway")
         return None
 
 
 def _push_as(session: nox.Session, engine: str, name: str, login: oci.Login) -> None:
-    """Push `name` as `login`, whom the engine has forgotten at the end."""
+    """Push `name` with the credentials `login`, and log out afterwards."""
     host = name.partition("/")[0]
-    # Not by the session: the token goes by standard input, where no log and no process list is.
+    # Not session.run: the token is passed on standard input, so no log or process list shows it.
     command = [engine, "login", "--username", login.user, "--password-stdin", host]
     logged_in = subprocess.run(
         command,
@@ -160,8 +164,8 @@ def _push_as(session: nox.Session, engine: str, name: str, login: oci.Login) -> 
         check=False,
     )
     if logged_in.returncode:
-        said = logged_in.stderr.strip().splitlines() or ["no word"]
-        stop(f"image: {engine} cannot log in to {host} as IMAGE_USER: {said[-1]}")
+        lines = logged_in.stderr.strip().splitlines() or ["no error message"]
+        abort(f"image: {engine} cannot log in to {host} as IMAGE_USER: {lines[-1]}")
     try:
         _run(session, engine, "push", name)
     finally:
@@ -169,13 +173,13 @@ def _push_as(session: nox.Session, engine: str, name: str, login: oci.Login) -> 
 
 
 def local_name(target: str, project: str | None = None) -> str:
-    """Return the name on this machine of the image of all packages, or of one project's."""
+    """Return the local name of the image with all packages, or of one project's image."""
     return f"localhost/{project or project_table(ROOT)['name']}:{container.tag(target)}"
 
 
 def build_arguments(engine: str, target: str, project: str | None = None) -> list[str]:
-    """Return the engine's arguments that build `target`, less the folder to build from."""
-    # The classic form keeps HEALTHCHECK; without --layers buildah keeps nothing for the next build.
+    """Return the engine's arguments that build `target`, without the context folder."""
+    # Only docker's format supports HEALTHCHECK. Without --layers, buildah caches nothing.
     format_and_cache = {"docker": [], "podman": ["--format=docker"]}.get(
         engine, ["--format=docker", "--layers"]
     )
@@ -190,7 +194,7 @@ def build_arguments(engine: str, target: str, project: str | None = None) -> lis
 
 
 def _engine() -> str | None:
-    """Return the first engine that answers; a docker without its daemon does not."""
+    """Return the first engine that responds; docker does not without its daemon."""
     for engine in ENGINES:
         program = shutil.which(engine)
         if program is None:
@@ -202,43 +206,43 @@ def _engine() -> str | None:
 
 
 def _try(session: nox.Session, engine: str, name: str) -> None:
-    """Run the image's own command, which is a session, in it."""
+    """Run the image's default command, which is a session."""
     if engine != "buildah":
         _run(session, engine, "run", "--rm", name)
         return
     started = _run(session, engine, "from", name, silent=True).strip().splitlines()[-1]
     try:
-        # Through a shell: isolated by chroot only, buildah looks on its own PATH for a program.
+        # A shell is needed: with chroot isolation, buildah searches the host's PATH for programs.
         _run(session, engine, "run", started, "--", "sh", "-c", COMMAND)
     finally:
         _run(session, engine, "rm", started)
 
 
 def _run(session: nox.Session, engine: str, *arguments: str, silent: bool = False) -> str:
-    # The secrets of the Dockerfile are BuildKit's; older dockers ask for it by variable.
-    said = session.run(
+    # The Dockerfile's secrets need BuildKit, which older docker versions enable by this variable.
+    output = session.run(
         engine, *arguments, external=True, silent=silent, env={"DOCKER_BUILDKIT": "1"}
     )
-    return str(said or "")
+    return str(output or "")
 
 
 def _check_digests(session: nox.Session) -> None:
     text = DOCKERFILE.read_text(encoding="utf-8")
     bases = oci.bases(text)
     if not bases:
-        session.error("Dockerfile: names no base by tag and digest")
+        session.error("Dockerfile: no base is pinned by tag and digest")
     disagreeing = [line for base in bases if (line := _disagreement(base))]
     if disagreeing:
-        session.error(f"{len(disagreeing)} of {len(bases)} bases: tag and digest do not agree")
-    session.log(f"{len(bases)} bases: tag and digest agree")
+        session.error(f"{len(disagreeing)} of {len(bases)} bases: tag and digest do not match")
+    session.log(f"{len(bases)} bases: tag and digest match")
 
 
 def _disagreement(base: oci.Base) -> str | None:
-    """Print and return what is wrong with the digest of `base`, if anything is."""
+    """Print and return the problem with the digest of `base`, if there is one."""
     try:
         problem = oci.disagreement(base)
     except oci.CannotAskError as error:
-        stop(f"image: Dockerfile:{base.line}: {error}; connect this machine and try again")
+        abort(f"image: Dockerfile:{base.line}: {error}; check the network connection and try again")
     line = f"Dockerfile:{base.line}: {problem}" if problem else None
     if line:
         print(line)

@@ -1,4 +1,4 @@
-"""Sessions about the registry: register a run, promote it, and the way back."""
+"""Sessions about the registry: register a run, promote it, and roll back."""
 
 import nox
 
@@ -8,41 +8,41 @@ from tasks.options import Options
 from tasks.project import ROOT, Project
 
 
-# A workflow calls each of them where it belongs, in order: they are no jobs of a plan.
+# These sessions have no tier: a workflow must run them itself, in order, and not from the plan.
 @session(timeout_minutes=15, parts=of_projects(), each="PROJECT")
 def register(session: nox.Session, project: Project) -> None:
-    """Keep the newest run of a project and its verdict as a version in the registry.
+    """Register a project's newest run and its verdict as a model version.
 
-    The registry is the one of MLFLOW_TRACKING_URI, or else registry/mlflow.db. After --: --run-id
-    ID names another run; further arguments of gates register, such as --data-verdict FILE.
+    The registry is at MLFLOW_TRACKING_URI, or else in registry/mlflow.db. After --: --run-id ID
+    selects another run; further arguments of gates register, such as --data-verdict FILE.
     """
     parser = Options("register")
     parser.add_argument("--run-id", metavar="ID")
     options, others = parser.parse_known_args(session.posargs)
-    usual = []
+    defaults = []
     if options.run_id:
-        usual += ["--run", str(ROOT / project.outputs / options.run_id)]
+        defaults += ["--run", str(ROOT / project.outputs / options.run_id)]
     elif (ROOT / project.latest).exists():
-        usual += ["--run", str((ROOT / project.latest).resolve().parent)]
+        defaults += ["--run", str((ROOT / project.latest).resolve().parent)]
     elif not any(word.partition("=")[0] == "--run" for word in others):
-        again = f'nox -s "train({project.package})" "evaluate({project.package})"'
-        session.error(f"There is no {project.latest} to register; {again}")
+        fix = f'nox -s "train({project.package})" "evaluate({project.package})"'
+        session.error(f"There is no {project.latest} to register; run: {fix}")
     if (ROOT / project.verdict).exists():
-        usual += ["--verdict", str(ROOT / project.verdict)]
+        defaults += ["--verdict", str(ROOT / project.verdict)]
     if (ROOT / project.sbom).exists():
-        usual += ["--sbom", str(ROOT / project.sbom)]
-    # First: what the user says comes after it, and holds.
-    _gates(session, "register", project, *usual, *others)
+        defaults += ["--sbom", str(ROOT / project.sbom)]
+    # The user's arguments come last, so that they override the defaults.
+    _gates(session, "register", project, *defaults, *others)
 
 
 @session(timeout_minutes=15, parts=of_projects(), each="PROJECT")
 def promote(session: nox.Session, project: Project) -> None:
-    """Move a version to staging or production if it meets every criterion: -- --to staging.
+    """Promote a version to staging or production if it meets every criterion: -- --to staging.
 
     After --: further arguments of gates promote, such as --version N, --approver NAME, --why TEXT.
     """
     report = ROOT / project.artifacts / "verdicts" / "promotion.json"
-    # One of an earlier run must not be taken for this one's.
+    # A report of an earlier run must not be mistaken for this run's.
     report.unlink(missing_ok=True)
     policy = ("--policy", str(ROOT / project.policy))
     _gates(session, "promote", project, "--report", str(report), *policy, *session.posargs)
@@ -50,7 +50,7 @@ def promote(session: nox.Session, project: Project) -> None:
 
 @session(timeout_minutes=15, parts=of_projects(), each="PROJECT")
 def rollback(session: nox.Session, project: Project) -> None:
-    """Bring production back to the version before, or with -- --to N to that one.
+    """Roll production back to the previous version, or to version N with -- --to N.
 
     After --: further arguments of gates rollback, such as --why TEXT.
     """
@@ -59,7 +59,7 @@ def rollback(session: nox.Session, project: Project) -> None:
 
 
 def _gates(session: nox.Session, command: str, project: Project, *arguments: str) -> None:
-    """Run a command of the registry on the project's model, with the credentials of the user."""
+    """Run a registry command on the project's model, with the user's credentials."""
     folder = environment.prepare_default_cell()
     words = ["-m", "gates", command, "--name", project.model, *arguments]
     environment.run(session, folder, "python", *words)

@@ -1,4 +1,4 @@
-"""Branch protection as code: the rulesets of .github/rulesets against those that are in force."""
+"""Branch protection as code: compares .github/rulesets with the rulesets on GitHub."""
 
 import json
 import os
@@ -15,32 +15,32 @@ import nox
 from tasks.catalogue import session
 from tasks.display import show
 from tasks.environments import environment
-from tasks.errors import stop
+from tasks.errors import abort
 from tasks.github import code_owners
 from tasks.options import Options
 from tasks.project import ROOT
 
 RULESETS = Path(".github", "rulesets")
 
-# What gh documents for "not logged in".
+# gh's documented exit code for "not logged in".
 _NOT_LOGGED_IN = 4
-# What GitHub admits; it becomes a part of addresses.
+# Names that GitHub allows. Checked because the name becomes part of URLs.
 _REPOSITORY = re.compile(r"[A-Za-z0-9_-]+/(?!\.{1,2}$)[A-Za-z0-9._-]+")
 
 
 class _CannotAskError(Exception):
-    """This machine has no gh, or one that is not logged in: whoever runs it cannot ask GitHub."""
+    """GitHub cannot be queried: gh is not installed or not logged in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A ruleset of the repository beside the one of its name on GitHub.
+    """A ruleset file compared with the ruleset of the same name on GitHub.
 
     Args:
-        file: its path from the root.
-        body: what the file holds.
-        id: GitHub's number for it; None if it is not there.
-        differences: each a line; one that is not there has one.
+        file: path of the file, relative to the root.
+        body: content of the file.
+        id: GitHub's id of the ruleset; None if it is not on GitHub.
+        differences: one line per difference; a missing ruleset counts as one.
     """
 
     file: Path
@@ -53,10 +53,10 @@ class Comparison:
 def protect(session: nox.Session) -> None:
     """Compare the branch and tag rules in .github/rulesets with GitHub's; -- --apply sets them.
 
-    Asks through gh, GitHub's command line; where that is missing or not logged in, the files alone
-    are checked and the rest is skipped (with CI=true that is an error). After --: --apply makes
-    GitHub's equal to the files, --repo OWNER/NAME names another repository than this clone's.
-    Rulesets that no file names are reported and left alone.
+    Uses gh, GitHub's command line. If gh is missing or not logged in, only the files are checked
+    and the rest is skipped, which is an error with CI=true. After --: --apply updates GitHub's
+    rulesets to match the files; --repo OWNER/NAME selects a repository other than this clone's.
+    Rulesets on GitHub without a file are reported and left unchanged.
     """
     parser = Options("protect")
     parser.add_argument("--apply", action="store_true")
@@ -66,7 +66,7 @@ def protect(session: nox.Session) -> None:
         parser.error(f"--repo {options.repo!r}: expected OWNER/NAME")
     tools = environment.prepare(environment.of_tools(environment.default_python()))
     environment.run(session, tools, "python", "-m", "tasks.github.rulesets")
-    # No failure: the template has no team. A required review of nobody's is no protection, though.
+    # Only a warning, because the template has no team. But without owners, nobody has to approve.
     for line in code_owners.unowned(ROOT):
         print(line)
     try:
@@ -76,11 +76,11 @@ def protect(session: nox.Session) -> None:
             differing = apply(repository, differing)
     except _CannotAskError as error:
         if environment.in_ci():
-            stop(f"protect: {error}; CI=true allows no skipped protect")
+            abort(f"protect: {error}; with CI=true, protect must not be skipped")
         session.skip(str(error))
     if differing:
-        session.error(f"{repository} is not protected as the files say: nox -s protect -- --apply")
-    session.log(f"{repository} is protected as the files say")
+        session.error(f"{repository} does not match the files; run: nox -s protect -- --apply")
+    session.log(f"{repository} matches the files")
 
 
 def compare(repository: str) -> list[Comparison]:
@@ -93,20 +93,20 @@ def compare(repository: str) -> list[Comparison]:
             show(f"{one.file}: {difference}")
     for extra in live:
         if extra["name"] not in [one.body["name"] for one in compared]:
-            show(f"{repository}: has a ruleset {extra['name']!r} that no file names; left alone")
+            show(f"{repository}: the ruleset {extra['name']!r} has no file here; left unchanged")
     return [one for one in compared if one.differences]
 
 
 def apply(repository: str, differing: Sequence[Comparison]) -> list[Comparison]:
-    """Make GitHub's rulesets equal to the files; return those that differ even then."""
+    """Update GitHub's rulesets to match the files; return those that still differ."""
     for one in differing:
         where = f"repos/{repository}/rulesets"
         if one.id is None:
             _api("POST", where, one.body)
         else:
             _api("PUT", f"{where}/{one.id}", one.body)
-        show(f"{one.file}: {'made' if one.id is None else 'changed'}")
-    # What GitHub made of it counts, not that it took it.
+        show(f"{one.file}: {'created' if one.id is None else 'updated'}")
+    # GitHub may accept a request without applying all of it, so compare again.
     return compare(repository) if differing else []
 
 
@@ -117,23 +117,23 @@ def _compare(file: Path, repository: str, live: Sequence[dict[str, Any]]) -> Com
     if not numbers:
         return Comparison(file=file, body=wanted, id=None, differences=["is not on GitHub"])
     if len(numbers) > 1:
-        stop(
+        abort(
             f"protect: {repository} has {len(numbers)} rulesets named {name!r}; delete all but one"
         )
     body = _api("GET", f"repos/{repository}/rulesets/{numbers[0]}")
     if "bypass_actors" not in body:
-        stop(
-            f"protect: {repository} does not show who may bypass {name!r}, so it can't be judged; "
-            "log in as one who may administer it: gh auth login"
+        abort(
+            f"protect: {repository} does not show who may bypass {name!r}, so it cannot be "
+            "compared; log in as an administrator: gh auth login"
         )
     return Comparison(file=file, body=wanted, id=numbers[0], differences=differences(wanted, body))
 
 
 def differences(wanted: Mapping[str, Any], live: Mapping[str, Any]) -> list[str]:
-    """Return how `live`, a ruleset as GitHub gives it, differs from `wanted`, a file's.
+    """Return the differences between `live`, GitHub's ruleset, and `wanted`, the file's.
 
-    GitHub adds fields of its own to what it is given (ids, dates, links). A file states every field
-    that matters, so only those that it states are compared.
+    GitHub adds fields such as ids, dates and links. A file states every field that matters, so only
+    the file's fields are compared.
     """
     ours, theirs = _flat(wanted, wanted), _flat(live, wanted)
     return [
@@ -148,7 +148,7 @@ def _shown(values: Mapping[str, object], place: str) -> str:
 
 
 def _flat(body: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, object]:
-    """Return the fields of `body` that `wanted` states, by place."""
+    """Return the fields of `body` that `wanted` states, by dotted path."""
     flat = {key: body.get(key) for key in ("name", "target", "enforcement")}
     flat["bypass_actors"] = _unordered(body["bypass_actors"], wanted["bypass_actors"])
     for key in ("include", "exclude"):
@@ -163,7 +163,7 @@ def _flat(body: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, objec
 
 
 def _unordered(value: Any, wanted: Any) -> Any:
-    """Return a list in one order, which means nothing, its objects with the keys of `wanted`'s."""
+    """Sort a list whose order has no meaning; reduce its objects to the keys that `wanted` uses."""
     if not isinstance(value, list):
         return value
     keys = {key for each in wanted if isinstance(each, dict) for key in each}
@@ -172,8 +172,8 @@ def _unordered(value: Any, wanted: Any) -> Any:
 
 
 def _live(repository: str) -> list[dict[str, Any]]:
-    """Return the rulesets of the repository's own, without their rules."""
-    # One page holds all: GitHub allows 75. An organisation's rulesets are not the repository's.
+    """Return the repository's rulesets, without their rules."""
+    # One page is enough: GitHub allows 75. Rulesets of the organisation are excluded.
     listed: list[dict[str, Any]] = _api(
         "GET", f"repos/{repository}/rulesets?includes_parents=false&per_page=100"
     )
@@ -193,7 +193,7 @@ def _api(method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     try:
         return json.loads(answer)
     except json.JSONDecodeError:
-        stop(f"protect: gh api {method} {path}: the answer is no JSON; is this GitHub's API?")
+        abort(f"protect: gh api {method} {path}: the response is not JSON; is this GitHub's API?")
 
 
 def _gh(arguments: Sequence[str], body: str | None = None) -> str:
@@ -220,8 +220,8 @@ def _gh(arguments: Sequence[str], body: str | None = None) -> str:
 
 
 def _explain(arguments: Sequence[str], done: subprocess.CompletedProcess[str]) -> NoReturn:
-    """End with what gh said in one line."""
+    """Exit with gh's error message in one line."""
     call = " ".join(word for word in arguments if not word.startswith("-"))
-    said = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
+    cause = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
     hint = "; name the repository: -- --repo OWNER/NAME" if arguments[0] == "repo" else ""
-    stop(f"protect: gh {call}: {said}{hint}")
+    abort(f"protect: gh {call}: {cause}{hint}")

@@ -1,4 +1,4 @@
-"""Sessions about the repository itself: its lock, an editor's environment, the plan for CI."""
+"""Sessions about the repository itself: the lock, the editor's environment, the plan for CI."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tasks.affected import estimate, selection
 from tasks.catalogue import PlannedJob, session
 from tasks.display import show
 from tasks.environments import environment, installed, lockfile
-from tasks.errors import stop
+from tasks.errors import abort
 from tasks.evidence import manifest
 from tasks.evidence import parity as comparison
 from tasks.github.job_names import PROJECTS
@@ -25,19 +25,19 @@ from tasks.project import ROOT, WORKSPACE
 
 @session(timeout_minutes=10, inputs=[])
 def lock(session: nox.Session) -> None:
-    """Renew uv.lock after a change to pyproject.toml, in the form that names no index.
+    """Update uv.lock after a change to pyproject.toml, in the form that names no index.
 
-    Pins stay as they are unless asked: nox -s lock -- --upgrade-package torch, or -- --upgrade.
+    Keeps existing pins, except with nox -s lock -- --upgrade-package torch, or -- --upgrade.
     """
     session.log(lockfile.renew(ROOT, session.posargs))
 
 
 @session(timeout_minutes=15, inputs=[])
 def dev(session: nox.Session) -> None:
-    """Make the editor's .venv from the lock, with every tool, and install the git hooks.
+    """Create the editor's .venv from the lock, with every tool, and install the git hooks.
 
-    With -- --verify it makes nothing, and compares every file in .venv and .nox with the digest
-    that its package has of it.
+    With -- --verify it creates nothing, and compares every file in .venv and .nox with the digest
+    that its package recorded.
     """
     parser = Options("dev")
     parser.add_argument("--verify", action="store_true")
@@ -50,32 +50,33 @@ def dev(session: nox.Session) -> None:
 
 
 def _verify(session: nox.Session) -> None:
-    """End the session if a file of an environment is not what was installed."""
+    """End the session if a file of an environment differs from the installed one."""
     folders = [ROOT / ".venv", *sorted((ROOT / ".nox").glob("*"))]
     made = [folder for folder in folders if (folder / "pyvenv.cfg").is_file()]
     if not made:
-        stop("dev: there is no environment here to verify; any session makes one")
+        abort("dev: there is no environment here to verify; run any session to create one")
     lines = [line for folder in made for line in installed.changed(folder)]
     show(*lines)
     if lines:
         session.error(
-            f"{len(lines)} files are not what was installed. uv's cache may hold them too, as it "
-            "links files: uv cache clean PACKAGE, then delete the environment"
+            f"{len(lines)} files changed since they were installed. uv links files, so its cache "
+            "may be changed too; run uv cache clean PACKAGE, then delete the environment"
         )
-    session.log(f"As installed: {', '.join(folder.name for folder in made)}")
+    session.log(f"Unchanged since installation: {', '.join(folder.name for folder in made)}")
 
 
 @session(timeout_minutes=5, inputs=[])
 def plan(session: nox.Session) -> None:
     """Print a tier's jobs as JSON for a workflow's matrix: nox -s plan -- pr.
 
-    On GitHub that becomes the step's output `matrix`. A workflow that runs some sessions itself,
-    one after the other, leaves them out: -- release --without train --without evaluate.
-    With -- pr --since origin/main only what the change affects; --label gpu and --label
-    full-matrix (or PLAN_LABELS=gpu,…) add to it. What is left out, and why, goes to stderr.
-    PLAN_IMAGE=ghcr.io/OWNER/NAME is where it looks for the image of the lock; the jobs that can
-    run in it have its `digest`, and go to the output `contained`. The output `projects` names every
-    project, for jobs that run once for each.
+    On GitHub the JSON becomes the step's output `matrix`. A workflow that runs some sessions
+    itself excludes them: -- release --without train --without evaluate.
+    With -- pr --since origin/main, plans only the sessions that the change affects; --label gpu and
+    --label full-matrix (or PLAN_LABELS=gpu,…) add sessions. Excluded sessions and the reasons are
+    printed on stderr.
+    With PLAN_IMAGE=ghcr.io/OWNER/NAME, looks there for the image of the lock; the jobs that can run
+    in it get its `digest` and are written to the output `contained`. The output `projects` lists
+    every project, for jobs that run once per project.
     """
     chosen = selection.plan(session.posargs)
     found = container.of(chosen.jobs, os.environ.get("PLAN_IMAGE", ""))
@@ -96,10 +97,10 @@ def plan(session: nox.Session) -> None:
 
 
 def _outputs(jobs: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the outputs of GitHub's step: jobs on the runner itself, jobs in the image, projects.
+    """Yield the step's outputs: jobs on the runner itself, jobs in the image, and projects.
 
-    The jobs are in two outputs so that the workflow itself says that an image is named by digest:
-    for one job to run with an image or without, the whole name would have to come from here.
+    Two outputs let the workflow itself pin the image by digest. If one job ran with or without an
+    image, the plan would have to supply the image's whole name.
     """
     for name, is_inside in (("matrix", False), ("contained", True)):
         part = [job for job in jobs if bool(job["digest"]) == is_inside]
@@ -109,19 +110,20 @@ def _outputs(jobs: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _as_matrix(job: PlannedJob, digest: str) -> dict[str, Any]:
-    """Return what a workflow's matrix says of `job`; the labels are those of pyproject.toml."""
-    said = asdict(job)
-    of_image = digest if said.pop("in_image") else ""
-    # What GitHub calls an artifact or a cache has no commas and no slashes.
-    said["slug"] = manifest.file_of(job.session).stem
-    return {**said, "labels": WORKSPACE.runners[job.runner], "digest": of_image}
+    """Return the matrix entry of `job`, with the runner labels from pyproject.toml."""
+    entry = asdict(job)
+    image_digest = digest if entry.pop("in_image") else ""
+    # Names of artifacts and caches on GitHub must not contain commas or slashes.
+    entry["slug"] = manifest.file_of(job.session).stem
+    return {**entry, "labels": WORKSPACE.runners[job.runner], "digest": image_digest}
 
 
 @session(timeout_minutes=5, inputs=[])
 def parity(session: nox.Session) -> None:
-    """Compare two sets of manifests and name each difference: nox -s parity -- local/ ci/.
+    """Compare two sets of manifests and list the differences: nox -s parity -- local/ ci/.
 
-    The first folder is called "you", the second "CI"; artifacts/manifests holds this checkout's.
+    The report calls the first folder "you" and the second "CI". This checkout's manifests are in
+    artifacts/manifests.
     """
     found = comparison.of_folders(session.posargs)
     show(*found.differences)

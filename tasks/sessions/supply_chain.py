@@ -1,4 +1,4 @@
-"""Sessions about what is locked and what a model was made from."""
+"""Sessions about locked packages, and about the data and code that a model was made from."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import nox
 from tasks import git
 from tasks.catalogue import of_projects, session
 from tasks.environments import environment, uv
-from tasks.errors import stop
+from tasks.errors import abort
 from tasks.options import Options
 from tasks.packaging import commits
 from tasks.project import ROOT, WORKSPACE, Cell, Project, needs_torch
@@ -22,18 +22,18 @@ _BASE_LOCK = ".nox/base.uv.lock"
 _EXPORTED = ".nox/shipped-requirements.txt"
 
 
-# Of every change: what is known of a package changes while the lock does not.
+# Every change can need a new audit: vulnerability data changes even if the lock does not.
 @session(tiers=["pr", "nightly"], timeout_minutes=5, inputs=["."], parallel=True)
 def audit(session: nox.Session) -> None:
-    """Judge every locked version: vulnerabilities, malware, yanked releases, licences, names.
+    """Check every locked version: vulnerabilities, malware, yanked releases, licences, names.
 
-    Needs the vulnerability database that configs/audit.yaml or AUDIT_DATABASE names, and uv's
-    package index or the one of AUDIT_INDEX. Without their answer it is skipped, and with CI=true it
-    fails. After --: arguments of gates audit; --record-licences alone asks the index for the
-    licence of each locked version and writes configs/licences.json.
+    Needs the vulnerability database from configs/audit.yaml or AUDIT_DATABASE, and uv's package
+    index or the one in AUDIT_INDEX. Skipped if they do not respond, which is an error with CI=true.
+    After --: arguments of gates audit; --record-licences alone asks the index for the licence of
+    each locked version and writes configs/licences.json.
     """
     tools = environment.prepare(environment.of_supply(environment.default_python()))
-    # Not as an argument: an address may hold a password, and the manifest keeps commands.
+    # Not passed as an argument: the URL may contain a password, and the manifest records commands.
     named = {} if "AUDIT_INDEX" in os.environ else {"AUDIT_INDEX": _index()}
     arguments = [*session.posargs]
     if "--base-lock" not in arguments and _write_base_lock():
@@ -49,24 +49,24 @@ def audit(session: nox.Session) -> None:
 
 
 def _check_that_it_judged(session: nox.Session, report: Path) -> None:
-    """End the session where `gates audit` found nothing wrong but could not ask everybody."""
+    """End the session if `gates audit` found no problem but could not query every service."""
     if not report.exists():
         session.error("gates audit ended without a verdict; its message is above")
     outcome = json.loads(report.read_text(encoding="utf-8"))["outcome"]
     if outcome == "inconclusive":
         reason = "the vulnerability database or the package index did not answer"
         if environment.in_ci():
-            stop(f"audit: {reason}; CI=true allows no skip")
+            abort(f"audit: {reason}; with CI=true, audit must not be skipped")
         session.skip(reason)
 
 
 @session(timeout_minutes=5, parts=of_projects("nightly", "release"), each="PROJECT")
 def sbom(session: nox.Session, project: Project) -> None:
-    """Write the SBOM of what a project ships and, for an evaluated model, its ML-BOM.
+    """Write the SBOM of the packages a project ships and, for an evaluated model, its ML-BOM.
 
-    They are artifacts/sbom.cdx.json and artifacts/mlbom.cdx.json, or artifacts/PROJECT/. After --:
-    --cell 3.11-2.11 writes sbom.py3.11-torch2.11.cdx.json of one cell of the matrix, and no more;
-    --check compares the file that is there with the lock, and writes nothing.
+    Writes artifacts/sbom.cdx.json and artifacts/mlbom.cdx.json, or to artifacts/PROJECT/. After --:
+    --cell 3.11-2.11 writes only sbom.py3.11-torch2.11.cdx.json, for one cell of the matrix;
+    --check compares the existing file with the lock, and writes nothing.
     """
     parser = Options("sbom")
     parser.add_argument("--cell", metavar="PYTHON-TORCH")
@@ -92,7 +92,7 @@ def sbom(session: nox.Session, project: Project) -> None:
         return
     if not ((ROOT / project.latest).exists() and (ROOT / project.verdict).exists()):
         evaluate = f'nox -s "evaluate({project.package})"'
-        session.log(f"No ML-BOM: there is no evaluated model here; {evaluate} makes one")
+        session.log(f"No ML-BOM: there is no evaluated model here; to create one, run {evaluate}")
         return
     run = (ROOT / project.latest).resolve().parent
     wheels = sorted(ROOT.glob(f"dist/{project.package}-*.whl"))[-1:]
@@ -114,10 +114,10 @@ def _cells(project: Project) -> tuple[Cell, ...]:
 
 @session(timeout_minutes=5, inputs=["src/gates"])
 def trace(session: nox.Session) -> None:
-    """Tell what made a model, or what was made with data or code: nox -s trace -- DIGEST.
+    """Show what a model was made from, or what data or code was used for: nox -s trace -- DIGEST.
 
-    Searched are the runs in outputs/ and, where there is one, the registry. After --: the digest of
-    a checkpoint, a commit, data or uv.lock, or its first digits.
+    Searches the runs in outputs/ and, if there is one, the registry. After --: the digest of a
+    checkpoint, a commit, data or uv.lock, or its first digits.
     """
     folder = environment.prepare_default_cell()
     names = [word for each in WORKSPACE.projects for word in ("--name", each.model)]
@@ -129,7 +129,7 @@ def _gates(session: nox.Session, folder: Path, command: str, *arguments: str) ->
 
 
 def _index() -> str:
-    """Return the address of the package index that uv asks here, whatever names it."""
+    """Return the URL of the package index that uv uses here, however it is configured."""
     printed = uv.output(
         "pip", "compile", "--quiet", "--no-header", "--emit-index-url", os.devnull, cwd=ROOT
     )
@@ -139,7 +139,7 @@ def _index() -> str:
 
 
 def _write_base_lock() -> bool:
-    """Write the lock that the branch started from; return whether there is one to be found."""
+    """Write the lock that the branch started from; return whether it was found."""
     base = commits.base(ROOT, os.environ.get("GITHUB_BASE_REF"))
     text = git.output("show", f"{base}:uv.lock", cwd=ROOT)
     if text is not None:
@@ -147,8 +147,8 @@ def _write_base_lock() -> bool:
     return text is not None
 
 
-def _cell(named: str, cells: Iterable[Cell]) -> Cell:
+def _cell(name: str, cells: Iterable[Cell]) -> Cell:
     by_name = {"-".join(filter(None, (each.python, each.torch))): each for each in cells}
-    if named not in by_name:
-        stop(f"sbom: --cell {named}: not a cell of the matrix; there are {', '.join(by_name)}")
-    return by_name[named]
+    if name not in by_name:
+        abort(f"sbom: --cell {name}: not a cell of the matrix; use one of {', '.join(by_name)}")
+    return by_name[name]

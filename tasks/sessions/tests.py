@@ -1,4 +1,4 @@
-"""Sessions that run the tests of one package each, in one environment or over a matrix."""
+"""Sessions that run tests, package by package, in one environment or over a matrix."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -10,11 +10,11 @@ from tasks.catalogue import Part, Tier, files_in, of_projects, read_by, session
 from tasks.environments import environment
 from tasks.project import ROOT, WORKSPACE, Cell, Project, needs_torch
 
-# What every suite reads, and every helper that any may import.
+# Files that every suite reads, and all helpers that a suite may import.
 _SHARED = ("tests/unit/conftest.py", "tests/projects", *files_in("tests", "*.py"))
 
 
-# The suites in tests/unit that are of no package in src/, with what they read.
+# The suites in tests/unit that do not belong to a package in src/, with the files they read.
 _OTHER_SUITES = {
     "tasks": (
         *_SHARED,
@@ -28,18 +28,18 @@ _OTHER_SUITES = {
         "Dockerfile",
         "docker",
     ),
-    # Every file: these hold for the repository as a whole.
+    # These tests check the repository as a whole.
     "repository": (".",),
 }
 
 
 def _inputs_of(package: str) -> tuple[str, ...]:
-    """Return what can change the result of a package's unit tests."""
+    """Return the files that can change the result of a package's unit tests."""
     return (*_SHARED, f"tests/unit/{package}", *read_by(package))
 
 
 def _suite(folder: str) -> list[str]:
-    """Return a folder of tests, if a package has it."""
+    """Return the folder of tests in a list, or an empty list if the package has no such tests."""
     return [folder] if (ROOT / folder).is_dir() else []
 
 
@@ -59,10 +59,10 @@ def _units() -> Iterator[Part]:
 
 @session(timeout_minutes=15, parts=_units(), each="PACKAGE")
 def unit(session: nox.Session, suite: str) -> None:
-    """Run the unit tests of each package and demand 90 % branch coverage of it.
+    """Run the unit tests of each package and require 90 % branch coverage.
 
-    `unit(tasks)` is of the sessions, `unit(repository)` of what holds for all files together.
-    After --: arguments of pytest. A run of only some tests has no coverage to demand.
+    `unit(tasks)` tests the sessions, `unit(repository)` the repository as a whole.
+    After --: arguments of pytest; coverage is then not measured.
     """
     folder = environment.prepare_default_cell()
     source = suite if suite == "tasks" else f"src/{suite}"
@@ -79,17 +79,17 @@ def _smokes() -> Iterator[Part]:
 
 @session(timeout_minutes=10, parts=_smokes(), each="PROJECT")
 def smoke(session: nox.Session, project: Project) -> None:
-    """Train on real data for seconds: one-batch overfit, its negative controls, schema, round trip.
+    """Train for seconds on real data: one-batch overfit, negative controls, schema, round trip.
 
     After --: arguments of pytest.
     """
     folder = environment.prepare_default_cell()
-    # One process: the tests share what they import, and torch uses every core in each of them.
+    # One process: the tests share their imports, and torch already uses every core.
     _pytest(session, folder, suites=[f"tests/smoke/{project.package}"])
 
 
 def _matrix() -> Iterator[Part]:
-    """Yield each package on each cell: both ends of the matrix on each PR, all of it nightly."""
+    """Yield each package on each cell: the first and last cell on each PR, all cells nightly."""
     for package in WORKSPACE.packages:
         cells = (
             WORKSPACE.cells
@@ -113,15 +113,16 @@ def _matrix() -> Iterator[Part]:
 
 @session(timeout_minutes=20, label="full-matrix", parts=_matrix(), each="PACKAGE, CELL")
 def matrix(session: nox.Session, package: str, cell: Cell) -> None:
-    """Run the tests of each package on each cell of python x torch, or of python alone.
+    """Run the tests of each package on every cell of Python x torch, or of Python alone.
 
-    A package that does not need torch has cells without it, in which nothing else is either. A cell
-    whose interpreter can't be had is skipped; with CI=true it fails. After --: arguments of pytest.
+    The cells of a package that does not need torch contain only what the package needs. A cell
+    whose interpreter is not available is skipped, which fails with CI=true. After --: arguments of
+    pytest.
     """
     if not environment.has_interpreter(cell.python):
         reason = f"Python {cell.python} is not installed and uv could not install it"
         if environment.in_ci():
-            session.error(f"{reason}; CI=true allows no skipped cell")
+            session.error(f"{reason}; with CI=true, cells must not be skipped")
         session.skip(reason)
     made = environment.of_cell(cell) if cell.torch else environment.of_package(package, cell)
     suites = [f"tests/unit/{package}", *_suite(f"tests/smoke/{package}")]
@@ -141,9 +142,9 @@ def _isolated() -> Iterator[Part]:
 
 @session(timeout_minutes=20, parts=_isolated(), each="PACKAGE")
 def isolated(session: nox.Session, package: str) -> None:
-    """Run a package's tests with nothing installed but what its pyproject.toml declares.
+    """Run a package's tests with only the dependencies installed that its pyproject.toml declares.
 
-    An environment that all packages share hides what one of them forgot to declare. After --:
+    In an environment shared by all packages, a missing declaration goes unnoticed. After --:
     arguments of pytest.
     """
     made = environment.of_package(package, environment.own_cell(package))
@@ -152,10 +153,10 @@ def isolated(session: nox.Session, package: str) -> None:
     _pytest(session, folder, *_workers(session), suites=suites)
 
 
-# Every file: it copies the repository and runs the workflows' own lines in the copy.
+# Every file is an input: the tests copy the repository and run the workflows' commands there.
 @session(tiers=["nightly"], timeout_minutes=45, inputs=["."])
 def integration(session: nox.Session) -> None:
-    """Run what needs several processes: kills and exact resume, torchrun, the workflows' lines.
+    """Run the multi-process tests: kills and exact resume, torchrun, the workflows' commands.
 
     After --: arguments of pytest.
     """
@@ -164,7 +165,7 @@ def integration(session: nox.Session) -> None:
 
 
 def _pytest(session: nox.Session, folder: Path, *options: str, suites: Sequence[str]) -> None:
-    """Run pytest with the arguments after --, on all of `suites` unless these name tests."""
+    """Run pytest with the arguments after --, on all of `suites` unless they name tests."""
     asked = session.posargs
     chosen = [] if any(map(_names_tests, asked)) else suites
     environment.run(session, folder, "pytest", *options, *asked, *chosen)
@@ -176,6 +177,6 @@ def _names_tests(argument: str) -> bool:
 
 
 def _workers(session: nox.Session) -> list[str]:
-    """Spread a whole suite over the cores; a choice of tests runs in one process, for debuggers."""
-    # Not their number, which differs between machines where the command should not.
+    """Run a whole suite on all cores; selected tests run in one process, for debuggers."""
+    # "logical" rather than a number: the recorded command must not differ between machines.
     return [] if session.posargs else ["--numprocesses=logical", "--dist=worksteal"]

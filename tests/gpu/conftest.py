@@ -4,6 +4,6 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _gpu() -> None:
-    """Skip where there is no GPU: `nox -s gpu-test` has looked before, and fails with CI=true."""
+    """Skip without a GPU; `nox -s gpu-test` checks first and fails if CI=true."""
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")

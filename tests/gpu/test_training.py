@@ -1,7 +1,4 @@
-"""Does the GPU train as the CPU does?
-
-What that means is in tests/unit/my_project/agreement.py.
-"""
+"""Training on the GPU agrees with training on the CPU, as defined in agreement.py."""
 
 import hashlib
 import subprocess
@@ -16,49 +13,49 @@ from torch import Tensor
 from tests.unit.my_project import agreement
 from training import config as configs
 
-# Warnings are errors elsewhere; those that compiling for some GPU gives are not ours to foresee.
+# Warnings are errors elsewhere, but we cannot foresee the warnings of compiling for every GPU.
 pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture(scope="module")
 def weights() -> Mapping[str, Tensor]:
-    return agreement.some_weights()
+    return agreement.trained_weights()
 
 
 @pytest.fixture(autouse=True)
-def _compiled_anew() -> Iterator[None]:
-    """Let no test meet what another one has compiled."""
+def _no_compiled_code_is_shared() -> Iterator[None]:
+    """Discard compiled code after each test, so that no test reuses another's."""
     yield
     torch.compiler.reset()
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_step_is_that_of_the_cpu_in_float32(
+def test_step_agrees_with_float32_on_the_cpu(
     weights: Mapping[str, Tensor], precision: str, *, compiled: bool
 ) -> None:
     config = agreement.config("cuda", precision=precision, compile=compiled)
     agreement.assert_step_agrees_with_the_reference(weights, config)
 
 
-@pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")])
-def test_run_goes_on_elsewhere(tmp_path: Path, first: str, then: str) -> None:
-    agreement.assert_resumes_elsewhere(tmp_path, first, then)
+@pytest.mark.parametrize(("first", "second"), [("cpu", "cuda"), ("cuda", "cpu"), ("cuda", "cuda")])
+def test_run_resumes_on_another_device(tmp_path: Path, first: str, second: str) -> None:
+    agreement.assert_resumes_on_another_device(tmp_path, first, second)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_same_seed_gives_the_same_bits(tmp_path: Path, precision: str) -> None:
-    """In processes of their own: cuBLAS reads once what makes it repeat itself."""
+def test_same_seed_gives_identical_weights(tmp_path: Path, precision: str) -> None:
+    """Runs in subprocesses, because cuBLAS reads its determinism setting only once per process."""
     config = agreement.config("cuda", precision=precision)
     assert config.train.deterministic
-    one, again = (checkpoint_of(config, tmp_path / name) for name in ("one", "again"))
-    assert one == again
+    one, repeated = (checkpoint_of(config, tmp_path / name) for name in ("one", "repeated"))
+    assert one == repeated
     other = config.model_copy(update={"seed": 1})
-    assert checkpoint_of(other, tmp_path / "other") != one, "the control: something is compared"
+    assert checkpoint_of(other, tmp_path / "other") != one, "another seed gave the same weights"
 
 
 def checkpoint_of(config: configs.RunConfig, folder: Path) -> str:
-    """Train by the command; return the digest of the weights."""
+    """Train with the command; return the digest of the weights."""
     folder.mkdir()
     (folder / "config.yaml").write_bytes(configs.dump(config))
     command = [sys.executable, "-m", "my_project.train", "--config", "config.yaml"]

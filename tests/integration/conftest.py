@@ -19,7 +19,7 @@ def trainings() -> Iterator[Trainings]:
 
 @pytest.fixture(scope="session")
 def data_cache(trainings: Trainings, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the digits are prepared already."""
+    """A folder that already contains the prepared digits."""
     cache = tmp_path_factory.mktemp("data")
     settings = Settings({"data.cache_dir": str(cache), "train.epochs": 1, "train.batch_size": 2048})
     ended = trainings.run(settings, tmp_path_factory.mktemp("prepare"))
@@ -29,13 +29,13 @@ def data_cache(trainings: Trainings, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def training_examples(data_cache: Path) -> int:
-    """How many there are."""
+    """The number of training examples."""
     manifest = json.loads((data_cache / "digits.manifest.json").read_text())
     return int(manifest["counts"]["train"])
 
 
 @pytest.fixture(scope="session")
 def small(data_cache: Path) -> Settings:
-    """A model and batches that make a step cheap."""
+    """Settings with a model and batches so small that steps are cheap."""
     values = {"data.cache_dir": str(data_cache), "model.width": 16, "model.depth": 1}
     return Settings({**values, "model.heads": 2, "train.batch_size": 256})

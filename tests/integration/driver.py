@@ -1,10 +1,10 @@
 """Runs my_project.train in processes that die where a test wants them to.
 
-    python driver.py                  a server: jobs on stdin and answers on stdout, one a line
+    python driver.py                  a server: jobs on stdin, answers on stdout, one per line
     torchrun … driver.py ARGUMENTS    a worker that kills itself at the optimiser step DIES_AT_STEP
 
 The server imports torch once and forks for each job, so that a run takes a fraction of a second.
-Nothing waits for a time to pass: a process counts events of its own and dies at one of them.
+Nothing depends on timing: a process counts its own events and dies at a given one.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 Kind = Literal["calls", "files", "steps"]
 
-_LONGEST_SECONDS = 300  # a process that hangs is ended by a signal, and its test fails
-_LOG_OF_INPUTS = os.environ.get("OPENED_FILES_LOG", os.devnull)
+_TIMEOUT_SECONDS = 300  # a signal ends a process that hangs, and its test fails
+_INPUTS_LOG = os.environ.get("OPENED_FILES_LOG", os.devnull)
 _CHANGES = frozenset(
     ["os.chmod", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"]
 )
@@ -34,17 +34,17 @@ class Job:
     """One run of the command.
 
     Args:
-        arguments: of my_project.train.
-        folder: where it is started.
-        logs: a folder for what each process prints, and for the events that it counted.
-        processes: how many train together.
-        counts: the events that are counted: calls of functions, operations that change files
-            (each is counted before it happens), or steps of the optimiser.
-        dies_at: the event, from 1, at which the last process is killed; the others go with it.
-        noisy: whether each step adds noise to the weights, from every generator there is. It
-            stands for dropout and augmentation: without it lost generators would not be seen.
+        arguments: arguments of my_project.train.
+        folder: working directory.
+        logs: a folder for the output and the event counts of each process.
+        processes: how many processes train together.
+        counts: the events to count: function calls, operations that change files (each is
+            counted before it happens), or optimiser steps.
+        dies_at: the event, from 1, at which the last process is killed, and the others with it.
+        noisy: whether each step adds noise from every random generator to the weights. It stands
+            in for dropout and augmentation, and reveals a generator whose state was lost.
         largest_file: bytes after which a write fails, as on a full disk.
-        environment: variables on top of the server's own.
+        environment: variables added to the server's own.
     """
 
     arguments: list[str]
@@ -62,7 +62,7 @@ class Job:
 
 
 class _Events:
-    """Counts events, and kills its process at one of them."""
+    """Counts events and kills its own process at one of them."""
 
     def __init__(self, dies_at: int | None) -> None:
         self.dies_at = dies_at
@@ -75,7 +75,7 @@ class _Events:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self, kind: Kind) -> Callable[[], None]:
-        """Begin to count; return what ends it."""
+        """Start counting; return a function that stops it."""
         if kind == "calls":
             sys.setprofile(self._see_call)
         elif kind == "files":
@@ -92,8 +92,8 @@ class _Events:
         changes = event in _CHANGES
         if event == "open":  # path, mode, flags
             writes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR))
-            # CHECK_INPUTS=1 keeps a log in every process.
-            changes = writes and not str(arguments[0]).startswith((os.devnull, _LOG_OF_INPUTS))
+            # With CHECK_INPUTS=1, every process writes a log of opened files.
+            changes = writes and not str(arguments[0]).startswith((os.devnull, _INPUTS_LOG))
         if changes:
             self.names.append(f"{event} {arguments[0]}")
             self.happen()
@@ -104,19 +104,19 @@ class _Events:
 
 
 def serve(jobs: Iterable[str]) -> None:
-    """Do each job, and print the exit codes of its processes; negative is a signal's number."""
-    # What a run imports, some of it only at its first step.
+    """Run each job and print the exit codes of its processes; -N means killed by signal N."""
+    # Everything that a run imports, some of it only at the first step.
     import torch._dynamo  # noqa: PLC0415
 
     from training import runs  # noqa: F401, PLC0415
 
     from my_project import train  # noqa: F401, PLC0415
 
-    # OMP_NUM_THREADS is 1. torch.set_num_threads must not say so here: it makes a pool of threads,
-    # which a fork makes anew when a thread first asks for it, and of two that ask at once one may
-    # find none and abort (https://github.com/pytorch/pytorch/issues/178535).
-    assert torch.get_num_threads() == 1, "the order of a sum depends on it"
-    os.environ["PATH"] = ""  # no git: to ask it takes longer than these runs
+    # OMP_NUM_THREADS sets this to 1. Do not call torch.set_num_threads: it makes a thread pool that
+    # a forked process recreates on first use, and if two threads use it at the same time, one may
+    # find no pool and abort (https://github.com/pytorch/pytorch/issues/178535).
+    assert torch.get_num_threads() == 1, "the number of threads changes the order of summation"
+    os.environ["PATH"] = ""  # no git: calling it takes longer than these runs
     for job in jobs:
         launcher = os.fork()
         if launcher == 0:
@@ -134,13 +134,13 @@ def _launch(job: Job) -> list[int]:
         child = os.fork()
         if child == 0:
             os.close(writing)
-            _become(job, rank, os.read(reading, 16).decode())
+            _run_as(job, rank, os.read(reading, 16).decode())
         ranks[child] = rank
     if job.processes > 1:
         # Documented, but not in its __all__.
         from torch.distributed import TCPStore  # type: ignore[attr-defined]  # noqa: PLC0415
 
-        # After the forks, as it is a thread. Port 0: the system picks one that is free.
+        # After the forks, because it starts a thread. Port 0: the system picks a free port.
         store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
         os.write(writing, b"".join(f"{store.port:16d}".encode() for _ in ranks))
     os.close(writing)
@@ -156,14 +156,14 @@ def _launch(job: Job) -> list[int]:
     return codes
 
 
-def _become(job: Job, rank: int, port: str) -> None:
-    """Be the process of that rank; does not return."""
+def _run_as(job: Job, rank: int, port: str) -> None:
+    """Run as the process of that rank; never returns."""
     code = 1
     try:
         code = _train(job, rank, port)
-    except SystemExit as leaving:
-        code = int(leaving.code or 0)
-    except BaseException:  # noqa: BLE001 - a test reads it
+    except SystemExit as exiting:
+        code = int(exiting.code or 0)
+    except BaseException:  # noqa: BLE001 - a test reads the traceback
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -174,7 +174,7 @@ def _become(job: Job, rank: int, port: str) -> None:
 def _train(job: Job, rank: int, port: str) -> int:
     from my_project.train import main  # noqa: PLC0415
 
-    signal.alarm(_LONGEST_SECONDS)
+    signal.alarm(_TIMEOUT_SECONDS)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         log = os.open(Path(job.logs, f"{name}-{rank}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, descriptor)
@@ -223,7 +223,7 @@ def work(arguments: list[str]) -> int:
     """Train as a worker of torchrun; the last rank kills itself once."""
     from my_project.train import main  # noqa: PLC0415
 
-    signal.alarm(_LONGEST_SECONDS)
+    signal.alarm(_TIMEOUT_SECONDS)
     is_last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
     if is_last and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         _Events(int(os.environ["DIES_AT_STEP"])).watch("steps")

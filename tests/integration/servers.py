@@ -1,4 +1,4 @@
-"""A real MLflow server with basic-auth and served artifacts, on a real PostgreSQL, on loopback."""
+"""A real MLflow server on loopback, with basic-auth, served artifacts and real PostgreSQL."""
 
 import base64
 import contextlib
@@ -19,14 +19,14 @@ from pathlib import Path
 
 ADMIN, PASSWORD = "admin", "correct horse battery staple"  # pragma: allowlist secret
 READER, READERS = "reader", "reads only, and is refused"
-# A server of MLflow's imports for half a minute where two cores have other work.
+# Importing takes an MLflow server half a minute on two busy cores.
 PATIENCE = 180
 
 
 def postgres_programs() -> Path | None:
     """Return the folder with `initdb` and `pg_ctl`, or None if there is none.
 
-    Debian keeps them off PATH: several versions may be there.
+    Debian keeps them off PATH, because several versions may be installed.
     """
     found = shutil.which("initdb")
     if found:
@@ -44,8 +44,8 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def postgres(programs: Path) -> Iterator[str]:
-    """Run PostgreSQL on files of its own; give the address of a database for SQLAlchemy."""
-    # Not in pytest's folder: that is root's alone, and PostgreSQL runs as another user.
+    """Run PostgreSQL on temporary files; yield the SQLAlchemy URL of a database."""
+    # Not in pytest's folder: only root can read it, and PostgreSQL runs as another user.
     with tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True) as folder:
         yield from _postgres(programs, Path(folder))
 
@@ -57,7 +57,7 @@ def _postgres(programs: Path, folder: Path) -> Iterator[str]:
     data, port = folder / "data", free_port()
 
     def run(*command: str) -> None:
-        # To a file: a server that stays behind would keep a pipe open.
+        # Log to a file: a server left running would keep a pipe open.
         with (folder / "commands.log").open("ab") as log:
             subprocess.run(command, check=True, user=user, cwd="/", stdout=log, stderr=log)
 
@@ -66,14 +66,13 @@ def _postgres(programs: Path, folder: Path) -> Iterator[str]:
     control = (str(programs / "pg_ctl"), "-D", str(data), "-w")
     run(*control, "-o", options, "-l", str(folder / "log"), "start")
     try:
-        # As one on GitHub's machines has: a database of its own.
         yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     finally:
         run(*control, "-m", "immediate", "stop")
 
 
 def _unprivileged() -> str | None:
-    """Return a user that PostgreSQL will run as, where this is root, which it will not."""
+    """Return a user for PostgreSQL if this is root, because it refuses to run as root."""
     if os.geteuid() != 0:
         return None
     known = {each.pw_name for each in pwd.getpwall()}
@@ -81,10 +80,10 @@ def _unprivileged() -> str | None:
 
 
 class MlflowServer:
-    """A server of MLflow's that can be killed and started again.
+    """An MLflow server that can be killed and started again.
 
     Args:
-        database: its address.
+        database: URL of its database.
         folder: for artifacts, users and settings.
     """
 
@@ -106,7 +105,7 @@ class MlflowServer:
         )
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         program = Path(sys.executable).with_name("mlflow")
         command = [str(program), "server", "--host", "127.0.0.1", "--port", str(self._port)]
         command += ["--workers", "1", "--app-name", "basic-auth", "--serve-artifacts"]
@@ -119,7 +118,7 @@ class MlflowServer:
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
         with (self._folder / "server.log").open("ab") as log:
-            # A session of its own, so that its workers can be killed with it.
+            # A new session, so that its workers can be killed with it.
             self._process = subprocess.Popen(
                 command, env=variables, stdout=log, stderr=log, start_new_session=True
             )
@@ -127,12 +126,12 @@ class MlflowServer:
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:
                 log_text = (self._folder / "server.log").read_text()[-2000:]
-                msg = f"the server does not start: {log_text}"
+                msg = f"the server did not start: {log_text}"
                 raise AssertionError(msg)
             time.sleep(0.2)
 
     def kill(self) -> None:
-        """End it and its workers at once, as a machine that fails does."""
+        """Kill the server and its workers, as if the machine had failed."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -150,7 +149,7 @@ class MlflowServer:
             pass
 
     def variables(self, user: str | None = ADMIN, password: str = PASSWORD) -> Mapping[str, str]:
-        """Return what a client's environment must say."""
+        """Return the environment variables that a client needs."""
         credentials = {"MLFLOW_TRACKING_USERNAME": user, "MLFLOW_TRACKING_PASSWORD": password}
         return {
             "MLFLOW_TRACKING_URI": self.address,
@@ -160,7 +159,7 @@ class MlflowServer:
         }
 
     def _answers(self) -> bool:
-        # Not only that it is alive: what opens the databases is the first question about models.
+        # A health check is not enough: the first request about models opens the databases.
         request = urllib.request.Request(  # noqa: S310 - on loopback
             f"{self.address}/api/2.0/mlflow/registered-models/search",
             headers=_authorization(ADMIN, PASSWORD),

@@ -1,4 +1,4 @@
-"""Baselines where teams keep them: buckets and registries, each with a real local stand-in."""
+"""Baselines in buckets and registries, each with a local stand-in."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ COPY += "\n    g.write(f.read())"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A candidate that is three points worse than `baseline.parquet`, and a policy."""
+    """A folder with a policy and a candidate three points worse than `baseline.parquet`."""
     kinds = {"kind": np.array(["a", "b"] * 100)}
     for each, name in zip(
         pair(180, 0, 6, 14, subgroups=kinds), ("candidate", "baseline"), strict=True
@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def python(folder: Path, store: dict[str, str], *arguments: str) -> tuple[int, str, str]:
-    """Run Python in `folder`, where the store is what the environment says."""
+    """Run Python in `folder`, with `store` added to the environment."""
     variables = {**os.environ, "TMPDIR": str(folder), **store}
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -55,18 +55,18 @@ def assert_judged(folder: Path, store: dict[str, str], baseline: str) -> None:
     assert code == 1, err
     assert out.startswith("evaluation: FAIL - accuracy 0.9300 -> 0.9000 (-0.0300)")
     assert read_verdict(folder / "v.json").evidence["baseline"] == BASELINE
-    assert set(folder.iterdir()) == before | {folder / "v.json"}, "no copy is left"
+    assert set(folder.iterdir()) == before | {folder / "v.json"}, "no copy must be left"
     (folder / "v.json").unlink()
 
 
 def assert_not_judged(folder: Path, store: dict[str, str], baseline: str) -> str:
-    """Return the line that is told of a baseline that cannot be read."""
+    """Return the error line for a baseline that cannot be read."""
     before = set(folder.iterdir())
     code, out, err = judge(folder, store, baseline)
     assert (code, out) == (2, "")
     assert set(folder.iterdir()) == before
     *others, line = err.splitlines()
-    # Without an account, gcsfs says that it knows nothing of the bucket's kind.
+    # Without an account, gcsfs logs that it cannot determine the bucket type.
     assert all("Could not determine bucket type" in other for other in others), others
     assert line.startswith(f"{baseline}: ")
     return line
@@ -99,7 +99,7 @@ def test_baseline_in_s3(folder: Path, s3: dict[str, str]) -> None:
     assert "The specified bucket does not exist" in line
 
 
-def test_s3_that_cannot_be_reached_is_no_cold_start(folder: Path, s3: dict[str, str]) -> None:
+def test_unreachable_s3_is_not_treated_as_a_cold_start(folder: Path, s3: dict[str, str]) -> None:
     gone = {**s3, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     line = assert_not_judged(folder, gone, "s3://models/predictions.parquet")
     assert "cannot be read (connection failed: " in line
@@ -109,7 +109,7 @@ def test_s3_that_cannot_be_reached_is_no_cold_start(folder: Path, s3: dict[str, 
 def gs() -> Iterator[dict[str, str]]:
     server = create_server("localhost", 0, in_memory=True, default_bucket="models")
     server.start()
-    port = server._api._httpd.server_port  # noqa: SLF001 - port 0 is any, and it tells none
+    port = server._api._httpd.server_port  # noqa: SLF001 - the port it chose is not public
     yield {"STORAGE_EMULATOR_HOST": f"http://localhost:{port}", "NO_GCE_CHECK": "true"}
     server.stop()
 
@@ -153,7 +153,7 @@ for uri in sys.argv[1:]:
 
 @pytest.fixture
 def registry(folder: Path) -> dict[str, str]:
-    """A registry in which version 1, a run's folder, is in production; version 2 is empty."""
+    """A registry whose version 1 has a run's files and whose version 2 has no model."""
     run, empty = folder / "run", folder / "empty"
     for each in (run, empty):
         each.mkdir()
@@ -174,7 +174,7 @@ def test_baseline_in_the_registry(folder: Path, registry: dict[str, str]) -> Non
     assert "there is no alias staging of digits" in assert_not_judged(
         folder, registry, "models:/digits@staging"
     )
-    # In one process, as each imports MLflow for seconds. A project that scores the baseline
+    # All in one process, because importing MLflow takes seconds. A project that scores the baseline
     # itself gets the checkpoint.
     names = [
         "digits@champion",
@@ -187,29 +187,29 @@ def test_baseline_in_the_registry(folder: Path, registry: dict[str, str]) -> Non
     ]
     code, out, err = python(folder, registry, "-c", SHOW, *(f"models:/{name}" for name in names))
     assert (code, err) == (0, "")
-    told = out.splitlines()
-    assert told[:2] == ["checkpoint.pt weights"] * 2
+    lines = out.splitlines()
+    assert lines[:2] == ["checkpoint.pt weights"] * 2
     for line, why in zip(
-        told[2:],
+        lines[2:],
         [
             "models:/digits/9: there is no version 9 of digits in the registry",
             "there is no alias production of other",
-            "version 2 of digits: its gates.files lists another checkpoint than",
-            "somebody has moved it",
-            "models:/: write models:/NAME@production, or models:/NAME/VERSION",
+            "version 2 of digits: its gates.files and gates.checkpoint disagree on the checkpoint",
+            "somebody has moved the alias",
+            "models:/: expected models:/NAME@production or models:/NAME/VERSION",
         ],
         strict=True,
     ):
         assert why in line
 
 
-def test_registry_that_cannot_be_reached_is_no_cold_start(folder: Path) -> None:
+def test_unreachable_registry_is_not_treated_as_a_cold_start(folder: Path) -> None:
     gone = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     line = assert_not_judged(folder, gone, "models:/digits@production")
     assert "the registry http://127.0.0.1:9: " in line
 
 
-def test_registry_that_is_not_there_is_not_made(folder: Path) -> None:
+def test_missing_registry_is_not_created(folder: Path) -> None:
     absent = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'absent.db'}"}
     line = assert_not_judged(folder, absent, "models:/digits@production")
     assert "there is no registry yet (no such file)" in line

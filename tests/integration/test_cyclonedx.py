@@ -1,4 +1,4 @@
-"""The bill of materials of a cell, held against what cyclonedx-bom says of this environment."""
+"""The SBOM of a cell matches the packages that cyclonedx-bom finds in this environment."""
 
 import json
 import subprocess
@@ -27,8 +27,8 @@ def edges(document: dict[str, Any]) -> set[tuple[str, str]]:
     }
 
 
-def described(file: Path) -> dict[str, Any]:
-    """Return what the tool says of the installed packages, less those of the workspace."""
+def installed(file: Path) -> dict[str, Any]:
+    """Return the tool's document on installed packages, without those of the workspace."""
     own = {project_table(folder)["name"].replace("_", "-") for folder in members(ROOT)}
     command = ["-m", "cyclonedx_py", "environment", "--spec-version", "1.6", "--output-file"]
     subprocess.run(
@@ -43,7 +43,7 @@ def described(file: Path) -> dict[str, Any]:
     return document
 
 
-def test_a_cell_is_what_cyclonedx_bom_finds_installed(tmp_path: Path) -> None:
+def test_sbom_of_a_cell_matches_the_installed_packages(tmp_path: Path) -> None:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     cell = Cell(python, WORKSPACE.default.torch)
     exported, ours = tmp_path / "requirements.txt", tmp_path / "ours.json"
@@ -59,8 +59,8 @@ def test_a_cell_is_what_cyclonedx_bom_finds_installed(tmp_path: Path) -> None:
     ]
     where += ["--settings", folder / "audit.yaml", "--output", ours, "--requirements", exported]
     assert main(["sbom", "--cell", f"{python}-{cell.torch}", *map(str, where)]) == 0
-    mine, theirs = json.loads(ours.read_text()), described(tmp_path / "theirs.json")
+    mine, theirs = json.loads(ours.read_text()), installed(tmp_path / "theirs.json")
     assert set(keys(mine).values()) == set(keys(theirs).values())
-    # The tool also counts what a package would need for extras that nobody asked for.
+    # The tool also counts dependencies of extras that were not requested.
     assert edges(mine) <= edges(theirs)
     assert len(edges(mine)) > 100

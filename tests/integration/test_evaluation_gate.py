@@ -1,4 +1,4 @@
-"""Planted cases: what the gate says of real models of the digits that were made worse."""
+"""Planted defects: the gate's verdicts on real digit models that were made worse."""
 
 import dataclasses
 from pathlib import Path
@@ -32,7 +32,7 @@ RUINED = 8
 def production(
     trainings: Trainings, data_cache: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The checkpoint of a model that is trained for a few seconds."""
+    """The checkpoint of a model trained for a few seconds."""
     folder = tmp_path_factory.mktemp("production")
     settings = Settings({"data.cache_dir": str(data_cache), "train.epochs": 8})
     ended = trainings.run(settings, folder)
@@ -47,7 +47,7 @@ def predictions(production: Path) -> Predictions:
 
 
 def with_wrong(predictions: Predictions, rows: npt.NDArray[np.intp], digest: str) -> Predictions:
-    """Return `predictions` of another model, that confuses the two likeliest classes of `rows`."""
+    """Return `predictions` with the two most probable classes of `rows` swapped."""
     assert predictions.probabilities is not None
     probabilities = predictions.probabilities.copy()
     second, first = probabilities[rows].argsort(axis=1)[:, -2:].T
@@ -63,14 +63,14 @@ def with_wrong(predictions: Predictions, rows: npt.NDArray[np.intp], digest: str
     )
 
 
-def right(predictions: Predictions) -> npt.NDArray[np.intp]:
+def correct_rows(predictions: Predictions) -> npt.NDArray[np.intp]:
     return np.flatnonzero(predictions.predictions == predictions.labels)
 
 
 def judge(
     folder: Path, candidate: Path, baseline: Predictions | Path, *options: str
 ) -> tuple[int, Verdict]:
-    """Run the command on a checkpoint, against a checkpoint or what one would have predicted."""
+    """Run `eval` on a checkpoint against another checkpoint or predictions."""
     if isinstance(baseline, Predictions):
         write_predictions(baseline, folder / "baseline.parquet")
         baseline = folder / "baseline.parquet"
@@ -83,24 +83,24 @@ def judge(
     return code, read_verdict(report)
 
 
-def saved_again(production: Path, folder: Path, *, without: int | None = None) -> Path:
-    """Save the model as one of another step, with another digest; `without` a class, if given."""
+def resaved(production: Path, folder: Path, *, without: int | None = None) -> Path:
+    """Save the model with another digest; it never predicts the class `without`, if given."""
     checkpoint = METHOD.load(production)
     weights = {name: weight.clone() for name, weight in checkpoint.weights.items()}
     if without is not None:
         with torch.no_grad():
-            weights["head.bias"][without] -= 50  # so that no image is taken for it
+            weights["head.bias"][without] -= 50  # so that it is never predicted
     changed = dataclasses.replace(checkpoint, weights=weights, step=checkpoint.step + 1)
     checkpoints.save(changed, folder / "candidate.pt")
     return folder / "candidate.pt"
 
 
-def test_model_is_a_real_one(predictions: Predictions) -> None:
-    assert len(right(predictions)) / len(predictions.ids) > 0.9
+def test_model_is_accurate(predictions: Predictions) -> None:
+    assert len(correct_rows(predictions)) / len(predictions.ids) > 0.9
 
 
 def judge_files(folder: Path, candidate: Predictions, baseline: Predictions) -> tuple[int, Verdict]:
-    """Run the other command, that needs no checkpoint."""
+    """Run `gates evaluate`, which needs no checkpoint."""
     for each, name in ((candidate, "candidate"), (baseline, "baseline")):
         write_predictions(each, folder / f"{name}.parquet")
     options = [f"--{name}={folder / name}.parquet" for name in ("candidate", "baseline")]
@@ -109,25 +109,25 @@ def judge_files(folder: Path, candidate: Predictions, baseline: Predictions) -> 
 
 
 def test_three_points_worse_fails(predictions: Predictions, tmp_path: Path) -> None:
-    its, n = right(predictions), len(predictions.ids)
-    # Here and there, so that no subgroup alone is ruined.
-    lost = its[np.linspace(0, len(its) - 1, round(0.03 * n)).astype(np.intp)]
+    correct, n = correct_rows(predictions), len(predictions.ids)
+    # Spread over the split, so that no single subgroup is ruined.
+    lost = correct[np.linspace(0, len(correct) - 1, round(0.03 * n)).astype(np.intp)]
     code, verdict = judge_files(tmp_path, with_wrong(predictions, lost, "a"), predictions)
     assert code == 1
     assert verdict.metrics["difference"] == pytest.approx(-0.03, abs=0.5 / n)
     failed = [each.group for each in verdict.findings if each.outcome == Outcome.FAIL]
     assert failed == ["overall"]
-    assert "accuracy, overall: at most 0.0200 may be lost" in verdict.reason
+    assert "accuracy, overall: worse by more than the margin of 0.0200" in verdict.reason
 
 
-def test_ruined_class_fails_and_is_named_though_the_accuracy_is_kept(
+def test_ruined_class_fails_and_is_named_despite_equal_accuracy(
     production: Path, predictions: Predictions, tmp_path: Path
 ) -> None:
-    candidate = saved_again(production, tmp_path, without=RUINED)
-    # The baseline is the real model, worse in the other classes by as many as the candidate lost.
-    its = right(predictions)
-    lost = its[predictions.labels[its] == RUINED]
-    others = its[predictions.labels[its] != RUINED]
+    candidate = resaved(production, tmp_path, without=RUINED)
+    # The baseline is the real model with as many errors in other classes as the candidate added.
+    correct = correct_rows(predictions)
+    lost = correct[predictions.labels[correct] == RUINED]
+    others = correct[predictions.labels[correct] != RUINED]
     spread = others[np.linspace(0, len(others) - 1, len(lost)).astype(np.intp)]
     code, verdict = judge(tmp_path, candidate, with_wrong(predictions, spread, "b"))
     assert code == 1
@@ -142,18 +142,18 @@ def test_ruined_class_fails_and_is_named_though_the_accuracy_is_kept(
 
 
 def test_equal_model_passes(production: Path, tmp_path: Path) -> None:
-    candidate = saved_again(production, tmp_path)
+    candidate = resaved(production, tmp_path)
     code, verdict = judge(tmp_path, candidate, production, "--fail-if-worse-than", "0.02")
     assert (code, verdict.outcome) == (0, Outcome.PASS)
     assert verdict.metrics["difference"] == 0
     assert verdict.evidence["checkpoint"] != verdict.evidence["baseline"]
-    # Some digits of a thickness are few, and said to be.
+    # Some digits of one thickness are too few to judge, and are reported as such.
     small = [each for each in verdict.findings if each.outcome == NOT_JUDGED]
     assert small
     assert all(each.n < 10 for each in small)
 
 
-def test_fifty_examples_settle_nothing_and_say_how_many_would(
+def test_fifty_examples_are_inconclusive_and_report_how_many_would_do(
     predictions: Predictions, tmp_path: Path
 ) -> None:
     fifty = in_order(predictions, range(50))

@@ -1,4 +1,4 @@
-"""A fork: the project renamed and the others deleted, by the commands that docs/fork.md gives."""
+"""A fork made with the commands in docs/fork.md: project renamed, other projects deleted."""
 
 import re
 import shlex
@@ -17,7 +17,7 @@ ANOTHER = "demand"
 
 
 def run_block(heading: str, first: str, root: Path) -> None:
-    """Run the commands under a heading of the page, with `first` in place of their first line."""
+    """Run the commands under `heading` in docs/fork.md, with `first` replacing their first line."""
     page = (ROOT / "docs" / "fork.md").read_text(encoding="utf-8")
     (block,) = re.findall(rf"^## {heading}\n```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     _, rest = block.split("\n", 1)
@@ -51,17 +51,17 @@ def nox(root: Path, *arguments: str) -> str:
 
 
 def planned(root: Path) -> str:
-    """The jobs of a pull request that consists of the last commit."""
+    """Return the jobs planned for a pull request with only the last commit."""
     return nox(root, "-s", "plan", "--", "pr", "--since", "HEAD^").splitlines()[0]
 
 
-def test_the_old_name_is_nowhere(fork: Path) -> None:
+def test_the_old_name_is_gone(fork: Path) -> None:
     found = repository.git("grep", "-il", OLD.replace("_", "."), cwd=fork).stdout
     assert found == ""
 
 
 @pytest.mark.parametrize("session", ["lint", "types", f"unit({NEW})", "smoke", "workflows"])
-def test_a_session_passes_with_no_other_edit(fork: Path, session: str) -> None:
+def test_a_session_passes_without_further_edits(fork: Path, session: str) -> None:
     nox(fork, "-s", session)
 
 

@@ -1,4 +1,4 @@
-"""What a GPU image must carry besides torch for the default project to train in it."""
+"""The modules besides torch that a GPU image needs to train the default project."""
 
 import ast
 import subprocess
@@ -12,7 +12,7 @@ PROJECT = WORKSPACE.default_project.package
 OWN = ("gates", PROJECT, "training")
 
 
-def test_image_must_carry_what_training_imports_and_no_more() -> None:
+def test_image_modules_are_exactly_those_that_training_imports() -> None:
     code = f"""if True:
         import sys
         from {PROJECT} import gpu_bench, project, train

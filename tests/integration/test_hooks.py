@@ -24,8 +24,8 @@ HOOKS = (
 )
 PROJECT = WORKSPACE.default_project.package
 IMPORT = f"from {PROJECT} import config"
-MISSPELLED = "reci" + "eve"  # in two parts, or this file would not pass
-# Each as a provider gives it; in parts as well. None is anybody's.
+MISSPELLED = "reci" + "eve"  # split, or this file would fail the typo check
+# In the formats of real providers, and split as above. None of them is a real credential.
 SECRETS = {
     "docs/key.pem": "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n",
     "docs/aws.py": 'KEY = "AKIA' + 'QYLPMN5HHHFPZAM2"\n',
@@ -34,11 +34,11 @@ SECRETS = {
 }
 
 
-def test_a_clean_tree_passes_and_each_defect_fails_in_the_hook_and_the_session_alike(
+def test_hooks_and_lint_session_pass_a_clean_tree_and_find_each_defect(
     tmp_path: Path,
 ) -> None:
     checkout = repository.copy(tmp_path / "a checkout")
-    # One test: making the environment of the tools takes longer than using it.
+    # One test for everything, because creating the tools environment takes longer than using it.
     install_hooks(checkout)
     check_clean_tree(checkout)
     repository.git("clean", "--force", cwd=checkout)
@@ -52,15 +52,13 @@ def check_clean_tree(checkout: Path) -> None:
     (checkout / "untracked.py").write_text("")
     shadow = checkout.parent / "shadow"
     shadow.mkdir()
-    (shadow / "pre_commit.py").write_text(
-        "raise SystemExit('the PYTHONPATH of the user leaked in')"
-    )
+    (shadow / "pre_commit.py").write_text("raise SystemExit('the user PYTHONPATH leaked in')")
     linted = lint(checkout, PYTHONPATH=str(shadow))
     assert refused.returncode != 0
     assert failed_hooks(refused.stdout + refused.stderr) == {"commit-message"}
     assert committed.returncode == 0, committed.stderr
     assert linted.returncode == 0, linted.stdout
-    assert "Not checked, as git does not track them: untracked.py" in linted.stdout
+    assert "Not checked, because git does not track them: untracked.py" in linted.stdout
 
 
 def check_each_defect(checkout: Path) -> None:
@@ -86,9 +84,9 @@ def check_each_defect(checkout: Path) -> None:
     )
 
     committed = repository.git("commit", "--message", "defects", cwd=checkout)
-    # Ruff has mended the files that it could, so the same defects are planted again.
+    # Ruff fixed the files that it could, so restore the planted defects.
     repository.git("checkout", "--", ".", cwd=checkout)
-    # SKIP gets one commit past a hook; it must not get the session past one.
+    # SKIP lets a commit bypass a hook; the session must ignore it.
     linted = lint(checkout, SKIP="tracked-files")
 
     assert committed.returncode != 0

@@ -1,4 +1,4 @@
-"""The container image, built for real where an engine answers: nox -s image, smoke in it."""
+"""The container image: `nox -s image` builds it with a real engine, and smoke passes in it."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from tasks.sessions import image
 CERTIFICATES = "/etc/ssl/certs"
 BASE = "localhost/project-test-base"
 
-# Where no hub is reached, buildah builds on a Debian that mmdebstrap makes.
+# Where no hub can be reached, buildah builds on a Debian base made by mmdebstrap.
 BUILDAH = {"STORAGE_DRIVER": "vfs", "BUILDAH_ISOLATION": "chroot"}
 PACKAGES = "ca-certificates,git,python3,python3-pip,python3-venv"
 
@@ -36,7 +36,7 @@ def run(*command: str, **variables: str) -> str:
 
 @pytest.fixture
 def base(tmp_path: Path) -> Iterator[list[str]]:
-    """Return the arguments that put a base of this machine's making in place of the hub's."""
+    """Yield the arguments that replace the hub's base image with one made on this machine."""
     archive = tmp_path / "base.tar"
     run("mmdebstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(archive))
     container = run("buildah", "from", "scratch", **BUILDAH).strip()
@@ -46,7 +46,7 @@ def base(tmp_path: Path) -> Iterator[list[str]]:
     finally:
         run("buildah", "rm", container, **BUILDAH)
     archive.unlink()
-    # This machine's authorities, as an index may be reached through a proxy with its own.
+    # This machine's certificate authorities: an index may be behind a proxy with its own.
     settings = tmp_path / "uv.toml"
     settings.write_text("system-certs = true\n")
     yield [
@@ -64,17 +64,17 @@ def nox_image(variables: Mapping[str, str], *arguments: str) -> str:
 def test_the_image_is_built_from_the_lock_and_smoke_passes_in_it(
     request: pytest.FixtureRequest,
 ) -> None:
-    engine = image._engine()  # noqa: SLF001 - the one that the session will take
+    engine = image._engine()  # noqa: SLF001 - the engine that the session will use
     if engine is None:
         pytest.skip("no container engine answers here")
     if engine != "buildah":
-        told = nox_image({})
+        output = nox_image({})
     elif shutil.which("mmdebstrap") is None:
         pytest.skip("buildah without a hub needs a base: apt-get install mmdebstrap")
     else:
         try:
-            told = nox_image(BUILDAH, *request.getfixturevalue("base"))
+            output = nox_image(BUILDAH, *request.getfixturevalue("base"))
         finally:
             run("buildah", "rmi", "--force", image.local_name("cpu"), **BUILDAH)
-    assert f"Built {image.local_name('cpu')}" in told
-    assert " passed in " in told
+    assert f"Built {image.local_name('cpu')}" in output
+    assert " passed in " in output

@@ -1,4 +1,4 @@
-"""The sessions `train` and `evaluate`, as a person runs them in a checkout of their own."""
+"""The sessions `train` and `evaluate`, run as a user would in a separate checkout."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def nox(root: Path, session: str, *arguments: str) -> subprocess.CompletedProces
     )
 
 
-def test_evaluate_leaves_a_verdict_and_a_model_card(trained: Path) -> None:
+def test_evaluate_writes_a_verdict_and_a_model_card(trained: Path) -> None:
     ran = nox(trained, "evaluate")
     assert ran.returncode == 0, ran.stderr
     verdict = json.loads((trained / VERDICT).read_text())
@@ -43,7 +43,7 @@ def test_evaluate_leaves_a_verdict_and_a_model_card(trained: Path) -> None:
     assert f"value: {round(verdict['metrics']['accuracy'], 6)}" in card
 
 
-def test_a_verdict_that_is_no_pass_fails_the_session(trained: Path) -> None:
+def test_a_failing_verdict_fails_the_session(trained: Path) -> None:
     policy = (trained / "configs" / "gates.yaml").read_text()
     strict = trained / "strict.yaml"
     strict.write_text(re.sub(r"floor: [0-9.]+", "floor: 1.0", policy, count=1))
@@ -53,7 +53,7 @@ def test_a_verdict_that_is_no_pass_fails_the_session(trained: Path) -> None:
     assert json.loads((trained / VERDICT).read_text())["outcome"] == "fail"
 
 
-def test_a_verdict_of_before_is_not_taken_for_one_that_could_not_be_reached(trained: Path) -> None:
+def test_an_earlier_verdict_is_removed_if_none_is_reached(trained: Path) -> None:
     assert nox(trained, "evaluate").returncode == 0
     ran = nox(trained, "evaluate", "--baseline", "no/such.pt")
     assert ran.returncode == 1

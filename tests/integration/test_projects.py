@@ -1,4 +1,4 @@
-"""Each project's way from data to production and back, by its own commands in a copy."""
+"""Each project goes from data to production and back, using its own commands in a copy."""
 
 import json
 import subprocess
@@ -13,14 +13,14 @@ from tests import repository
 
 @dataclass(frozen=True)
 class Journey:
-    """What differs between projects.
+    """The differences between projects.
 
     Args:
         project: the package.
         weaker: settings of a first model that is worse than ci-tiny.yaml's.
-        checkpoint: the file that a model is kept in.
-        library: what it is built with, by its name on the Hugging Face Hub.
-        limits: lines of the policy that a small model does not keep, each with what replaces it.
+        checkpoint: file name of a checkpoint.
+        library: the model's library, as named on the Hugging Face Hub.
+        limits: policy lines that a small model does not meet, each with its replacement.
     """
 
     project: str
@@ -60,7 +60,7 @@ class Checkout:
         self.outputs = root / "outputs" / journey.project
 
     def run(self, *arguments: str) -> str:
-        """Run `python -m ARGUMENTS` on the packages of the copy; return what it prints."""
+        """Run `python -m ARGUMENTS` with the packages of the copy; return its output."""
         registries = ("GATES_REGISTRY", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")
         variables = repository.outside_of_sessions()
         kept = {name: value for name, value in variables.items() if name not in registries}
@@ -80,8 +80,8 @@ class Checkout:
 
     def train(self, run: str, *settings: str) -> None:
         config = str(self.journey.configs / "ci-tiny.yaml")
-        asked = ["--config", config, "--run-id", run, "--require-clean-tree"]
-        self.run(f"{self.journey.project}.train", *asked, *settings)
+        options = ["--config", config, "--run-id", run, "--require-clean-tree"]
+        self.run(f"{self.journey.project}.train", *options, *settings)
 
     def judge(self, run: str, *baseline: str) -> None:
         checkpoint = str(self.outputs / run / self.journey.checkpoint)
@@ -132,7 +132,7 @@ def test_from_data_to_production_and_back(checkout: Checkout) -> None:
     for stage in ("staging", "production"):
         assert f"version 1 is in {stage}" in checkout.promote(stage)
 
-    # The next one, clearly better, is judged against what is in production now.
+    # The next model is clearly better and is judged against the one in production.
     checkout.train("second")
     checkout.judge("second", "--baseline", f"models:/{journey.project}@production")
     verdict = json.loads((checkout.root / "artifacts" / "second.json").read_text())
@@ -162,11 +162,11 @@ def test_the_card_names_the_library(checkout: Checkout) -> None:
     assert "second: " in traced
 
 
-def test_trained_again_it_is_the_same_model(checkout: Checkout) -> None:
+def test_training_again_gives_the_same_model(checkout: Checkout) -> None:
     checkout.train("again")
     assert checkout.digest("again") == checkout.digest("second")
     provenance = str(checkout.outputs / "second" / "provenance.json")
     again = ["--from-provenance", provenance, "--run-id", "reproduced"]
     again += ["--config", str(checkout.journey.configs / "ci-tiny.yaml")]
-    told = checkout.run(f"{checkout.journey.project}.train", *again)
-    assert "reproduced: the checkpoint is the same" in told
+    output = checkout.run(f"{checkout.journey.project}.train", *again)
+    assert "reproduced: the checkpoint is the same" in output

@@ -1,4 +1,4 @@
-"""The sessions `register`, `promote` and `rollback`, as a person types them in a checkout."""
+"""The sessions `register`, `promote` and `rollback`, run as a user would in a checkout."""
 
 import json
 import os
@@ -15,7 +15,7 @@ PRODUCTION = "models:/my_project@production"
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout in which a model need not stay in staging for a day."""
+    """A checkout whose policy does not require a day in staging."""
     root = repository.copy(tmp_path_factory.mktemp("sessions") / "a checkout")
     policy = root / "configs" / "gates.yaml"
     policy.write_text(policy.read_text().replace("hours_in_staging: 24", "hours_in_staging: 0"))
@@ -53,7 +53,7 @@ def status(root: Path) -> str:
     return subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
 
 
-def test_nothing_to_register_is_one_line(root: Path) -> None:
+def test_nothing_to_register_is_reported_in_one_line(root: Path) -> None:
     ran = nox(root, "register")
     assert ran.returncode == 1
     assert "There is no outputs/latest.pt to register; " in ran.stderr
@@ -69,16 +69,16 @@ def test_from_a_run_to_production_and_back(root: Path) -> None:
     report = root / "artifacts" / "verdicts" / "promotion.json"
     assert json.loads(report.read_text())["outcome"] == "pass"
 
-    # The next one, clearly better, is judged against what is in production now.
+    # The next model is clearly better and is judged against the one in production.
     train_and_judge(root, "second", 9, "--baseline", PRODUCTION)
     verdict = json.loads((root / "artifacts" / "verdicts" / "evaluation.json").read_text())
-    there = json.loads((root / "outputs" / "first" / "provenance.json").read_text())
-    assert verdict["evidence"]["baseline"] == there["subject"][0]["digest"]["sha256"]
+    in_production = json.loads((root / "outputs" / "first" / "provenance.json").read_text())
+    assert verdict["evidence"]["baseline"] == in_production["subject"][0]["digest"]["sha256"]
     done(root, "register", "--run-id", "second")
     refused = nox(root, "promote", "--to", "staging", "--approver", "ben", "--version", "9")
     assert refused.returncode == 1
     assert "has no version 9" in refused.stdout + refused.stderr
-    assert not report.exists(), "one of before is not taken for one that could not be reached"
+    assert not report.exists(), "the earlier verdict must be removed"
     for stage in ("staging", "production"):
         done(root, "promote", "--to", stage, "--approver", "ben")
     assert "production  version 2 (" in status(root)

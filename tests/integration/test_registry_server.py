@@ -36,8 +36,8 @@ ROOT = Path(__file__).parent.parent.parent
 MODEL = "digits"
 WORDS, LOGIN = ("username", "password"), (ADMIN, PASSWORD)
 
-# One server for all of it: to start one takes half a minute. Each test begins with what the one
-# before has left, and says what it needs of that.
+# All tests share one server, because starting one takes half a minute. Each test continues from the
+# state that the previous one left, and asserts what it needs of that state.
 pytestmark = pytest.mark.xdist_group("mlflow-server")
 
 
@@ -114,11 +114,11 @@ def one(place: Path, policy: Policy) -> Run:
 
 @pytest.fixture(scope="module")
 def rivals(place: Path, policy: Policy, one: Run) -> list[Run]:
-    """Three that were judged against `one`."""
+    """Three runs judged against `one`."""
     return [runs(place, policy)(f"rival{number}", one) for number in range(3)]
 
 
-def test_a_run_is_registered_and_promoted_by_the_commands(
+def test_commands_register_and_promote_a_run(
     server: MlflowServer, place: Path, one: Run, registry: Registry
 ) -> None:
     register = ["register", "--run", str(one.folder), "--verdict", str(one.verdict_file)]
@@ -138,10 +138,10 @@ def test_a_run_is_registered_and_promoted_by_the_commands(
     assert "correct horse" not in done.stdout + done.stderr
 
 
-def test_who_acts_and_when_is_what_the_server_knows(
+def test_user_and_time_come_from_the_server(
     server: MlflowServer, registry: Registry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    # The credentials are in a file, and the variables name somebody else.
+    # The credentials are in a file, and the environment names another user.
     (tmp_path / ".mlflow").mkdir()
     lines = [f"mlflow_tracking_{name} = {value}" for name, value in zip(WORDS, LOGIN, strict=True)]
     (tmp_path / ".mlflow" / "credentials").write_text("\n".join(["[mlflow]", *lines]))
@@ -159,7 +159,7 @@ def test_who_acts_and_when_is_what_the_server_knows(
     assert server.address.startswith("http")
 
 
-def test_a_reader_may_look_and_not_promote(
+def test_a_reader_can_read_but_not_promote(
     server: MlflowServer, place: Path, registry: Registry, rivals: list[Run]
 ) -> None:
     for rival in rivals:
@@ -178,7 +178,7 @@ def test_a_reader_may_look_and_not_promote(
 
 
 @pytest.mark.parametrize(("user", "password"), [(None, ""), ("admin", "guessed")])
-def test_who_is_not_logged_in_gets_nothing(
+def test_access_without_a_login_is_refused(
     server: MlflowServer, place: Path, user: str | None, password: str
 ) -> None:
     stranger = server.variables(user, password)
@@ -189,7 +189,7 @@ def test_who_is_not_logged_in_gets_nothing(
         assert refused.stderr.count("\n") == 1
 
 
-def test_of_eight_processes_that_promote_at_once_one_wins(
+def test_eight_concurrent_promotions_leave_a_consistent_registry(
     server: MlflowServer, place: Path, registry: Registry
 ) -> None:
     entries = len(registry.read().history.held)
@@ -212,14 +212,14 @@ def test_of_eight_processes_that_promote_at_once_one_wins(
     assert set(codes) <= {0, 1}, ended
     assert 0 in codes
     for out, err, code in ended:
-        assert code == 0 or "was quicker" in err or "is there by now" in out, (out, err)
+        assert code == 0 or "was quicker" in err or "has replaced it" in out, (out, err)
     found = registry.read().history
     promoted = [e.entry.after for e in found.held[entries:] if e.entry.action is Action.PROMOTE]
     assert promoted[-1] == there(registry)["staging"]
 
 
 class Interrupted:
-    """A registry whose server is killed before one of its calls."""
+    """A registry whose server is killed before or after its call `at`."""
 
     def __init__(self, store: MlflowStore, server: MlflowServer, at: str, *, after: bool) -> None:
         self._store, self._server, self._at, self._after = store, server, at, after
@@ -239,7 +239,7 @@ class Interrupted:
 
 
 @pytest.mark.parametrize("after", [False, True])
-def test_a_server_that_dies_in_the_middle_of_a_promotion_loses_nothing(
+def test_a_server_killed_during_a_promotion_loses_nothing(
     server: MlflowServer, registry: Registry, policy: Policy, *, after: bool
 ) -> None:
     number = 3 if after else 2
@@ -254,16 +254,16 @@ def test_a_server_that_dies_in_the_middle_of_a_promotion_loses_nothing(
     found = registry.read().history
     assert found.problems == ()
     assert found.held[: len(known)] == known
-    says = stages.replay(found.held)["staging"].current
-    assert says == (number if after else 1)
-    # The next command finishes what this one began, or does it from the start.
+    current = stages.replay(found.held)["staging"].current
+    assert current == (number if after else 1)
+    # The next command completes the promotion or starts it again.
     verdict = registry.promote(Promotion(stage="staging", number=number), policy)
     assert verdict.outcome is Outcome.PASS
     assert there(registry)["staging"] == number
     assert stages.replay(registry.read().history.held)["staging"].unconfirmed is None
 
 
-def test_production_goes_back_by_the_command(
+def test_rollback_command_restores_production(
     server: MlflowServer, place: Path, registry: Registry, policy: Policy
 ) -> None:
     assert registry.promote(Promotion(stage="production"), policy).outcome is Outcome.PASS
@@ -277,7 +277,7 @@ def test_production_goes_back_by_the_command(
     assert "unbroken" in verified.stdout
 
 
-def test_an_artifact_that_was_overwritten_on_the_server_is_caught(
+def test_an_artifact_overwritten_on_the_server_is_detected(
     server: MlflowServer, registry: Registry, policy: Policy
 ) -> None:
     with local_copy(f"models:/{MODEL}@production") as file:

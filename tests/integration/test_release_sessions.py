@@ -1,4 +1,4 @@
-"""The sessions of a release: `build`, with each defect that it is there to find, and the notes."""
+"""The sessions of a release: `build`, with planted defects that it must find, and the notes."""
 
 import hashlib
 import re
@@ -36,13 +36,13 @@ def build(root: Path) -> subprocess.CompletedProcess[str]:
     return nox("-s", "build", cwd=root, CI="true", NO_COLOR="1")
 
 
-def test_build_leaves_the_package_and_its_digests(checkout: Path) -> None:
+def test_build_writes_the_packages_and_their_digests(checkout: Path) -> None:
     (checkout / "dist").mkdir()
-    (checkout / "dist" / "my_project-0.0.9.tar.gz").write_text("of an earlier build")
+    (checkout / "dist" / "my_project-0.0.9.tar.gz").write_text("from an earlier build")
     ran = build(checkout)
     assert ran.returncode == 0, ran.stderr
-    assert "and one from the source distributions are alike" in ran.stderr
-    assert "epoch 3/3: loss" in ran.stdout + ran.stderr, "trained with the wheel"
+    assert "and one from the source distributions are identical" in ran.stderr
+    assert "epoch 3/3: loss" in ran.stdout + ran.stderr, "the wheel must be used to train"
     files = sorted((checkout / "dist").iterdir())
     assert [file.suffix for file in files] == [".whl", ".gz"] * len(members(checkout))
     sums = (checkout / "artifacts" / "SHA256SUMS").read_text().splitlines()
@@ -51,11 +51,11 @@ def test_build_leaves_the_package_and_its_digests(checkout: Path) -> None:
     ]
     shutil.rmtree(checkout / "dist")
     assert build(checkout).returncode == 0
-    again = (checkout / "artifacts" / "SHA256SUMS").read_text().splitlines()
-    assert again == sums, "in another pair of clones"
+    repeated_sums = (checkout / "artifacts" / "SHA256SUMS").read_text().splitlines()
+    assert repeated_sums == sums, "another pair of clones must give the same digests"
 
 
-def test_another_machine_checks_the_digests(checkout: Path) -> None:
+def test_sha256sum_can_check_the_digests(checkout: Path) -> None:
     if shutil.which("sha256sum") is None:
         pytest.skip("no sha256sum here")
     done = subprocess.run(
@@ -68,7 +68,7 @@ def test_another_machine_checks_the_digests(checkout: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def of_hook(text: str) -> str:
+def with_build_hook(text: str) -> str:
     return f"{text}\n[tool.hatch.build.hooks.custom]\n"
 
 
@@ -78,7 +78,7 @@ def without_schemas(text: str) -> str:
     return text.replace(excluded, f'{excluded}"*.json", ')
 
 
-def with_more_needs(text: str) -> str:
+def with_unlocked_dependency(text: str) -> str:
     assert "\ndependencies = [\n" in text
     return text.replace(
         '  "fsspec>=2026.1",\n', '  "fsspec>=2026.1",\n  "not-in-the-lock>=1",\n', 1
@@ -88,12 +88,14 @@ def with_more_needs(text: str) -> str:
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        pytest.param(of_hook, r"\.whl: gates/made\.py\n(.*\n)*.*not alike", id="made_of_its_place"),
-        pytest.param(without_schemas, r"lacks gates/verdict\.schema\.json", id="a_file_left_out"),
         pytest.param(
-            with_more_needs,
+            with_build_hook, r"\.whl: gates/made\.py\n(.*\n)*.*not identical", id="uses_its_path"
+        ),
+        pytest.param(without_schemas, r"lacks gates/verdict\.schema\.json", id="missing_file"),
+        pytest.param(
+            with_unlocked_dependency,
             r"The package `gates` requires `not-in-the-lock>=1`, but it's not installed",
-            id="needs_what_is_not_locked",
+            id="unlocked_dependency",
         ),
     ],
 )
@@ -104,7 +106,7 @@ def test_build_finds_a_planted_defect(
     before = pyproject.read_text()
     sums = (checkout / "artifacts" / "SHA256SUMS").read_text()
     pyproject.write_text(change(before))
-    if change is of_hook:
+    if change is with_build_hook:
         (pyproject.parent / "hatch_build.py").write_text(HOOK)
     repository.commit(cwd=checkout)
     try:
@@ -113,10 +115,12 @@ def test_build_finds_a_planted_defect(
         git("reset", "--quiet", "--hard", "HEAD~1", cwd=checkout)
     assert ran.returncode == 1
     assert re.search(found, ran.stdout + ran.stderr), ran.stdout + ran.stderr
-    assert (checkout / "artifacts" / "SHA256SUMS").read_text() == sums, "nothing is left half done"
+    assert (checkout / "artifacts" / "SHA256SUMS").read_text() == sums, (
+        "a failed build must not change the digests"
+    )
 
 
-def test_the_notes_name_the_version_in_the_provenance_of_each_model(checkout: Path) -> None:
+def test_the_notes_name_the_version_of_each_model(checkout: Path) -> None:
     project = WORKSPACE.default_project
     run = checkout / "outputs" / "run"
     run.mkdir(parents=True)
@@ -138,5 +142,5 @@ def test_the_notes_name_the_version_in_the_provenance_of_each_model(checkout: Pa
     ran = nox("-s", "changelog", cwd=checkout, CI="")
     assert ran.returncode == 0, ran.stderr
     version = f"cccccccc-{hashlib.sha256(b'weights').hexdigest()[:12]}"
-    assert f"{version} was not made from" in ran.stderr
+    assert f"{version} was not trained from" in ran.stderr
     assert f"| `{version}` |" in (checkout / "artifacts" / "release-notes.md").read_text()

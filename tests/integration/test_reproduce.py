@@ -1,4 +1,4 @@
-"""Does the same run, elsewhere, come to the same bits, and is it told when it does not?"""
+"""The same run elsewhere gives the same bits, and a difference is reported."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ DATA = ["--config", str(ROOT / "configs" / "base.yaml")]
 
 @pytest.fixture(scope="module")
 def settings(small: Settings) -> Settings:
-    """Each run prepares its data itself, in a folder below the one that it is started in."""
+    """Settings with which each run prepares its data below its working directory."""
     return small.but(data__cache_dir="data", train__epochs=1)
 
 
@@ -28,23 +28,23 @@ def first(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_from_provenance_elsewhere_is_reproduced(first: Path, tmp_path: Path) -> None:
     provenance = run_folder(first) / "provenance.json"
-    again = [*TRAIN, *DATA, "--from-provenance", str(provenance), "--run-id", "run"]
-    ended = command(again, tmp_path, PYTHONHASHSEED="2")
+    arguments = [*TRAIN, *DATA, "--from-provenance", str(provenance), "--run-id", "run"]
+    ended = command(arguments, tmp_path, PYTHONHASHSEED="2")
     assert ended.returncode == 0, ended.stderr
     assert digest(tmp_path) == digest(first)
     assert f"reproduced: the checkpoint is the same, sha256 {digest(first)}" in ended.stdout
     assert "differs:" not in ended.stdout
 
 
-def test_what_was_edited_to_another_seed_is_not_reproduced(first: Path, tmp_path: Path) -> None:
+def test_run_with_an_edited_seed_is_not_reproduced(first: Path, tmp_path: Path) -> None:
     document = json.loads((run_folder(first) / "provenance.json").read_text())
     definition = document["predicate"]["buildDefinition"]
     definition["externalParameters"]["config"]["seed"] = 1
     definition["internalParameters"]["determinism"]["seed"] = "1"
     provenance = tmp_path / "provenance.json"
     provenance.write_text(json.dumps(document))
-    again = [*TRAIN, *DATA, "--from-provenance", str(provenance), "--run-id", "run"]
-    ended = command(again, tmp_path, PYTHONHASHSEED="2")
+    arguments = [*TRAIN, *DATA, "--from-provenance", str(provenance), "--run-id", "run"]
+    ended = command(arguments, tmp_path, PYTHONHASHSEED="2")
     assert ended.returncode == 1, ended.stderr
     assert digest(tmp_path) != digest(first)
     assert f"not reproduced: sha256 {digest(first)} -> {digest(tmp_path)}" in ended.stdout

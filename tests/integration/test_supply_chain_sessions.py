@@ -1,4 +1,4 @@
-"""The sessions audit, sbom and trace in a copy of this repository, with the real commands."""
+"""The sessions audit, sbom and trace in a copy of this repository, with real commands."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Session(nox_session.Session):
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of this repository, and this environment in place of those of the sessions."""
+    """A copy of this repository, whose sessions use the environment of this process."""
     checkout = repository.copy(tmp_path / "a checkout")
     monkeypatch.setattr(supply_chain, "ROOT", checkout)
     monkeypatch.setattr(environment, "prepare", lambda _: Path(sys.prefix))
@@ -57,7 +57,7 @@ def run(name: str, root: Path, *arguments: str) -> Session:
     return session
 
 
-def test_audit_asks_the_index_that_uv_asks_and_compares_with_the_lock_before(
+def test_audit_uses_the_index_of_uv_and_compares_with_the_base_lock(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served(read_lock(root / "uv.lock")) as services:
@@ -75,7 +75,7 @@ def test_audit_asks_the_index_that_uv_asks_and_compares_with_the_lock_before(
         assert ended.value.code == 1
 
 
-def test_audit_without_an_answer_is_skipped_but_not_in_ci(
+def test_audit_without_a_database_is_skipped_except_in_ci(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AUDIT_DATABASE", "http://127.0.0.1:9")
@@ -96,7 +96,7 @@ def test_audit_that_ends_without_a_verdict_fails(root: Path) -> None:
         run("audit", root, "--record-licences", "--settings", "none.yaml")
 
 
-def test_sbom_of_everything_then_of_one_cell(root: Path) -> None:
+def test_sbom_covers_everything_or_one_cell(root: Path) -> None:
     session = run("sbom", root)
     (line,) = session.logged
     assert line.startswith("No ML-BOM: there is no evaluated model here; ")
@@ -110,10 +110,12 @@ def test_sbom_of_everything_then_of_one_cell(root: Path) -> None:
     torches = [each["version"] for each in one if each["name"] == "torch"]
     assert [version.startswith(f"{cell.torch}.") for version in torches] == [True]
     assert len(every) > len(one) > 30
-    assert not {"pytest", "mypy"} & {each["name"] for each in every}, "what a project ships, only"
+    assert not {"pytest", "mypy"} & {each["name"] for each in every}, (
+        "development tools are not shipped"
+    )
 
 
-def test_sbom_finds_one_edited_by_hand(root: Path) -> None:
+def test_sbom_check_fails_if_the_file_was_edited_by_hand(root: Path) -> None:
     run("sbom", root)
     file = root / "artifacts/sbom.cdx.json"
     file.write_text(file.read_text().replace("torch", "torch-more"))
@@ -122,13 +124,13 @@ def test_sbom_finds_one_edited_by_hand(root: Path) -> None:
     assert ended.value.code == 1
 
 
-def test_trace_asks_the_registry_only_where_there_is_one(
+def test_trace_asks_the_registry_only_if_one_is_configured(
     root: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         run("trace", root, "0" * 12)
     assert ended.value.code == 2
-    assert "has no part in any run" in capfd.readouterr().err
+    assert "is not part of any run" in capfd.readouterr().err
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "GATES_REGISTRY"):
         with monkeypatch.context() as named:
             named.setenv(name, f"sqlite:///{root}/none.db")

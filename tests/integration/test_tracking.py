@@ -14,7 +14,7 @@ from my_project.project import PROJECT
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A real store of MLflow, in a file."""
+    """A real MLflow store in a file."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     return uri
@@ -33,8 +33,8 @@ def tracked(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"tracking": "mlflow"})
 
 
-@pytest.mark.filterwarnings("ignore")  # MLflow's own dependencies warn when they are imported
-def test_run_is_found_in_mlflow_with_its_parameters_and_curve(
+@pytest.mark.filterwarnings("ignore")  # MLflow's dependencies warn on import
+def test_run_appears_in_mlflow_with_its_parameters_and_curve(
     server: str, tracked: RunConfig, tmp_path: Path
 ) -> None:
     runs.train(
@@ -46,23 +46,23 @@ def test_run_is_found_in_mlflow_with_its_parameters_and_curve(
     client = MlflowClient(server)
     experiment = client.get_experiment_by_name("my_project")
     assert experiment is not None
-    (page,) = client.search_runs([experiment.experiment_id])
-    assert page.info.run_name == "mine"
-    assert page.info.status == "FINISHED"
-    assert page.data.params["train.lr"] == str(tracked.train.lr)
-    curve = client.get_metric_history(page.info.run_id, "loss")
+    (mlflow_run,) = client.search_runs([experiment.experiment_id])
+    assert mlflow_run.info.run_name == "mine"
+    assert mlflow_run.info.status == "FINISHED"
+    assert mlflow_run.data.params["train.lr"] == str(tracked.train.lr)
+    curve = client.get_metric_history(mlflow_run.info.run_id, "loss")
     lines = (tmp_path / "outputs" / "mine" / "metrics.jsonl").read_text().splitlines()
     assert [point.step for point in curve] == list(range(1, len(lines) + 1))
 
 
-def test_nothing_is_imported_or_sent_unless_asked(config: RunConfig) -> None:
+def test_mlflow_is_not_imported_unless_configured(config: RunConfig) -> None:
     before = set(sys.modules)
     with tracking.tracked(config, "my_project", "mine", print) as track:
         track({"step": 1, "ends_epoch": True, "loss": 1.0})
     assert not {name for name in set(sys.modules) - before if name.startswith("mlflow")}
 
 
-def test_mlflow_that_is_not_installed_is_told_in_one_line(
+def test_missing_mlflow_is_reported_in_one_line(
     tracked: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", None)
@@ -74,7 +74,7 @@ def test_mlflow_that_is_not_installed_is_told_in_one_line(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_server_that_cannot_be_reached_is_told_before_anything_is_trained(
+def test_unreachable_server_is_reported_before_training(
     tracked: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
@@ -88,7 +88,7 @@ def test_server_that_cannot_be_reached_is_told_before_anything_is_trained(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_resumed_run_goes_on_on_the_same_page(
+def test_resumed_run_continues_the_same_mlflow_run(
     server: str, tracked: RunConfig, tmp_path: Path
 ) -> None:
     for _ in range(2):
@@ -105,15 +105,15 @@ def test_resumed_run_goes_on_on_the_same_page(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_server_that_goes_away_is_told_once_and_stops_nothing(
+def test_lost_server_is_reported_once_and_training_continues(
     server: str, tracked: RunConfig, tmp_path: Path
 ) -> None:
-    said: list[str] = []
-    with tracking.tracked(tracked, "my_project", "mine", said.append) as track:
+    messages: list[str] = []
+    with tracking.tracked(tracked, "my_project", "mine", messages.append) as track:
         for file in tmp_path.glob("mlflow.db*"):
             file.write_bytes(b"")  # the tables are gone
         for step in (1, 2):
             track({"step": step, "ends_epoch": True, "loss": 1.0})
     assert server
-    assert len(said) == 1
-    assert said[0].startswith("tracking: MLflow was lost")
+    assert len(messages) == 1
+    assert messages[0].startswith("tracking: lost MLflow")

@@ -1,4 +1,4 @@
-"""Runs of my_project.train as the tests start them and look at them afterwards."""
+"""Helpers to start runs of my_project.train and inspect their results."""
 
 import hashlib
 import json
@@ -23,11 +23,11 @@ class Ended:
     """How a run ended.
 
     Args:
-        codes: of its processes by rank; negative is a signal's number.
-        stdout: what each of them printed.
-        stderr: the same.
-        events: how many the last process counted; 0 if it was killed.
-        changes: the operations that changed files, by rank, if these were counted.
+        codes: exit code of each process, by rank; -N means killed by signal N.
+        stdout: standard output of each process.
+        stderr: standard error of each process.
+        events: number of events that the last process counted; 0 if it was killed.
+        changes: operations that changed files, by rank, if they were counted.
     """
 
     codes: list[int]
@@ -39,12 +39,12 @@ class Ended:
 
 @dataclass(frozen=True)
 class Settings:
-    """The configuration of a test's runs, as `--set` gives it."""
+    """Configuration overrides of a test's runs, as passed with `--set`."""
 
     values: dict[str, Any] = field(default_factory=dict)
 
     def but(self, **values: Any) -> "Settings":
-        """Return these with other values; `train__epochs` stands for train.epochs."""
+        """Return these settings with changes; `train__epochs` means train.epochs."""
         changed = {key.replace("__", "."): value for key, value in values.items()}
         return Settings({**self.values, **changed})
 
@@ -54,7 +54,7 @@ class Settings:
 
 
 class Trainings:
-    """The server that runs trainings, each in processes of its own."""
+    """The server that runs each training in new processes."""
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
@@ -68,7 +68,7 @@ class Trainings:
     def close(self) -> None:
         self._server.communicate()
 
-    def run(  # noqa: PLR0913 - what a job has
+    def run(  # noqa: PLR0913 - the fields of a job
         self,
         settings: Settings,
         folder: Path,
@@ -80,7 +80,7 @@ class Trainings:
         largest_file: int | None = None,
         environment: dict[str, str] | None = None,
     ) -> Ended:
-        """Train in `folder`/outputs/run unless `more` says otherwise; see `Job` for the rest."""
+        """Train in `folder`/outputs/run unless `more` overrides it; see `Job` for the rest."""
         with tempfile.TemporaryDirectory() as logs:
             job = Job(
                 arguments=[*settings.arguments(), *(more or ("--run-id", "run", "--resume"))],
@@ -118,7 +118,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return what a process is started with: one thread, as the order of a sum depends on it."""
+    """Return a process's environment, with one thread to fix the order of summation."""
     return {**os.environ, "OMP_NUM_THREADS": "1", **more}
 
 
@@ -137,7 +137,7 @@ def command(
 
 
 def torchrun(processes: int, *options: str) -> list[str]:
-    """Return the arguments of Python that start what follows in as many processes."""
+    """Return Python arguments that run the following command in `processes` processes."""
     module = ["-m", "torch.distributed.run", "--standalone"]
     return [*module, "--nproc-per-node", str(processes), *options]
 
@@ -147,23 +147,23 @@ def run_folder(folder: Path) -> Path:
 
 
 def digest(folder: Path) -> str:
-    """Return the SHA-256 of the checkpoint of the run that was started in `folder`."""
+    """Return the SHA-256 of the checkpoint of the run started in `folder`."""
     return hashlib.sha256((run_folder(folder) / "checkpoint.pt").read_bytes()).hexdigest()
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl of the run that was started in `folder`."""
+    """Return the lines of metrics.jsonl of the run started in `folder`."""
     lines = (run_folder(folder) / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
 
 def files(folder: Path) -> list[str]:
-    """Return all that is below `folder`/outputs, digits of steps as they are."""
+    """Return the relative paths of everything below `folder`/outputs."""
     outputs = folder / "outputs"
     return sorted(str(file.relative_to(outputs)) for file in outputs.rglob("*"))
 
 
 def _errors(file: Path) -> str:
-    """Return what a process said on stderr, but for the warning that the driver has no git."""
+    """Return a process's stderr without the warning that the driver has no git."""
     lines = file.read_text().splitlines(keepends=True)
     return "".join(line for line in lines if "will name no commit: git cannot be run" not in line)

@@ -8,13 +8,13 @@ from tests import repository
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the sessions, committed in a repository of its own."""
+    """A copy of the sessions, committed in a new repository."""
     return repository.copy_of_sessions(tmp_path / "a checkout")
 
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Run a command that must exit with 2; return its only line on stderr."""
+    """Run a command that must exit with 2 and one line on stderr; return that line."""
 
     def run(command: Callable[[list[str]], int], *arguments: object) -> str:
         try:

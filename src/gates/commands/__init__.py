@@ -1,4 +1,4 @@
-"""The commands of `python -m gates`, a module each: how to call it, and what it runs.
+"""The commands of `python -m gates`, one module each: its options and what it runs.
 
-`options` is none: it is what they declare alike.
+`options` is not a command: it declares options that several commands share.
 """

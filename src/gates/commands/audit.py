@@ -9,7 +9,7 @@ from gates.commands.options import add_files
 from gates.display import show
 from gates.errors import ExitCode, GateInputError
 
-HELP = "may what is locked be used?"
+HELP = "check that every locked package may be used"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,31 +27,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--database",
         default=os.environ.get("AUDIT_DATABASE"),
         metavar="URL",
-        help="an OSV service (default: AUDIT_DATABASE, else that of the settings)",
+        help="an OSV service (default: AUDIT_DATABASE, else the one in the settings)",
     )
     parser.add_argument(
         "--index",
         default=os.environ.get("AUDIT_INDEX"),
         metavar="URL",
-        help="the package index that is asked for yanked releases (default: AUDIT_INDEX)",
+        help="the package index to query for yanked releases (default: AUDIT_INDEX)",
     )
     parser.add_argument(
         "--base-lock",
         type=Path,
         metavar="FILE",
-        help="the lock before the change: new names are compared with it as well",
+        help="the lock before the change, to compare new names with the ones they replace",
     )
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the verdict, as JSON")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the verdict as JSON")
     parser.add_argument(
         "--record-licences",
         action="store_true",
-        help="write the licences that the index tells of each locked version, and end",
+        help="write the licence of each locked version, as found on the index, and exit",
     )
 
 
 def run(options: argparse.Namespace) -> ExitCode:
-    """Judge, or record."""
-    from gates.files import refuse_to_overwrite  # noqa: PLC0415 - after the options: --help is quick
+    """Judge the lock, or record its licences."""
+    from gates.files import refuse_to_overwrite  # noqa: PLC0415 - deferred: --help stays fast
 
     read = [options.lock, options.settings, options.base_lock]
     if options.record_licences:
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     read.append(options.licences)
     refuse_to_overwrite(read, written=[options.report, options.last_answer])
     from gates.services import UnreachableError  # noqa: PLC0415
-    from gates.supply.audit import Sources, audit  # noqa: PLC0415 - after the options: --help is quick
+    from gates.supply.audit import Sources, audit  # noqa: PLC0415 - deferred: --help stays fast
     from gates.verdicts.verdict import Outcome, publish  # noqa: PLC0415
 
     sources = Sources(
@@ -87,12 +87,12 @@ def _record(options: argparse.Namespace) -> ExitCode:
     from gates.supply.locked import read_lock  # noqa: PLC0415
 
     if not options.index:
-        msg = "audit: --record-licences asks a package index; name one with --index or AUDIT_INDEX"
+        msg = "audit: --record-licences needs a package index; set --index or AUDIT_INDEX"
         raise GateInputError(msg)
-    untold = write_record(read_lock(options.lock), options.index, options.licences)
-    read = load_audit_settings(options.settings).read_by_people
-    unread = [key for key in untold if key.partition("==")[0] not in read]
+    missing = write_record(read_lock(options.lock), options.index, options.licences)
+    exceptions = load_audit_settings(options.settings).read_by_people
+    unreviewed = [key for key in missing if key.partition("==")[0] not in exceptions]
     show(f"licences: {options.licences}")
-    for key in unread:
-        show(f"  {key}: its metadata names none; read its files, then {options.settings}")
-    return ExitCode.FAILED if unread else ExitCode.PASSED
+    for key in unreviewed:
+        show(f"  {key}: its metadata has none; read its files, then add it to {options.settings}")
+    return ExitCode.FAILED if unreviewed else ExitCode.PASSED

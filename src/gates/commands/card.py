@@ -16,29 +16,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="such as outputs/RUN_ID, or the checkpoint in it",
+        help="the run, such as outputs/RUN_ID, or its checkpoint",
     )
     parser.add_argument(
-        "--verdict", type=Path, required=True, metavar="FILE", help="of the evaluation gate"
+        "--verdict",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the evaluation gate's verdict on the run",
     )
     parser.add_argument(
         "--settings",
         type=Path,
         default=Path("configs/model_card.yaml"),
         metavar="FILE",
-        help="what no file can say (default: %(default)s)",
+        help="the parts that people write (default: %(default)s)",
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="where the card goes (default: model_card.md in the run's folder)",
+        help="where to write the card (default: model_card.md in the run's folder)",
     )
 
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Write the card."""
-    from gates.evidence import provenance  # noqa: PLC0415 - after the options, so that --help is quick
+    from gates.evidence import provenance  # noqa: PLC0415 - deferred: --help stays fast
     from gates.files import refuse_to_overwrite, write_text  # noqa: PLC0415
     from gates.report.model_card import load_settings, model_card  # noqa: PLC0415
     from gates.verdicts.verdict import read_verdict  # noqa: PLC0415

@@ -1,11 +1,11 @@
-"""Judge a model's predictions against those of the model in production."""
+"""Judge a model's predictions against the predictions of the model in production."""
 
 import argparse
 from pathlib import Path
 
 from gates.errors import ExitCode
 
-HELP = "is a model no worse than the one in production?"
+HELP = "check that a model is no worse than the one in production"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,19 +14,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--candidate", required=True, metavar="URI", help="predictions.parquet of the new model"
     )
     parser.add_argument(
-        "--policy", type=Path, required=True, metavar="FILE", help="such as configs/gates.yaml"
+        "--policy",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="the limits, such as configs/gates.yaml",
     )
     add_judging_arguments(parser, baseline="predictions.parquet")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the verdict as SVG")
 
 
 def add_judging_arguments(parser: argparse.ArgumentParser, *, baseline: str) -> None:
-    """Declare how a model is judged: the options that a project's own command has as well.
+    """Declare the options for judging a model, which a project's own command shares.
 
     Args:
-        parser: gets `--baseline`, `--no-baseline`, `--fail-if-worse-than`, `--allow-same-model`
-            and `--report`.
-        baseline: which file of the model in production the command takes.
+        parser: receives `--baseline`, `--no-baseline`, `--fail-if-worse-than`,
+            `--allow-same-model` and `--report`.
+        baseline: which file of the model in production the command reads.
     """
     against = parser.add_mutually_exclusive_group(required=True)
     against.add_argument(
@@ -36,7 +40,7 @@ def add_judging_arguments(parser: argparse.ArgumentParser, *, baseline: str) -> 
         "models:/NAME@production",
     )
     against.add_argument(
-        "--no-baseline", metavar="WHY", help="judge a first release, and say why it is one"
+        "--no-baseline", metavar="WHY", help="judge a first release; WHY goes into the verdict"
     )
     parser.add_argument(
         "--fail-if-worse-than",
@@ -48,16 +52,16 @@ def add_judging_arguments(parser: argparse.ArgumentParser, *, baseline: str) -> 
     parser.add_argument(
         "--allow-same-model",
         action="store_true",
-        help="let a model be compared with itself, to try the gate",
+        help="allow comparing a model with itself, to try the gate",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="write the verdict here, as JSON"
+        "--report", type=Path, metavar="FILE", help="write the verdict here as JSON"
     )
 
 
 def run(options: argparse.Namespace) -> ExitCode:
-    """Judge and show the verdict."""
-    # Each takes a moment to import: after the options, so that --help and a typo answer at once.
+    """Judge the model, and show the verdict."""
+    # Slow imports: after the options are parsed, so that --help and typos are answered quickly.
     from gates.evaluation import comparison  # noqa: PLC0415
     from gates.evaluation.policy import load_policy  # noqa: PLC0415
     from gates.evaluation.predictions import open_predictions  # noqa: PLC0415

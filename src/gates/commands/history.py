@@ -1,4 +1,4 @@
-"""Show who was in production, when and why; verify that nobody has changed the record."""
+"""Show which version was in production, when and why; verify that the log is intact."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from gates.display import show
 from gates.errors import ExitCode
 
-HELP = "who was where, when and why"
+HELP = "show which version was in which stage, when and why"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,19 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--against",
         type=Path,
         metavar="FILE",
-        help="verify too that all of an earlier export is still there",
+        help="verify too that every entry of an earlier export is still there",
     )
     parser.add_argument(
         "--export", type=Path, metavar="FILE", help="write the entries as JSON lines"
     )
     parser.add_argument(
-        "--acknowledge", metavar="WHY", help="let a damaged history go on, and say why on record"
+        "--acknowledge", metavar="WHY", help="accept a damaged history, and record why"
     )
 
 
 def run(options: argparse.Namespace) -> ExitCode:
-    """Show, verify, export or acknowledge."""
-    from gates.files import refuse_to_overwrite, write_text  # noqa: PLC0415 - --help is quick
+    """Show, verify, export or acknowledge the history."""
+    from gates.files import refuse_to_overwrite, write_text  # noqa: PLC0415 - deferred: --help stays fast
     from gates.registry import history, report  # noqa: PLC0415
     from gates.registry.address import open_store  # noqa: PLC0415
     from gates.registry.pipeline import Registry  # noqa: PLC0415
@@ -41,15 +41,15 @@ def run(options: argparse.Namespace) -> ExitCode:
     registry = Registry(open_store(), check_name(options.name), say=show)
     if options.acknowledge is not None:
         registry.acknowledge(options.acknowledge)
-    now = report.known(registry)
-    found = now.history
+    snapshot = report.known(registry)
+    found = snapshot.history
     if options.export is not None:
         write_text(options.export, history.export(found))
     if not (options.verify or options.against):
         show(*report.listing(registry.model, found))
         return ExitCode.PASSED
     lost = report.compared(found, options.against) if options.against is not None else []
-    wrong = [*(each.text for each in (*found.problems, *lost)), *now.unexplained]
+    wrong = [*(each.text for each in (*found.problems, *lost)), *snapshot.unexplained]
     show(*report.verification(registry.model, found, wrong))
-    is_whole = not (found.open_problems or lost or now.unexplained)
-    return ExitCode.PASSED if is_whole else ExitCode.FAILED
+    is_intact = not (found.open_problems or lost or snapshot.unexplained)
+    return ExitCode.PASSED if is_intact else ExitCode.FAILED

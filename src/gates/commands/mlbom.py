@@ -8,12 +8,14 @@ from gates.commands.options import add_files
 from gates.display import show
 from gates.errors import ExitCode
 
-HELP = "list what a model was made from, as CycloneDX"
+HELP = "list a model's code, data and files as CycloneDX"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("--run", type=Path, required=True, metavar="FOLDER", help="outputs/RUN_ID")
+    parser.add_argument(
+        "--run", type=Path, required=True, metavar="FOLDER", help="such as outputs/RUN_ID"
+    )
     add_files(
         parser,
         {
@@ -27,28 +29,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("data"),
         metavar="FOLDER",
-        help="searched for the manifest of what it learned from (default: %(default)s)",
+        help="where to search for the training data's manifest (default: %(default)s)",
     )
-    parser.add_argument("--sbom", type=Path, metavar="FILE", help="linked by its digest")
-    parser.add_argument("--wheel", type=Path, metavar="FILE", help="linked by its digest")
+    parser.add_argument("--sbom", type=Path, metavar="FILE", help="list it with its digest")
+    parser.add_argument("--wheel", type=Path, metavar="FILE", help="list it with its digest")
 
 
 def run(options: argparse.Namespace) -> ExitCode:
-    """Write it."""
+    """Write the document."""
     from gates.files import refuse_to_overwrite, write_text  # noqa: PLC0415
     from gates.report.model_card import load_settings  # noqa: PLC0415
-    from gates.supply import sbom  # noqa: PLC0415 - after the options, so that --help is quick
+    from gates.supply import sbom  # noqa: PLC0415 - deferred: --help stays fast
     from gates.supply.mlbom import Evidence, mlbom  # noqa: PLC0415
     from gates.verdicts.verdict import read_verdict  # noqa: PLC0415
 
     read = [options.verdict, options.settings, options.sbom, options.wheel, *options.run.glob("*")]
     refuse_to_overwrite([*read, *options.data.glob("**/*.manifest.json")], written=[options.output])
-    given = {"sbom": options.sbom, "wheel": options.wheel}
+    links = {"sbom": options.sbom, "wheel": options.wheel}
     evidence = Evidence(
         run=options.run,
         verdict=read_verdict(options.verdict),
         data_folder=options.data,
-        links={what: file for what, file in given.items() if file is not None},
+        links={kind: file for kind, file in links.items() if file is not None},
     )
     time = sbom.declared_time(datetime.now(UTC))
     document = mlbom(evidence, load_settings(options.settings), time=time)

@@ -1,4 +1,4 @@
-"""What several commands declare alike."""
+"""Options that several commands share."""
 
 import argparse
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def add_files(parser: argparse.ArgumentParser, defaults: Mapping[str, str]) -> None:
-    """Declare options that name files, each with where it usually is."""
+    """Declare options that name files, each with its default."""
     for option, default in defaults.items():
         shown = "default: %(default)s"
         parser.add_argument(option, type=Path, default=Path(default), metavar="FILE", help=shown)

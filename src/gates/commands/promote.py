@@ -1,4 +1,4 @@
-"""Move a version to staging or production, if it meets every criterion of the policy."""
+"""Move a version to staging or production if it meets every criterion of the policy."""
 
 import argparse
 from pathlib import Path
@@ -6,44 +6,44 @@ from pathlib import Path
 from gates.display import show
 from gates.errors import ExitCode
 
-HELP = "move a version to staging or production, if it meets every criterion"
+HELP = "move a version to staging or production if it meets every criterion"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--name", required=True, metavar="MODEL", help="the model's name")
-    parser.add_argument("--to", required=True, choices=["staging", "production"], help="where to")
+    parser.add_argument("--to", required=True, choices=["staging", "production"], help="the stage")
     parser.add_argument(
         "--version",
         type=int,
         metavar="N",
-        help="which (default: the newest; for production, the one in staging)",
+        help="the version (default: the newest; for production, the one in staging)",
     )
     parser.add_argument(
         "--verdict",
         type=Path,
         metavar="FILE",
-        help="of the evaluation gate, newer than the registered one, as against what is in "
-        "production by now",
+        help="a new verdict of the evaluation gate, for example against the current production "
+        "model (default: the registered one)",
     )
     parser.add_argument("--approver", metavar="NAME", help="who else agrees")
-    parser.add_argument("--why", default="", metavar="TEXT", help="for the history")
+    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for the history")
     parser.add_argument(
         "--policy",
         type=Path,
         default=Path("configs/gates.yaml"),
         metavar="FILE",
-        help="with the criteria (default: %(default)s)",
+        help="the criteria (default: %(default)s)",
     )
     parser.add_argument(
-        "--report", type=Path, metavar="FILE", help="write the verdict here, as JSON"
+        "--report", type=Path, metavar="FILE", help="write the verdict here as JSON"
     )
 
 
 def run(options: argparse.Namespace) -> ExitCode:
-    """Promote, and show the criteria."""
+    """Promote the version, and show the criteria."""
     from gates.evaluation.policy import load_policy  # noqa: PLC0415
-    from gates.files import check_writable, refuse_to_overwrite  # noqa: PLC0415 - --help is quick
+    from gates.files import check_writable, refuse_to_overwrite  # noqa: PLC0415 - deferred: --help stays fast
     from gates.registry.address import open_store  # noqa: PLC0415
     from gates.registry.pipeline import Promotion, Registry  # noqa: PLC0415
     from gates.registry.store import check_name  # noqa: PLC0415
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     refuse_to_overwrite([options.verdict, options.policy], written=[options.report])
     policy = load_policy(options.policy)
     refuse_to_overwrite([policy.declared_data], written=[options.report])
-    check_writable(options.report)  # before anything is moved
+    check_writable(options.report)  # before the stage is changed
     promotion = Promotion(
         stage=options.to,
         number=options.version,

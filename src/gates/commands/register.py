@@ -1,4 +1,4 @@
-"""Keep a run's outputs as a version in the registry."""
+"""Register a run's outputs as a version in the registry."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from gates.display import show
 from gates.errors import ExitCode
 
-HELP = "keep a run as a version in the registry"
+HELP = "register a run as a version in the registry"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("artifacts/verdicts/evaluation.json"),
         metavar="FILE",
-        help="of the evaluation gate on this run (default: %(default)s)",
+        help="the evaluation gate's verdict on this run (default: %(default)s)",
     )
     parser.add_argument(
         "--data-verdict",
@@ -28,17 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="of a gate on the data that the run learned from; may be repeated",
+        help="a data gate's verdict on the run's training data; may be repeated",
     )
     parser.add_argument(
-        "--sbom", type=Path, metavar="FILE", help="the software it was made with, as CycloneDX JSON"
+        "--sbom", type=Path, metavar="FILE", help="the run's software, as CycloneDX JSON"
     )
 
 
 def run(options: argparse.Namespace) -> ExitCode:
-    """Register, and tell the version."""
+    """Register the run, and print the version."""
     from gates.registry.address import open_store  # noqa: PLC0415
-    from gates.registry.pipeline import Registry  # noqa: PLC0415 - after the options: --help is quick
+    from gates.registry.pipeline import Registry  # noqa: PLC0415 - deferred: --help stays fast
     from gates.registry.store import check_name  # noqa: PLC0415
     from gates.registry.submission import read_submission  # noqa: PLC0415
 
@@ -48,6 +48,6 @@ def run(options: argparse.Namespace) -> ExitCode:
     )
     registry = Registry(open_store(make=True), name, say=show)
     version, is_new = registry.register(submission)
-    what = "registered" if is_new else "is registered already, as this checkpoint; nothing to do"
+    what = "registered" if is_new else "is already registered with this checkpoint; nothing to do"
     show(f"{name}: version {version.number} ({version.fact('model_version')}) {what}")
     return ExitCode.PASSED

@@ -1,4 +1,4 @@
-"""Bring production back to the version before, or to another that was there."""
+"""Return production to the previous version, or to another earlier one."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from gates.display import show
 from gates.errors import ExitCode
 
-HELP = "bring production back to an earlier version"
+HELP = "return production to an earlier version"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,21 +16,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--to",
         type=int,
         metavar="VERSION",
-        help="one that was in production (default: the one before the current)",
+        help="a version that was in production (default: the one before the current)",
     )
-    parser.add_argument("--why", default="", metavar="TEXT", help="for the history")
+    parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for the history")
     parser.add_argument(
         "--policy",
         type=Path,
         default=Path("configs/gates.yaml"),
         metavar="FILE",
-        help="which says how the version is tried first (default: %(default)s)",
+        help="how the version is checked first (default: %(default)s)",
     )
 
 
 def run(options: argparse.Namespace) -> ExitCode:
-    """Roll back, and tell what is in production now."""
-    from gates.evaluation.policy import load_policy  # noqa: PLC0415 - after the options: --help is quick
+    """Roll back, and print the version that is in production now."""
+    from gates.evaluation.policy import load_policy  # noqa: PLC0415 - deferred: --help stays fast
     from gates.registry.address import open_store  # noqa: PLC0415
     from gates.registry.pipeline import Registry  # noqa: PLC0415
     from gates.registry.store import check_name  # noqa: PLC0415

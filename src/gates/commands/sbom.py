@@ -8,7 +8,7 @@ from gates.commands.options import add_files
 from gates.display import show
 from gates.errors import ExitCode
 
-HELP = "list what the lock holds, as CycloneDX"
+HELP = "list the locked packages as CycloneDX"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,30 +22,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--output": "artifacts/sbom.cdx.json",
         },
     )
-    parser.add_argument("--project", required=True, metavar="NAME", help="what it is of")
+    parser.add_argument("--project", required=True, metavar="NAME", help="the project's name")
     parser.add_argument(
-        "--package", metavar="NAME", help="list what this package of src/ needs (default: all)"
+        "--package",
+        metavar="NAME",
+        help="list only the dependencies of this package in src/ (default: all)",
     )
     parser.add_argument(
         "--requirements",
         type=Path,
         metavar="FILE",
-        help="what uv exported: list those of the lock that it names (default: all)",
+        help="a uv export: list only the packages in it (default: all)",
     )
     parser.add_argument(
         "--cell",
         metavar="PYTHON-TORCH",
-        help="the one cell whose requirements are listed (default: every cell)",
+        help="list only the requirements of this cell (default: every cell)",
     )
     parser.add_argument(
-        "--check", action="store_true", help="compare the output with the lock, and write nothing"
+        "--check",
+        action="store_true",
+        help="compare the output with the lock instead of writing it",
     )
 
 
 def run(options: argparse.Namespace) -> ExitCode:
-    """Write or compare."""
+    """Write the document, or compare it with the lock."""
     from gates.files import refuse_to_overwrite, sha256, write_text  # noqa: PLC0415
-    from gates.supply import sbom  # noqa: PLC0415 - after the options, so that --help is quick
+    from gates.supply import sbom  # noqa: PLC0415 - deferred: --help stays fast
     from gates.supply.audit_settings import load_audit_settings  # noqa: PLC0415
     from gates.supply.licences import read_record, with_exceptions  # noqa: PLC0415
     from gates.supply.locked import read_lock, read_shipped, select  # noqa: PLC0415
@@ -68,7 +72,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     )
     if found is not None:
         lines = sbom.differences(found, document)
-        show(*(f"{options.output}: {line}" for line in lines or ["is the lock's"]))
+        show(*(f"{options.output}: {line}" for line in lines or ["matches the lock"]))
         return ExitCode.FAILED if lines else ExitCode.PASSED
     write_text(options.output, sbom.as_text(document))
     show(f"sbom: {options.output}: {len(packages)} packages")

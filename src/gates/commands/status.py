@@ -1,11 +1,11 @@
-"""Show which version is where, since when, and who put it there."""
+"""Show which version is in which stage, since when, and who put it there."""
 
 import argparse
 
 from gates.display import show
 from gates.errors import ExitCode
 
-HELP = "which version is where, and since when"
+HELP = "show which version is in which stage, and since when"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,13 +14,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> ExitCode:
-    """Show it; a registry that contradicts its history is a failure."""
+    """Show the status; fail if the registry contradicts its history."""
     from gates.registry.address import open_store  # noqa: PLC0415
-    from gates.registry.pipeline import Registry  # noqa: PLC0415 - after the options: --help is quick
+    from gates.registry.pipeline import Registry  # noqa: PLC0415 - deferred: --help stays fast
     from gates.registry.report import status  # noqa: PLC0415
     from gates.registry.store import check_name  # noqa: PLC0415
 
     registry = Registry(open_store(), check_name(options.name), say=show)
-    lines, is_right = status(registry)
+    lines, is_consistent = status(registry)
     show(*lines)
-    return ExitCode.PASSED if is_right else ExitCode.FAILED
+    return ExitCode.PASSED if is_consistent else ExitCode.FAILED

@@ -1,1 +1,1 @@
-"""What a project's data is: its columns, and what was declared of it."""
+"""A project's data: the types of its columns, and the manifest that declares it."""

@@ -1,7 +1,7 @@
-"""Columns of Parquet files as other programs write them, in the types that are expected here.
+"""Converts columns of Parquet files that other programs wrote to the types expected here.
 
-pandas, polars, DuckDB and Spark each have types of their own for the same values: text as
-large_string, string_view or a dictionary, lists without a fixed size, whole numbers as int64.
+pandas, polars, DuckDB and Spark use different types for the same values: text as large_string,
+string_view or a dictionary, lists without a fixed size, integers as int64.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 
 
 class MisfitError(ValueError):
-    """A value does not fit the type that is expected.
+    """A value does not fit the expected type.
 
     Args:
-        found: what is there instead.
-        row: the first row that has it; None where the column itself is of another kind.
+        found: what was found instead.
+        row: the first row with such a value; None if the whole column has another type.
     """
 
     def __init__(self, found: str, row: int | None = None) -> None:
@@ -25,10 +25,10 @@ class MisfitError(ValueError):
 
 
 def fitted(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
-    """Return the values of `column` as `kind`: text, whole numbers, floats, or lists of these.
+    """Return the values of `column` as `kind`: text, integers, floats, or lists of these.
 
     Raises:
-        MisfitError: they are of another kind, one is missing, or one does not fit.
+        MisfitError: the column has another type, or a value is missing or does not fit.
     """
     return _fitted(pa.concat_arrays(column.chunks) if column.num_chunks else _empty(column), kind)
 
@@ -42,7 +42,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether values of `kind` are lists, of one length or of several."""
+    """Whether values of `kind` are lists, of fixed or variable length."""
     checks = (
         pa.types.is_list,
         pa.types.is_large_list,
@@ -103,7 +103,7 @@ def _is_alike(found: pa.DataType, wanted: pa.DataType) -> bool:
 
 
 def _refuse_where(is_wrong: pa.Array, found: Callable[[int], str]) -> None:
-    """Raise unless no row is wrong; `found` says what is in one."""
+    """Raise if any row is wrong; `found` describes the value in a row."""
     if pc.any(is_wrong).as_py():
         row = int(np.argmax(is_wrong.to_numpy(zero_copy_only=False)))
         raise MisfitError(found(row), row)

@@ -1,4 +1,4 @@
-"""The data that a project declares, in git: what its models learn from and are judged on."""
+"""The manifest in git that declares the data on which a project trains and judges its models."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +17,7 @@ class DeclaredData(BaseModel):
 
     Args:
         format: the format's name and version.
-        digests: SHA-256 of the prepared data: the one in use, and any other that still counts.
+        digests: SHA-256 of the prepared data: the current one, and any other still accepted.
         rows: how many examples each split has, by name.
         columns: the type of each column, by name.
     """
@@ -30,15 +30,15 @@ class DeclaredData(BaseModel):
     columns: dict[str, str]
 
     def to_json(self) -> str:
-        """Return it as its file holds it."""
+        """Return the manifest as the JSON text of its file."""
         return self.model_dump_json(indent=2) + "\n"
 
 
 def read_declared(file: Path) -> DeclaredData:
-    """Return what `file` declares.
+    """Return the manifest in `file`.
 
     Raises:
-        GateInputError: it is missing, or declares nothing.
+        GateInputError: the file is missing, or not a manifest.
     """
     try:
         return DeclaredData.model_validate_json(file.read_bytes())
@@ -46,5 +46,5 @@ def read_declared(file: Path) -> DeclaredData:
         msg = f"{file}: cannot be read ({error.strerror}); promotion.data in the policy names it"
         raise GateInputError(msg) from error
     except ValidationError as error:
-        msg = f"{file}: not a manifest of the format {FORMAT}: {first_problem(error)}"
+        msg = f"{file}: not a manifest in the format {FORMAT}: {first_problem(error)}"
         raise GateInputError(msg) from error

@@ -1,1 +1,1 @@
-"""Whether a candidate is worse than its baseline, from predictions alone."""
+"""Decides from predictions alone whether a candidate is worse than its baseline."""

@@ -1,4 +1,4 @@
-"""Whether a model still answers as the predictions say that were kept of it."""
+"""Checks that a model still gives the answers that its predictions file records."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from gates.evaluation.predictions import Predictions, PredictionsFile, to_table
 
 
 def difference(recorded: PredictionsFile, again: Predictions, *, tolerance: float) -> str | None:
-    """Return in what `recorded` is not what the model answers now; None if it is the same.
+    """Return how `recorded` differs from the model's answers now; None if it does not.
 
-    Every example is compared, and what the data says of it as well: a verdict is no better than
-    the labels and the groups in the predictions that it rests on.
+    Every example is compared, including its label and its groups: a verdict is only as good as
+    the labels and the groups in the predictions behind it.
 
     Args:
-        recorded: the predictions that were kept.
+        recorded: the predictions on file.
         again: what the model predicts now, for all of the held-out examples.
-        tolerance: of probabilities, scores and predicted numbers, because processors round
-            differently. If two classes are that close, either prediction is accepted.
+        tolerance: the allowed difference of probabilities, scores and predicted numbers, because
+            processors round differently. If two classes are that close, either is accepted.
 
     Raises:
         GateInputError: `recorded` is damaged.
@@ -27,34 +27,34 @@ def difference(recorded: PredictionsFile, again: Predictions, *, tolerance: floa
     for what, digest in recorded.digests.items():
         now = str(getattr(again, f"{what}_digest"))
         if digest != now:
-            return f"the predictions name the {what} {digest[:12]}, and it is {now[:12]}"
+            return f"the predictions name the {what} {digest[:12]}; expected {now[:12]}"
     kept, expected = pa.Table.from_batches(recorded.batches()), to_table(again)
     if set(kept.column_names) != set(expected.column_names):
         found, wanted = (", ".join(each.column_names) for each in (kept, expected))
         return f"the predictions have the columns {found}; expected {wanted}"
     if kept["id"].to_pylist() != expected["id"].to_pylist():
-        return f"the predictions are not of the {len(expected):,} held-out examples in their order"
+        return f"the predictions do not list the {len(expected):,} held-out examples in order"
     differs = {
         name: _differs(kept[name], expected[name], tolerance)
         for name in kept.column_names
         if name != "probabilities"
     }
     if again.probabilities is not None:
-        differs.update(_of_probabilities(kept, again.probabilities, tolerance))
+        differs.update(_compare_probabilities(kept, again.probabilities, tolerance))
     for name, is_other in differs.items():
         if is_other.any():
-            return f"{name} of {again.ids[np.argmax(is_other)]} is not what was recorded"
+            return f"{name} of {again.ids[np.argmax(is_other)]} differs from what was recorded"
     return None
 
 
 def _differs(kept: pa.ChunkedArray, now: pa.ChunkedArray, tolerance: float) -> Any:
-    """Return for each example whether a column, which is not of probabilities, differs."""
+    """Return for each example whether a column other than the probabilities differs."""
     if not (pa.types.is_floating(kept.type) and pa.types.is_floating(now.type)):
         return kept.to_numpy() != now.to_numpy()
     return ~np.isclose(kept.to_numpy(), now.to_numpy(), rtol=tolerance, atol=tolerance)
 
 
-def _of_probabilities(
+def _compare_probabilities(
     kept: pa.Table, now: npt.NDArray[np.float64], tolerance: float
 ) -> dict[str, npt.NDArray[np.bool_]]:
     """Return for each example whether its probabilities, or its prediction, differ."""

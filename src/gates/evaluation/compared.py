@@ -1,7 +1,7 @@
-"""One metric of two models on the same examples, and how sure what it says is.
+"""One metric of two models on the same examples, with its tests and intervals.
 
-A difference is what the candidate does better: negative where it is worse, whichever way the metric
-counts.
+A difference is the candidate's advantage. It is negative if the candidate is worse, whether higher
+or lower values of the metric are better.
 """
 
 import math
@@ -25,11 +25,11 @@ class Compared(ABC):
 
     Args:
         n: how many units the tests count.
-        unit: what they are, in the plural: examples, or clusters of examples.
+        unit: what the units are, in the plural: examples, or clusters of examples.
         candidate: the candidate's value.
-        baseline: the baseline's.
-        difference: what the candidate does better.
-        sign: 1 where more is better, -1 where less is.
+        baseline: the baseline's value.
+        difference: the candidate's advantage.
+        sign: 1 if higher is better, -1 if lower is.
     """
 
     n: int
@@ -41,19 +41,19 @@ class Compared(ABC):
 
     @abstractmethod
     def p_value(self, margin: float) -> float:
-        """Return how likely such a result is if the candidate is worse by `margin`."""
+        """Return how likely a result this good is if the candidate is worse by `margin`."""
 
     @abstractmethod
     def harm_p_value(self, margin: float) -> float:
-        """Return how likely such a result is if the candidate is worse by no more than that."""
+        """Return how likely a result this bad is if it is worse by no more than `margin`."""
 
     @abstractmethod
     def interval(self, confidence: float) -> Interval | None:
-        """Return the interval of the difference; None where too few examples give one."""
+        """Return the interval of the difference; None if there are too few examples."""
 
     @abstractmethod
     def n_needed(self, margin: float, rules: EvaluationPolicy) -> int | None:
-        """Return how many units would show it to be no worse by `margin`; None if no number."""
+        """Return how many units would show non-inferiority; None if no number would."""
 
     @abstractmethod
     def is_below(self, floor: float) -> bool:
@@ -61,29 +61,29 @@ class Compared(ABC):
 
     @abstractmethod
     def below_p_value(self, floor: float) -> float:
-        """Return how likely so bad a value is if the candidate's true one is `floor`."""
+        """Return how likely a value this bad is if the candidate's true value is `floor`."""
 
     @abstractmethod
     def candidate_interval(self, confidence: float) -> Interval | None:
-        """Return the interval of the candidate's value; None where too few examples give one."""
+        """Return the interval of the candidate's value; None if there are too few examples."""
 
     @abstractmethod
     def n_to_show_below(self, floor: float, rules: EvaluationPolicy, *, tests: int) -> int:
-        """Return how many units would show a value that is below `floor` to be so.
+        """Return how many units would show that a value is below `floor`.
 
         Args:
-            floor: the bar.
-            rules: says how sure one must be.
-            tests: how many groups are tested at once, by Bonferroni's correction.
+            floor: the worst value that is accepted.
+            rules: the policy, for its alpha and power.
+            tests: how many groups are tested together, for Bonferroni's correction.
         """
 
 
 @dataclass(frozen=True)
 class ComparedShares(Compared):
-    """How often both models are right, of independent examples.
+    """The accuracies of both models on independent examples.
 
     Args:
-        counts: the paired outcomes; at least one.
+        counts: the paired outcomes of at least one example.
     """
 
     counts: PairedCounts
@@ -123,7 +123,7 @@ class ComparedShares(Compared):
         return statistics.tango_interval(self.counts, confidence=confidence)
 
     def n_needed(self, margin: float, rules: EvaluationPolicy) -> int | None:
-        """Return how many examples would show it to be no worse by `margin`."""
+        """Return how many examples would show non-inferiority; None if no number would."""
         if not self.difference > -margin:
             return None
         enough = statistics.sample_size(
@@ -149,7 +149,7 @@ class ComparedShares(Compared):
         return statistics.wilson_interval(right, self.n, confidence=confidence)
 
     def n_to_show_below(self, floor: float, rules: EvaluationPolicy, *, tests: int) -> int:
-        """Return how many examples would show an accuracy that is below `floor` to be so.
+        """Return how many examples would show that the accuracy is below `floor`.
 
         Source: Fleiss, Levin & Paik (2003), Statistical Methods for Rates and Proportions, 2.5.
         """
@@ -163,13 +163,13 @@ class ComparedShares(Compared):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedMeans(Compared):
-    """The mean of a quantity of each example, in pairs, by t tests.
+    """The means of a per-example quantity, compared by paired t tests.
 
     Args:
         ours: the candidate's mean.
-        theirs: the baseline's.
-        gain: the mean of what the candidate does better on each example.
-        sign: 1 where more is better, -1 where less is.
+        theirs: the baseline's mean.
+        gain: the mean of the candidate's advantage on each example.
+        sign: 1 if higher is better, -1 if lower is.
         unit: what the tests count.
     """
 
@@ -196,7 +196,7 @@ class ComparedMeans(Compared):
 
     @property
     def difference(self) -> float:  # type: ignore[override] # computed
-        """What the candidate does better in the mean."""
+        """The candidate's mean advantage."""
         return self.gain.value
 
     def p_value(self, margin: float) -> float:
@@ -212,7 +212,7 @@ class ComparedMeans(Compared):
         return self.gain.interval(confidence=confidence)
 
     def n_needed(self, margin: float, rules: EvaluationPolicy) -> int | None:
-        """Return how many units would show it to be no worse by `margin`."""
+        """Return how many units would show non-inferiority; None if no number would."""
         distance = self.gain.value + margin
         return self.gain.units_needed(distance, alpha=rules.alpha, power=rules.power)
 
@@ -231,7 +231,7 @@ class ComparedMeans(Compared):
         return self.ours.interval(confidence=confidence)
 
     def n_to_show_below(self, floor: float, rules: EvaluationPolicy, *, tests: int) -> int:
-        """Return how many units would show a mean that is worse than `floor` to be so."""
+        """Return how many units would show that the mean is worse than `floor`."""
         distance = abs(self.ours.value - floor)
         alpha = rules.alpha / tests
         needed = self.ours.units_needed(distance, alpha=alpha, power=rules.power)
@@ -241,13 +241,13 @@ class ComparedMeans(Compared):
 def compared_means(
     ours: FloatArray, theirs: FloatArray, clusters: npt.NDArray[np.int64] | None, *, sign: float
 ) -> ComparedMeans:
-    """Compare a quantity of each example.
+    """Compare the means of a per-example quantity.
 
     Args:
-        ours: (n_examples,) the candidate's, at least one.
-        theirs: (n_examples,) the baseline's.
-        clusters: (n_examples,) a number for the cluster of each; None if each is its own.
-        sign: 1 where more is better, -1 where less is.
+        ours: (n_examples,) the candidate's values, at least one.
+        theirs: (n_examples,) the baseline's values.
+        clusters: (n_examples,) the cluster number of each; None if they are independent.
+        sign: 1 if higher is better, -1 if lower is.
     """
     return ComparedMeans(
         ours=mean(ours, clusters),

@@ -1,8 +1,8 @@
 """The evaluation gate: is the candidate no worse than the baseline on the same held-out examples?
 
-Three answers: pass, where it is shown that it is not worse by the margin; fail, where harm is
-shown; inconclusive, where the examples settle neither, with the number of examples that would.
-What is judged, and by which limits, is the policy's: `gates.evaluation.policy`.
+There are three outcomes. Pass: the candidate is shown not to be worse by the margin. Fail: harm is
+shown. Inconclusive: the examples show neither, and the verdict says how many would. The policy sets
+what is judged and by which limits: `gates.evaluation.policy`.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import numpy as np
 from gates.errors import GateInputError
 from gates.evaluation import statistics
 from gates.evaluation.compared import Compared, ComparedShares, compared_means
-from gates.evaluation.over_all import bootstrapped, log_loss, more
+from gates.evaluation.over_all import bootstrapped, describe_needed, log_loss
 from gates.evaluation.pairing import Quantities, Tally, arrays, quantities, tally
 from gates.evaluation.policy import SCORE, EvaluationPolicy, MetricRule, Policy
 from gates.evaluation.predictions import PredictionsFile
@@ -32,10 +32,10 @@ from gates.verdicts.verdict import (
 
 @dataclass(frozen=True)
 class Group:
-    """A part of the examples.
+    """A subset of the examples.
 
     Args:
-        values: the subgroup columns and the values that its examples have; none for all.
+        values: subgroup columns, each with the value that it has here; empty for all examples.
     """
 
     values: tuple[tuple[str, str], ...]
@@ -44,22 +44,22 @@ class Group:
         return ", ".join(f"{name}={value}" for name, value in self.values) or OVERALL
 
 
-_EVERYTHING = Group(())
+_ALL_EXAMPLES = Group(())
 
 
 class _Groups(Protocol):
     """Both models' answers, from which the primary metric of any group is computed."""
 
     def values(self, column: str) -> list[str]:
-        """Return the values that a subgroup column has, sorted."""
+        """Return the values of a subgroup column, sorted."""
 
     def compared(self, group: Group) -> Compared | None:
-        """Return the primary metric in a group; None if no example is in it."""
+        """Return the primary metric in a group; None if the group is empty."""
 
 
 @dataclass(frozen=True)
 class _Counted:
-    """Right answers of independent examples, which are counted."""
+    """The correct answers of both models to independent examples, counted."""
 
     tally: Tally
 
@@ -73,7 +73,7 @@ class _Counted:
 
 @dataclass(frozen=True)
 class _Measured:
-    """A quantity of each example, whose mean is taken."""
+    """A per-example quantity whose mean is the primary metric."""
 
     quantities: Quantities
     rule: MetricRule
@@ -102,26 +102,26 @@ def compare(
     *,
     allow_same_model: bool = False,
 ) -> Verdict:
-    """Judge whether `candidate` is no worse than `baseline`, as the policy defines it.
+    """Judge whether `candidate` is no worse than `baseline`, by the policy's limits.
 
     Args:
         candidate: the predictions of the model that may be promoted.
         baseline: the predictions of the model in production.
-        policy: every limit.
+        policy: all limits.
         allow_same_model: whether both may come from one checkpoint, as in a test of the gate.
 
     Raises:
         GateError: they were not scored on the same examples of the same data, come from the same
-            checkpoint, or lack what the policy asks for.
+            checkpoint, or lack what the policy needs.
     """
     _check_comparable(candidate, baseline, allow_same_model=allow_same_model)
     rules = policy.evaluation
     groups = _read(candidate, baseline, rules)
-    overall, parts = _overall(groups), _parts(groups, rules)
+    overall, by_subgroup = _overall(groups), _by_subgroup(groups, rules)
     findings = [
         _primary(overall, rules),
-        *_floors(overall, parts, rules),
-        *_subgroups(groups, parts, rules),
+        *_floors(overall, by_subgroup, rules),
+        *_subgroups(groups, by_subgroup, rules),
         *_others(candidate, baseline, groups, rules),
     ]
     return Verdict(
@@ -145,32 +145,32 @@ def compare(
 
 
 def accept_without_baseline(candidate: PredictionsFile, policy: Policy, *, why: str) -> Verdict:
-    """Judge a first release, which has nothing to be compared with, by the policy's floors.
+    """Judge a first release, which has no baseline, by the policy's floors.
 
     Args:
         candidate: the predictions of the first model.
-        policy: every limit; of them the floors apply.
+        policy: all limits; only the floors apply.
         why: who decided to go without a baseline, and for what reason.
 
     Raises:
         GateError: no reason is given, the primary metric has no floor, or the predictions lack
-            what the policy asks for.
+            what the policy needs.
     """
     if not why.strip():
-        msg = '--no-baseline: say why there is nothing to compare with, as in "first release"'
+        msg = '--no-baseline: say why there is no baseline, as in "first release"'
         raise GateInputError(msg)
     rules = policy.evaluation
     if rules.primary.floor is None:
-        msg = f"--no-baseline: evaluation.metrics.{rules.primary_name} has no floor, by which a "
-        msg += "first release is judged; add one"
+        msg = f"--no-baseline: evaluation.metrics.{rules.primary_name} has no floor, and a first "
+        msg += "release is judged by floors alone; add one"
         raise GateInputError(msg)
     groups = _read(candidate, candidate, rules)
-    overall, parts = _overall(groups), _parts(groups, rules)
+    overall, by_subgroup = _overall(groups), _by_subgroup(groups, rules)
     findings = [
-        *_floors(overall, parts, rules),
+        *_floors(overall, by_subgroup, rules),
         *(
             _too_small(group, compared, rules)
-            for group, compared in parts.items()
+            for group, compared in by_subgroup.items()
             if not _is_large(compared, rules)
         ),
         *_other_floors(candidate, rules),
@@ -178,7 +178,7 @@ def accept_without_baseline(candidate: PredictionsFile, policy: Policy, *, why: 
     return Verdict(
         gate="evaluation",
         outcome=_outcome(findings),
-        reason=f"{_conclusion(findings, overall, rules)}; compared with nothing",
+        reason=f"{_conclusion(findings, overall, rules)}; not compared with a baseline",
         findings=tuple(findings),
         metrics={rules.primary_name: overall.candidate},
         evidence=_evidence(candidate, policy),
@@ -197,18 +197,18 @@ def _check_comparable(
         raise GateInputError(msg)
     if ours["checkpoint"] == theirs["checkpoint"] and not allow_same_model:
         msg = f"{baseline.name}: comes from the same checkpoint as {candidate.name} "
-        msg += f"({ours['checkpoint'][:12]}), and a model is never worse than itself; name the "
-        msg += "model in production, or say --allow-same-model"
+        msg += f"({ours['checkpoint'][:12]}), and a model is never worse than itself; compare with "
+        msg += "the model in production, or pass --allow-same-model"
         raise GateInputError(msg)
 
 
 def _read(
     candidate: PredictionsFile, baseline: PredictionsFile, rules: EvaluationPolicy
 ) -> _Groups:
-    """Return what the primary metric of any group is computed from.
+    """Return the data from which the primary metric of any group is computed.
 
     Raises:
-        GateInputError: a file lacks what the policy asks for, or is damaged.
+        GateInputError: a file lacks what the policy needs, or is damaged.
     """
     columns = list(rules.subgroups.columns)
     missing = [name for name in columns if name not in candidate.subgroups]
@@ -230,8 +230,8 @@ def _read(
         )
     else:
         if rules.subgroups.correction == "max_t":
-            msg = f"{candidate.name}: has clusters, for which subgroups.correction max_t is not "
-            msg += "there; write holm in the policy"
+            msg = f"{candidate.name}: has clusters, which subgroups.correction: max_t does not "
+            msg += "support; write holm in the policy"
             raise GateInputError(msg)
         wanted = [rules.primary.of]
         found = quantities(candidate, baseline, columns=columns, wanted=wanted)
@@ -242,61 +242,61 @@ def _read(
 
 
 def _needs_losses(candidate: PredictionsFile, rules: EvaluationPolicy) -> bool:
-    """Whether log losses are summed up while examples are counted."""
+    """Whether log losses are summed while the examples are counted."""
     return not candidate.has_clusters and any(
         rule.of == "nll" and not rule.primary for rule in rules.metrics.values()
     )
 
 
 def _check_has(file: PredictionsFile, name: str, rule: MetricRule) -> None:
-    """Refuse a file without what a metric is computed from."""
+    """Refuse a file that lacks what a metric is computed from."""
     metric = f"evaluation.metrics.{name}"
     if rule.of.startswith(SCORE):
         score = rule.of.removeprefix(SCORE)
         if score not in file.scores:
             there = ", ".join(f"{SCORE}{each}" for each in file.scores) or "no scores"
-            msg = f"{file.name}: lacks the column {rule.of}, of which {metric} is the mean; it has "
-            msg += f"{there}"
+            msg = f"{file.name}: lacks the column {rule.of}, whose mean is {metric}; it has {there}"
             raise GateInputError(msg)
         return
     is_error = rule.of in ("absolute_error", "squared_error")
     wanted = "numbers" if is_error else "classes"
     if file.kind != wanted:
-        found = {"classes": "classes", "numbers": "numbers with fractions", None: "scores only"}
-        msg = f"{file.name}: holds {found[file.kind]}, and {metric} ({rule.of}) is of "
-        msg += f"{found[wanted]}; write its label and prediction as such, or judge another metric"
+        found = {"classes": "classes", "numbers": "floats", None: "scores only"}
+        msg = f"{file.name}: holds {found[file.kind]}, but {metric} ({rule.of}) needs "
+        msg += f"{found[wanted]}; write label and prediction as {found[wanted]}, or use another "
+        msg += "metric"
         raise GateInputError(msg)
     if rule.needs_probabilities and not file.has_probabilities:
-        msg = f"{file.name}: has no probabilities, which {metric} needs; write them, or take the "
-        msg += "metric out of the policy"
+        msg = f"{file.name}: has no probabilities, which {metric} needs; write them, or remove the "
+        msg += "metric from the policy"
         raise GateInputError(msg)
 
 
 def _check_values(column: str, expected: list[str], found: list[str], where: str) -> None:
-    """Refuse a subgroup that went missing, or that the policy does not know."""
+    """Refuse a subgroup that has no examples, or that the policy does not name."""
     if not expected:
         return
     for value in expected:
         if value not in found:
-            msg = f"{where}: the subgroup {column}={value}, which the policy names, has no example"
+            msg = f"{where}: the subgroup {column}={value}, which the policy names, has no examples"
             raise GateInputError(msg)
     for value in found:
         if value not in expected:
-            msg = f"{where}: the subgroup {column}={value} is not one that the policy names; "
+            msg = f"{where}: the subgroup {column}={value} is not named in the policy; "
             msg += f"add it to evaluation.subgroups.columns.{column}, or correct the data"
             raise GateInputError(msg)
 
 
 def _overall(groups: _Groups) -> Compared:
-    overall = groups.compared(_EVERYTHING)
+    overall = groups.compared(_ALL_EXAMPLES)
     if overall is None:
-        msg = "the predictions hold no example"
+        msg = "the predictions hold no examples"
         raise GateInputError(msg)
     return overall
 
 
 def groups_of(found: _Groups, rules: EvaluationPolicy) -> list[Group]:
-    """Return the subgroups that the policy names: of each column, then of the intersections."""
+    """Return the policy's subgroups: first those of each column, then the intersections."""
     values = {name: named or found.values(name) for name, named in rules.subgroups.columns.items()}
     single = [Group(((name, value),)) for name, there in values.items() for value in there]
     crossed = [
@@ -308,8 +308,8 @@ def groups_of(found: _Groups, rules: EvaluationPolicy) -> list[Group]:
     return single + crossed
 
 
-def _parts(groups: _Groups, rules: EvaluationPolicy) -> dict[Group, Compared | None]:
-    """Return the primary metric of each subgroup; None for one without an example."""
+def _by_subgroup(groups: _Groups, rules: EvaluationPolicy) -> dict[Group, Compared | None]:
+    """Return the primary metric of each subgroup; None for an empty one."""
     return {group: groups.compared(group) for group in groups_of(groups, rules)}
 
 
@@ -318,11 +318,11 @@ def _is_large(compared: Compared | None, rules: EvaluationPolicy) -> bool:
 
 
 def _large(
-    parts: Mapping[Group, Compared | None], rules: EvaluationPolicy
+    by_subgroup: Mapping[Group, Compared | None], rules: EvaluationPolicy
 ) -> dict[Group, Compared]:
     return {
         group: compared
-        for group, compared in parts.items()
+        for group, compared in by_subgroup.items()
         if compared is not None and _is_large(compared, rules)
     }
 
@@ -335,37 +335,40 @@ def _primary(overall: Compared, rules: EvaluationPolicy) -> Finding:
 def _judge(name: str, rule: MetricRule, overall: Compared, rules: EvaluationPolicy) -> Finding:
     """Judge a mean over all examples against its margin."""
     if rule.require == "report":
-        reason = "reported on, as the policy says"
+        reason = "only reported, as the policy asks"
         return _finding(name, OVERALL, overall, NOT_JUDGED, reason, rules, bar=rule.margin)
     must_be_better = rule.require == "superiority"
     bar = 0.0 if must_be_better else rule.margin
     p_value, needed = overall.p_value(bar), None
     if overall.difference < -rule.margin - _rounding(rule):
-        outcome, reason = Outcome.FAIL, f"at most {rule.margin:.4f} may be lost"
+        outcome, reason = Outcome.FAIL, f"worse by more than the margin of {rule.margin:.4f}"
     elif p_value < rules.alpha:
         outcome = Outcome.PASS
-        reason = "shown to be better" if must_be_better else "shown to be no worse by the margin"
+        shown = "superiority shown" if must_be_better else "non-inferiority shown"
+        reason = shown if must_be_better else f"{shown} at margin {bar:.4f}"
     elif must_be_better and overall.harm_p_value(bar) < rules.alpha:
-        outcome, reason = Outcome.FAIL, "shown to be worse, and better is required"
+        outcome, reason = Outcome.FAIL, "shown to be worse, but superiority is required"
     else:
         outcome, needed = Outcome.INCONCLUSIVE, overall.n_needed(bar, rules)
-        wanted = "better" if must_be_better else f"no worse by {bar:.4f}"
-        reason = f"not shown to be {wanted} at alpha {rules.alpha:g} (p {p_value:.2g}); "
-        reason += more(needed, overall.n, overall.unit)
+        limits = f"alpha {rules.alpha:g} (p {p_value:.2g}); "
+        reason = f"superiority not shown at {limits}"
+        if not must_be_better:
+            reason = f"non-inferiority not shown at margin {bar:.4f}, {limits}"
+        reason += describe_needed(needed, overall.n, overall.unit)
     return _finding(
         name, OVERALL, overall, outcome, reason, rules, bar=bar, p_value=p_value, n_needed=needed
     )
 
 
 def _rounding(rule: MetricRule) -> float:
-    """Return by how much a difference of floats may miss a margin that it is exactly at.
+    """Return the tolerance for a difference that lies exactly at the margin.
 
-    That of accuracies by none: it is one division of counts, rounded as the margin is.
+    Accuracies need none: their difference is one division of counts, rounded as the margin is.
     """
     return 0.0 if rule.of == "correct" else 1e-12
 
 
-def _finding(  # noqa: PLR0913 - its columns, each given by its name
+def _finding(  # noqa: PLR0913 - one argument for each column of a finding
     check: str,
     group: str,
     compared: Compared,
@@ -398,23 +401,23 @@ def _finding(  # noqa: PLR0913 - its columns, each given by its name
 
 
 def _subgroups(
-    groups: _Groups, parts: Mapping[Group, Compared | None], rules: EvaluationPolicy
+    groups: _Groups, by_subgroup: Mapping[Group, Compared | None], rules: EvaluationPolicy
 ) -> list[Finding]:
     """Judge the primary metric of each subgroup against its margin."""
-    large = _large(parts, rules)
+    large = _large(by_subgroup, rules)
     adjusted = dict(zip(large, _adjusted_harm(groups, large, rules), strict=True))
     return [
         _subgroup(group, large[group], adjusted[group], rules)
         if group in large
         else _too_small(group, compared, rules)
-        for group, compared in parts.items()
+        for group, compared in by_subgroup.items()
     ]
 
 
 def _adjusted_harm(
     groups: _Groups, large: Mapping[Group, Compared], rules: EvaluationPolicy
 ) -> list[float]:
-    """Return the p-value of harm of each group, corrected for their number."""
+    """Return the p-value of harm of each group, corrected for the number of groups."""
     if not large:
         return []
     margin = rules.subgroups.margin
@@ -442,14 +445,14 @@ def _subgroup(
         reason = f"worse by more than {margin:.4f}: p {adjusted_harm:.2g} after correction for "
         reason += "the number of subgroups"
     elif rules.subgroups.require == "noninferiority":
-        # Required of every subgroup at once, this needs no correction: a wrong pass of all is
-        # no likelier than one of the worst (Berger 1982, Technometrics 24:295-300).
+        # All subgroups must pass, which needs no correction: wrongly passing all of them is no
+        # likelier than wrongly passing the worst (Berger 1982, Technometrics 24:295-300).
         p_value = compared.p_value(margin)
-        reason = f"shown to be no worse by {margin:.4f}"
+        reason = f"non-inferiority shown at margin {margin:.4f}"
         if not p_value < rules.alpha:
             outcome, needed = Outcome.INCONCLUSIVE, compared.n_needed(margin, rules)
-            reason = f"not shown to be no worse by {margin:.4f} (p {p_value:.2g}); "
-            reason += more(needed, compared.n, compared.unit)
+            reason = f"non-inferiority not shown at margin {margin:.4f} (p {p_value:.2g}); "
+            reason += describe_needed(needed, compared.n, compared.unit)
     return _finding(
         rules.primary_name,
         str(group),
@@ -465,14 +468,14 @@ def _subgroup(
 
 
 def _too_small(group: Group, compared: Compared | None, rules: EvaluationPolicy) -> Finding:
-    """Report a subgroup whose examples say too little, with what the policy makes of it."""
+    """Report a subgroup with too few examples, with the outcome that the policy sets."""
     minimum = rules.subgroups.minimum_examples
-    does = rules.subgroups.too_small
+    too_small = rules.subgroups.too_small
     n, unit = (0, "examples") if compared is None else (compared.n, compared.unit)
     return Finding(
         check=rules.primary_name,
         group=str(group),
-        outcome=NOT_JUDGED if does == "report" else Outcome(does),
+        outcome=NOT_JUDGED if too_small == "report" else Outcome(too_small),
         reason=f"has {n:,} {unit}, fewer than {minimum:,}",
         n=n,
         n_needed=minimum,
@@ -480,10 +483,10 @@ def _too_small(group: Group, compared: Compared | None, rules: EvaluationPolicy)
 
 
 def _floors(
-    overall: Compared, parts: Mapping[Group, Compared | None], rules: EvaluationPolicy
+    overall: Compared, by_subgroup: Mapping[Group, Compared | None], rules: EvaluationPolicy
 ) -> list[Finding]:
-    """Judge the candidate's primary metric against the floors, of all and of each subgroup."""
-    large, name = _large(parts, rules), rules.primary_name
+    """Judge the candidate's primary metric against the floors, overall and by subgroup."""
+    large, name = _large(by_subgroup, rules), rules.primary_name
     floor = rules.subgroups.floor
     p_values = [compared.below_p_value(floor) for compared in large.values()]
     adjusted = statistics.holm(np.array(p_values)).tolist() if p_values else []
@@ -514,7 +517,7 @@ def _floor(  # noqa: PLR0913 - as in `_finding`
     *,
     tests: int = 1,
 ) -> Finding:
-    """Judge whether the candidate is above `floor`; below it, whether that is shown."""
+    """Judge whether the candidate meets `floor` and, if not, whether that is significant."""
     value = compared.candidate
     outcome, reason, needed = Outcome.PASS, f"not below {floor:.4f}", None
     sign = compared.sign
@@ -522,13 +525,12 @@ def _floor(  # noqa: PLR0913 - as in `_finding`
         reason = f"not above {floor:.4f}"
     if compared.is_below(floor):
         outcome = Outcome.FAIL if p_value < rules.alpha else Outcome.INCONCLUSIVE
-        shown = "shown to be" if outcome == Outcome.FAIL else "not shown to be"
+        significant = "significantly" if outcome == Outcome.FAIL else "but not significantly"
         side = "below the floor" if sign > 0 else "above the limit"
-        reason = f"{name} {value:.4f} is {side} {floor:.4f}; {shown} so on more "
-        reason += f"{compared.unit} (p {p_value:.2g})"
+        reason = f"{name} {value:.4f} is {side} {floor:.4f}, {significant} (p {p_value:.2g})"
     if outcome == Outcome.INCONCLUSIVE:
         needed = compared.n_to_show_below(floor, rules, tests=tests)
-        reason += f"; {more(needed, compared.n, compared.unit)}"
+        reason += f"; {describe_needed(needed, compared.n, compared.unit)}"
     interval = compared.candidate_interval(rules.confidence)
     limits = None
     if interval is not None:
@@ -557,7 +559,7 @@ def _others(
     groups: _Groups,
     rules: EvaluationPolicy,
 ) -> list[Finding]:
-    """Judge every other metric of the policy on all examples."""
+    """Judge all metrics but the primary one, on all examples."""
     findings: list[Finding] = []
     in_memory = None
     for name, rule in rules.metrics.items():
@@ -571,8 +573,8 @@ def _others(
             findings += _floor_of_all(name, rule, overall, rules)
         else:
             if candidate.has_clusters:
-                msg = f"{candidate.name}: has clusters, and evaluation.metrics.{name} is computed "
-                msg += "over independent examples only; take the metric out of the policy"
+                msg = f"{candidate.name}: has clusters, but evaluation.metrics.{name} needs "
+                msg += "independent examples; remove the metric from the policy"
                 raise GateInputError(msg)
             in_memory = in_memory or arrays(candidate, baseline)
             findings.append(bootstrapped(name, rule, in_memory, rules))
@@ -580,7 +582,7 @@ def _others(
 
 
 def _other_floors(candidate: PredictionsFile, rules: EvaluationPolicy) -> list[Finding]:
-    """Judge every other metric that has a floor, without a baseline."""
+    """Judge all metrics with a floor but the primary one, without a baseline."""
     return [
         finding
         for name, rule in rules.metrics.items()
@@ -599,7 +601,7 @@ def _outcome(findings: list[Finding]) -> Outcome:
 
 
 def _conclusion(findings: list[Finding], overall: Compared, rules: EvaluationPolicy) -> str:
-    """Return one sentence: the overall figures, then the findings that decided."""
+    """Return one sentence: the overall figures, then the findings that decided the outcome."""
     first = findings[0]
     is_compared = not is_floor(first.check)
     before = f"{first.reference:.4f} -> " if is_compared else ""
@@ -611,9 +613,9 @@ def _conclusion(findings: list[Finding], overall: Compared, rules: EvaluationPol
     if outcome == Outcome.PASS:
         return f"{start}: {first.reason}"
     decisive = [each for each in findings if each.outcome == outcome]
-    told = "; ".join(f"{each.check}, {each.group}: {each.reason}" for each in decisive[:3])
+    details = "; ".join(f"{each.check}, {each.group}: {each.reason}" for each in decisive[:3])
     rest = f"; and {len(decisive) - 3} more" if len(decisive) > 3 else ""  # noqa: PLR2004
-    return f"{start}: {told}{rest}"
+    return f"{start}: {details}{rest}"
 
 
 def _figures(findings: list[Finding]) -> dict[str, float]:
@@ -633,9 +635,7 @@ def _evidence(candidate: PredictionsFile, policy: Policy) -> dict[str, str]:
 
 
 def _unproved(*files: PredictionsFile) -> dict[str, str]:
-    """Return what must be known of predictions whose content no digest vouches for."""
+    """Return a note on predictions without a digest of their content."""
     names = [file.name for file in files if not file.is_sealed]
-    told = (
-        f"nothing shows that {' and '.join(names)} is as it was written: it has no content_digest"
-    )
-    return {"unproved": told} if names else {}
+    note = f"no content_digest in {' and '.join(names)}; later changes would go unnoticed"
+    return {"unproved": note} if names else {}

@@ -1,7 +1,7 @@
-"""How sure a mean over examples is, where examples in one cluster depend on each other.
+"""Means over examples, with standard errors that allow for dependence within clusters.
 
-The mean is that of all examples alike; its standard error counts clusters. Where every example is a
-cluster of its own, this is the t test of a textbook.
+All examples have the same weight in the mean; its standard error counts clusters. If every example
+is its own cluster, this is the textbook t test.
 
 Source: Cameron & Miller (2015), "A Practitioner's Guide to Cluster-Robust Inference", Journal of
 Human Resources 50:317-372, section II, with t critical values of G - 1 degrees of freedom (VI.D).
@@ -19,7 +19,7 @@ from gates.evaluation.statistics import Interval
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_ENOUGH = 2  # fewer units have no spread
+_MINIMUM_UNITS = 2  # a single unit has no spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Mean:
 
     Args:
         value: the mean.
-        standard_error: of it; None where fewer than two units say nothing of their spread.
-        units: how many examples or, where they are in clusters, clusters it rests on.
+        standard_error: of the mean; None if there are fewer than two units.
+        units: the number of clusters, or of examples if there are no clusters.
     """
 
     value: float
@@ -37,14 +37,14 @@ class Mean:
     units: int
 
     def p_value_above(self, bound: float) -> float:
-        """Return how likely so large a mean is if the true one is `bound`, or less.
+        """Return how likely a mean this large is if the true mean is `bound` or less.
 
-        Where all examples are alike, the mean is taken for the true one.
+        If all examples have the same value, that value counts as the true mean.
         """
         return self._p_value(self.value - bound)
 
     def p_value_below(self, bound: float) -> float:
-        """Return how likely so small a mean is if the true one is `bound`, or more."""
+        """Return how likely a mean this small is if the true mean is `bound` or more."""
         return self._p_value(bound - self.value)
 
     def _p_value(self, distance: float) -> float:
@@ -57,7 +57,7 @@ class Mean:
         return float(t.sf(distance / self.standard_error, self.units - 1))
 
     def interval(self, *, confidence: float) -> Interval | None:
-        """Return the two-sided t interval of the mean; None where there is none."""
+        """Return the two-sided t interval of the mean; None without a standard error."""
         if self.standard_error is None:
             return None
         from scipy.stats import t  # noqa: PLC0415 - as above
@@ -66,21 +66,21 @@ class Mean:
         return Interval(self.value - reach, self.value + reach)
 
     def units_needed(self, distance: float, *, alpha: float, power: float) -> int | None:
-        """Return how many units would show the mean to be away from a bound.
+        """Return how many units would show on which side of a bound the mean lies.
 
         Args:
-            distance: how far it is from the bound now.
-            alpha: the largest chance of a wrong conclusion.
-            power: the chance of reaching it.
+            distance: how far the mean is from the bound, negative on the wrong side.
+            alpha: the largest probability of a wrong conclusion.
+            power: the probability of reaching the right one.
 
         Returns:
-            More than there are now; None where no number would do.
+            A number above the current one; None if no number would be enough.
 
         Source: Chow, Shao, Wang & Lokhnygina (2018), Sample Size Calculations in Clinical
         Research, section 3.2.
         """
         if self.standard_error is None:
-            return _ENOUGH
+            return _MINIMUM_UNITS
         if not distance > 0:
             return None
         z_alpha, z_power = (NormalDist().inv_cdf(share) for share in (1 - alpha, power))
@@ -94,7 +94,7 @@ def mean(values: FloatArray, clusters: IntArray | None = None) -> Mean:
 
     Args:
         values: (n_examples,) at least one.
-        clusters: (n_examples,) a number for the cluster of each; None if each is its own.
+        clusters: (n_examples,) the cluster number of each; None if they are independent.
     """
     value = float(values.mean())
     deviations = values - value
@@ -104,10 +104,10 @@ def mean(values: FloatArray, clusters: IntArray | None = None) -> Mean:
         _, members = np.unique(clusters, return_inverse=True)
         totals = np.bincount(members, weights=deviations)
     units = len(totals)
-    if units < _ENOUGH:
+    if units < _MINIMUM_UNITS:
         return Mean(value=value, standard_error=None, units=units)
     variance = units / (units - 1) * float(totals @ totals) / len(values) ** 2
-    # What is left where all values are one is the rounding of their mean.
+    # If all values are equal, any variance left is the rounding of their mean.
     if math.sqrt(variance) <= 1e-14 * max(1.0, abs(value)):
         variance = 0.0
     return Mean(value=value, standard_error=math.sqrt(variance), units=units)

@@ -6,21 +6,21 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-# A model that rules out the truth has an infinite loss, and then no mean says anything.
+# A probability of 0 for the true class would make its loss, and so every mean loss, infinite.
 SMALLEST_PROBABILITY = 1e-12
 
 CALIBRATION_BINS = 15
 
 
 def log_losses(labels: IntArray, probabilities: FloatArray) -> FloatArray:
-    """Return how surprised the model is by each true class, in nats.
+    """Return the negative log-likelihood of each true class, in nats.
 
     Args:
         labels: (n_examples,) true classes, from 0.
         probabilities: (n_examples, n_classes).
 
     Returns:
-        (n_examples,) at most 27.6, as no probability counts as less than 1e-12.
+        (n_examples,) at most 27.6, because smaller probabilities count as 1e-12.
     """
     of_truth = probabilities[np.arange(len(labels)), labels]
     return -np.log(np.maximum(of_truth, SMALLEST_PROBABILITY))
@@ -32,9 +32,9 @@ def negative_log_likelihood(labels: IntArray, probabilities: FloatArray) -> floa
 
 
 def expected_calibration_error(labels: IntArray, probabilities: FloatArray) -> float:
-    """Return how far confidence is from accuracy, in the mean over examples.
+    """Return the mean gap between confidence and accuracy over all examples.
 
-    Examples are put into 15 bins of equal width by the probability of their predicted class.
+    Examples are sorted into 15 bins of equal width by the probability of their predicted class.
 
     Source: Guo et al. (2017), On Calibration of Modern Neural Networks, ICML, section 2.
     """
@@ -45,15 +45,15 @@ def expected_calibration_error(labels: IntArray, probabilities: FloatArray) -> f
 def calibration(
     labels: IntArray, probabilities: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return what a reliability diagram shows, for each of 15 bins of confidence.
+    """Return the data of a reliability diagram with 15 bins of confidence.
 
     Returns:
-        Three times (n_bins,): the number of examples, the sum of their confidences, and the
-        number predicted right.
+        Three arrays of shape (n_bins,): the number of examples, the sum of their confidences, and
+        the number of correct predictions.
     """
     confidence = probabilities.max(axis=1)
     is_right = probabilities.argmax(axis=1) == labels
-    # The upper edge belongs to its bin, so that certainty is in the last one.
+    # A bin includes its upper edge, so that a confidence of 1 falls into the last bin.
     bins = np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1
     bins = bins.clip(0, CALIBRATION_BINS - 1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Metrics that are computed over all examples together, compared by a bootstrap of pairs."""
+"""Metrics that are computed over all examples together, compared by a paired bootstrap."""
 
 import math
 from collections.abc import Callable
@@ -20,22 +20,22 @@ from gates.verdicts.verdict import NOT_JUDGED, OVERALL, Finding, Outcome
 
 Metric = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64]], float]
 
-# At the margin a difference of floats must not fail by a last bit.
+# A difference exactly at the margin must not fail because of float rounding.
 _ROUNDING = 1e-12
 
 
-def more(needed: int | None, n: int, unit: str = "examples") -> str:
-    """Say how many examples, or clusters, would settle what `n` do not."""
+def describe_needed(needed: int | None, n: int, unit: str = "examples") -> str:
+    """Return how many examples, or clusters, would settle a question that `n` leave open."""
     if needed is None:
         return f"no number of {unit} would settle it at this difference"
-    return f"{needed:,} {unit} would settle it, {needed - n:,} more"
+    return f"{needed:,} {unit} would settle it, {needed - n:,} more than now"
 
 
 def log_loss(name: str, rule: MetricRule, counted: Tally, rules: EvaluationPolicy) -> Finding:
-    """Judge the mean log loss by the sums that were taken while examples were counted."""
+    """Judge the mean log loss from sums taken while the examples were counted."""
     sums, n = counted.losses(), counted.counts({}).n
     if n == 1:
-        msg = "one example has no spread, so that its log loss cannot be judged; score more"
+        msg = "one example has no spread, so its log loss cannot be judged; score more examples"
         raise GateInputError(msg)
     interval = statistics.mean_interval(
         sums.gain, sums.gain_squared, n, confidence=rules.confidence
@@ -54,7 +54,7 @@ def log_loss(name: str, rule: MetricRule, counted: Tally, rules: EvaluationPolic
 def bootstrapped(
     name: str, rule: MetricRule, paired: PairedArrays, rules: EvaluationPolicy
 ) -> Finding:
-    """Judge a metric by the BCa interval of what the candidate gains on it."""
+    """Judge a metric by the BCa interval of the candidate's gain."""
     metric, sign = _metric_of(name, rule), rule.sign
 
     def values(rows: npt.NDArray[np.int64] | slice) -> tuple[float, float]:
@@ -102,14 +102,14 @@ def _call(
         msg = f"metric {name}: raised {type(error).__name__}: {error}"
         raise GateInputError(msg) from error
     if not math.isfinite(value):
-        msg = f"metric {name}: is {value} on {len(labels):,} examples; expected a number"
+        msg = f"metric {name}: is {value} on {len(labels):,} examples; expected a finite number"
         raise GateInputError(msg)
     return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """A metric of both models, with the interval of what the candidate gains."""
+    """A metric of both models, with the interval of the candidate's gain."""
 
     name: str
     candidate: float
@@ -120,20 +120,20 @@ class _Measured:
 
 
 def _metric(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> Finding:
-    """Judge a metric by the interval of what the candidate gains on it."""
+    """Judge a metric by the interval of the candidate's gain."""
     needed = None
     outcome: Outcome | Literal["not judged"]
     if rule.require == "report":
-        outcome, reason = NOT_JUDGED, "reported on, as the policy says"
+        outcome, reason = NOT_JUDGED, "only reported, as the policy asks"
     elif measured.gain < -rule.margin - _ROUNDING:
-        outcome, reason = Outcome.FAIL, f"at most {rule.margin:.4f} may be lost"
+        outcome, reason = Outcome.FAIL, f"worse by more than the margin of {rule.margin:.4f}"
     elif measured.interval.low > -rule.margin:
-        outcome, reason = Outcome.PASS, "shown to be no worse by the margin"
+        outcome, reason = Outcome.PASS, f"non-inferiority shown at margin {rule.margin:.4f}"
     else:
         outcome = Outcome.INCONCLUSIVE
         needed = _n_needed(measured, rule, rules)
-        reason = f"not shown to be no worse by {rule.margin:.4f} at alpha {rules.alpha:g}; "
-        reason += more(needed, measured.n)
+        reason = f"non-inferiority not shown at margin {rule.margin:.4f}, alpha {rules.alpha:g}; "
+        reason += describe_needed(needed, measured.n)
     return Finding(
         check=measured.name,
         group=OVERALL,
@@ -151,7 +151,7 @@ def _metric(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> F
 
 
 def _n_needed(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> int | None:
-    """Return how many examples would bring the interval clear of the margin."""
+    """Return how many examples would move the interval clear of the margin."""
     distance = measured.gain + rule.margin
     if not distance > 0:
         return None

@@ -1,8 +1,8 @@
 """Two models' predictions of the same examples, joined by id and counted.
 
-Files of any size: what is larger than memory is first split by a hash of the id into parts on
-disk, which are joined one after the other (a Grace hash join: Kitsuregawa, Tanaka and Moto-oka
-(1983), New Generation Computing 1:63-74).
+Files may be larger than memory: they are then split on disk into partitions by a hash of the id,
+which are joined one after the other (a Grace hash join: Kitsuregawa, Tanaka and Moto-oka (1983),
+New Generation Computing 1:63-74).
 """
 
 import contextlib
@@ -25,13 +25,13 @@ from gates.evaluation.policy import SCORE
 from gates.evaluation.predictions import PredictionsFile, named
 from gates.evaluation.statistics import PairedCounts
 
-# Examples that are joined in memory at a time, some 200 bytes each with what joining them takes.
+# Examples that are joined in memory at a time; joining takes about 200 bytes for each.
 _IN_MEMORY = 2_000_000
 
 _CLUSTER = "cluster"
 _MODELS = ("candidate", "baseline")
 
-# Before the names of subgroup columns, which are the project's, and may be those of ours.
+# A prefix, because a project's subgroup column may have the same name as one of ours.
 _SUBGROUP = "subgroup "
 
 Number = TypeVar("Number", np.int64, np.float64)
@@ -45,10 +45,10 @@ class LossSums:
     """Sums of log losses over the examples of a group, in nats.
 
     Args:
-        candidate: of the candidate.
-        baseline: of the baseline.
-        gain: of baseline minus candidate: positive where the candidate is better.
-        gain_squared: of its squares.
+        candidate: the candidate's losses.
+        baseline: the baseline's losses.
+        gain: baseline minus candidate, positive if the candidate is better.
+        gain_squared: the squares of the gains.
     """
 
     candidate: float
@@ -59,21 +59,21 @@ class LossSums:
 
 @dataclass(frozen=True)
 class Tally:
-    """How both models did, for each combination of subgroup values.
+    """Counts of paired outcomes, for each combination of subgroup values.
 
     Args:
-        cells: a row for each combination, with its subgroup columns as "subgroup NAME", the
-            counts of paired outcomes, and the sums of losses where they were asked for.
+        cells: one row per combination, with its subgroup columns as "subgroup NAME", the counts
+            of paired outcomes, and the sums of losses if they were asked for.
     """
 
     cells: pa.Table
 
     def values(self, column: str) -> list[str]:
-        """Return the values that a subgroup column has, sorted."""
+        """Return the values of a subgroup column, sorted."""
         return sorted(set(self.cells[_SUBGROUP + column].to_pylist()))
 
     def members(self, group: Mapping[str, str]) -> npt.NDArray[np.bool_]:
-        """Return which cells, (n_cells,), are in the group with these values; empty for all."""
+        """Return which cells, (n_cells,), are in a group; an empty group selects all."""
         chosen = np.ones(len(self.cells), dtype=np.bool_)
         for column, value in group.items():
             chosen &= pc.equal(self.cells[_SUBGROUP + column], value).to_numpy()
@@ -84,7 +84,7 @@ class Tally:
         return np.stack([self.cells[name].to_numpy() for name in _OUTCOMES], axis=1)
 
     def counts(self, group: Mapping[str, str]) -> PairedCounts:
-        """Return the paired outcomes in the group with these values; of all if none is given."""
+        """Return the paired outcomes in a group; an empty group selects all."""
         sums = self.outcomes()[self.members(group)].sum(axis=0).tolist()
         return PairedCounts(**dict(zip(_OUTCOMES, sums, strict=True)))
 
@@ -96,10 +96,10 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedArrays:
-    """Both models' probabilities in memory, for metrics that are no sum over examples.
+    """Both models' probabilities in memory, for metrics that are not sums over examples.
 
-    In the order of the ids, so that what is drawn at random does not depend on the files' order,
-    and read-only: a metric of the project's own gets them as they are.
+    They are sorted by id, so that random draws do not depend on the order of the files, and
+    read-only, because a project's own metric receives them directly.
 
     Args:
         labels: (n_examples,) true classes.
@@ -119,25 +119,24 @@ def tally(
     columns: Sequence[str],
     with_losses: bool,
 ) -> Tally:
-    """Return how both models did, for each combination of the values of `columns`.
+    """Return the paired outcomes for each combination of the values of `columns`.
 
-    The subgroups are those of the candidate's file. Memory does not grow with the number of
-    examples.
+    The subgroups come from the candidate's file. Memory does not grow with the number of examples.
 
     Args:
         candidate: the model that may be promoted.
-        baseline: the model in production; the candidate's own file if there is none.
+        baseline: the model in production; the candidate's file if there is none.
         columns: subgroup columns.
-        with_losses: whether to sum up log losses; both files then need probabilities.
+        with_losses: whether to sum log losses; both files then need probabilities.
 
     Raises:
-        GateInputError: an example is missing in one file or there twice, a label or a
-            subgroup differs between the two, or a file is damaged.
+        GateInputError: an example is missing in one file or repeated, a label or a subgroup
+            differs between the two, or a file is damaged.
     """
 
     def narrow(batch: pa.RecordBatch) -> pa.RecordBatch:
         kept = {"id": batch["id"], "label": batch["label"]}
-        # A baseline may lack the subgroups: they are the candidate's.
+        # A baseline may lack the subgroups, which come from the candidate.
         there = [name for name in columns if name in batch.schema.names]
         kept |= {_SUBGROUP + name: batch[name] for name in there}
         kept["right"] = pc.equal(batch["label"], batch["prediction"])
@@ -153,18 +152,18 @@ def tally(
 
 @dataclass(frozen=True)
 class Quantities:
-    """Quantities of each example, of both models, in memory, sorted by id.
+    """Per-example quantities of both models, in memory, sorted by id.
 
     Args:
-        table: for each quantity the columns ("candidate", NAME) and ("baseline", NAME), its
-            subgroup columns as "subgroup NAME", and `cluster` where the examples are in clusters.
+        table: for each quantity the columns "candidate NAME" and "baseline NAME", the subgroup
+            columns as "subgroup NAME", and `cluster` if the examples are in clusters.
     """
 
     table: pa.Table
 
     @property
     def clusters(self) -> npt.NDArray[np.int64] | None:
-        """(n_examples,) a number for the cluster of each example; None if there are none."""
+        """(n_examples,) the cluster number of each example; None without clusters."""
         if _CLUSTER not in self.table.column_names:
             return None
         encoded = _array(self.table[_CLUSTER]).dictionary_encode()
@@ -172,11 +171,11 @@ class Quantities:
         return found
 
     def values(self, column: str) -> list[str]:
-        """Return the values that a subgroup column has, sorted."""
+        """Return the values of a subgroup column, sorted."""
         return sorted(set(self.table[_SUBGROUP + column].to_pylist()))
 
     def members(self, group: Mapping[str, str]) -> npt.NDArray[np.bool_]:
-        """Return which examples, (n_examples,), are in the group; all for an empty one."""
+        """Return which examples, (n_examples,), are in a group; an empty group selects all."""
         chosen = np.ones(len(self.table), dtype=np.bool_)
         for column, value in group.items():
             chosen &= pc.equal(self.table[_SUBGROUP + column], value).to_numpy()
@@ -195,12 +194,12 @@ def quantities(
     columns: Sequence[str],
     wanted: Sequence[str],
 ) -> Quantities:
-    """Return quantities of each example, of both models.
+    """Return per-example quantities of both models.
 
     Args:
         candidate: the model that may be promoted.
-        baseline: the model in production; the candidate's own file if there is none.
-        columns: subgroup columns, which are those of the candidate's file.
+        baseline: the model in production; the candidate's file if there is none.
+        columns: subgroup columns, which come from the candidate's file.
         wanted: `correct`, `nll`, `absolute_error`, `squared_error` or `score.NAME`.
 
     Raises:
@@ -241,7 +240,7 @@ def arrays(candidate: PredictionsFile, baseline: PredictionsFile) -> PairedArray
     """Return both models' probabilities, in memory.
 
     Raises:
-        GateInputError: as for `tally`, or the two do not have the same classes.
+        GateInputError: as for `tally`, or the two differ in their number of classes.
     """
 
     def narrow(batch: pa.RecordBatch) -> pa.RecordBatch:
@@ -254,7 +253,7 @@ def arrays(candidate: PredictionsFile, baseline: PredictionsFile) -> PairedArray
             ours.append(_labels_and_probabilities(candidate_part))
             theirs.append(_labels_and_probabilities(baseline_part))
     if len({probabilities.shape[1] for _, probabilities in (*ours, *theirs)}) > 1:
-        msg = f"{candidate.name} and {baseline.name}: do not have as many classes"
+        msg = f"{candidate.name} and {baseline.name}: differ in their number of classes"
         raise GateInputError(msg)
     order = pc.sort_indices(pa.chunked_array([chunk for part in ids for chunk in part.chunks]))
     return PairedArrays(
@@ -273,7 +272,7 @@ def _in_order(parts: Sequence[npt.NDArray[Number]], order: pa.Array) -> npt.NDAr
 def _labels_and_probabilities(
     rows: pa.RecordBatch | pa.Table,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return labels (n,) and probabilities (n, n_classes) of checked rows, of at least one."""
+    """Return labels (n,) and probabilities (n, n_classes) of checked rows, at least one."""
     column = rows["probabilities"]
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return rows["label"].to_numpy(), column.flatten().to_numpy().reshape(len(rows), -1)
@@ -299,9 +298,9 @@ def _count(
 
 
 def _sum_up(table: pa.Table, columns: Sequence[str], *, with_losses: bool) -> pa.Table:
-    """Return the sums of the figures of `table` for each combination of `columns`, sorted."""
+    """Return the sums of counts and losses for each combination of `columns`, sorted."""
     figures = [*_OUTCOMES, *(_LOSSES if with_losses else ())]
-    # Threads would add up floats in an order of their own each time.
+    # Threads would add floats in a different order each time.
     grouped = table.group_by(list(columns), use_threads=False)
     sums = grouped.aggregate([(name, "sum") for name in figures])
     sums = sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names])
@@ -313,16 +312,17 @@ def _joined_parts(
     baseline: PredictionsFile,
     narrow: Callable[[pa.RecordBatch], pa.RecordBatch],
 ) -> Generator[tuple[pa.Table, pa.Table], None, None]:
-    """Yield rows of both files, as `narrow` leaves them, the same example in the same place.
+    """Yield the rows of both files, reduced by `narrow`, with the same example in the same row.
 
-    Some at least each time, sorted by id: a float sum of losses depends on the order.
+    Each pair of tables has at least one row. They are sorted by id, because the float sum of losses
+    depends on the order.
     """
-    parts = math.ceil(max(candidate.n, baseline.n) / _IN_MEMORY)
+    partitions = math.ceil(max(candidate.n, baseline.n) / _IN_MEMORY)
     with contextlib.ExitStack() as stack:
-        ours = _split(candidate, narrow, parts, stack)
-        theirs = ours if baseline is candidate else _split(baseline, narrow, parts, stack)
-        for part in range(parts):
-            both = _joined(ours(part), theirs(part), candidate.name, baseline.name)
+        ours = _split(candidate, narrow, partitions, stack)
+        theirs = ours if baseline is candidate else _split(baseline, narrow, partitions, stack)
+        for partition in range(partitions):
+            both = _joined(ours(partition), theirs(partition), candidate.name, baseline.name)
             if len(both[0]):
                 yield both
 
@@ -330,38 +330,40 @@ def _joined_parts(
 def _split(
     file: PredictionsFile,
     narrow: Callable[[pa.RecordBatch], pa.RecordBatch],
-    parts: int,
+    partitions: int,
     stack: contextlib.ExitStack,
 ) -> Callable[[int], pa.Table]:
-    """Return what gives the rows of each part of `file`; equal ids are in the same part."""
-    if parts == 1:
+    """Return a reader of each partition of `file`; equal ids are in the same partition."""
+    if partitions == 1:
         table = pa.Table.from_batches([narrow(batch) for batch in file.batches()])
         return lambda _: table
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gates-")))
     with contextlib.ExitStack() as writers:
         streams: dict[int, pa.RecordBatchFileWriter] = {}
         for batch in map(narrow, file.batches()):
-            # A hash of our own: Python's differs from process to process.
-            hashes = [zlib.crc32(text.encode()) % parts for text in batch["id"].to_pylist()]
-            for part, rows in _rows_of_parts(np.array(hashes)):
-                if part not in streams:
-                    path = str(folder / f"{part}.arrow")
-                    streams[part] = writers.enter_context(pa.ipc.new_file(path, batch.schema))
-                streams[part].write_batch(batch.take(pa.array(rows)))
-    return lambda part: _read_part(folder / f"{part}.arrow", batch.schema)
+            # Not Python's hash, which differs from process to process.
+            hashes = [zlib.crc32(text.encode()) % partitions for text in batch["id"].to_pylist()]
+            for partition, rows in _rows_of_partitions(np.array(hashes)):
+                if partition not in streams:
+                    path = str(folder / f"{partition}.arrow")
+                    streams[partition] = writers.enter_context(pa.ipc.new_file(path, batch.schema))
+                streams[partition].write_batch(batch.take(pa.array(rows)))
+    return lambda partition: _read_partition(folder / f"{partition}.arrow", batch.schema)
 
 
-def _read_part(file: Path, schema: pa.Schema) -> pa.Table:
+def _read_partition(file: Path, schema: pa.Schema) -> pa.Table:
     if not file.exists():
         return schema.empty_table()
     with pa.OSFile(str(file)) as stream:
         return pa.ipc.open_file(stream).read_all()
 
 
-def _rows_of_parts(hashes: npt.NDArray[np.int64]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+def _rows_of_partitions(
+    hashes: npt.NDArray[np.int64],
+) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
     order = np.argsort(hashes, kind="stable")
-    parts, starts = np.unique(hashes[order], return_index=True)
-    yield from zip(parts.tolist(), np.split(order, starts[1:]), strict=True)
+    partitions, starts = np.unique(hashes[order], return_index=True)
+    yield from zip(partitions.tolist(), np.split(order, starts[1:]), strict=True)
 
 
 def _joined(
@@ -388,22 +390,22 @@ def _joined(
 
 
 def _sorted(table: pa.Table, name: str) -> pa.Table:
-    """Return `table` sorted by id, which must name one example each."""
+    """Return `table` sorted by id; every id must be unique."""
     table = table.sort_by("id")
     ids = _array(table["id"])
     is_repeated = pc.equal(ids[1:], ids[:-1])
     if pc.any(is_repeated).as_py():
         repeated = pc.unique(ids[1:].filter(is_repeated))
-        msg = f"{name}: has more than once {named(repeated)}"
+        msg = f"{name}: has duplicates of {named(repeated)}"
         raise GateInputError(msg)
     return table
 
 
 def _check_all_in(table: pa.Table, other: pa.Table, name: str, other_name: str) -> None:
     found = pc.is_in(table["id"], value_set=_array(other["id"]))
-    strangers = table["id"].filter(pc.invert(found))
-    if len(strangers):
-        msg = f"{other_name}: lacks, of the examples of {name}, {named(strangers)}"
+    missing = table["id"].filter(pc.invert(found))
+    if len(missing):
+        msg = f"{other_name}: unlike {name}, lacks {named(missing)}"
         raise GateInputError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Pictures, as SVG that reads in black and white and is the same each time it is drawn."""
+"""Plots as SVG files that are legible in black and white and identical each time."""
 
 import io
 import warnings
@@ -15,8 +15,8 @@ from gates.display import in_one_line
 from gates.files import atomic_write
 from gates.verdicts.verdict import Finding, Outcome, Verdict
 
-# Text stays text, so that it can be found, and no formula, even with a $ in it; ids are not those
-# of this moment.
+# Text stays searchable text, and a $ in it does not start a formula. A fixed salt makes the ids
+# reproducible.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gates",
@@ -24,15 +24,15 @@ _STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 
-# Marks that differ without colour.
+# Markers that differ without colour.
 _MARKS = {Outcome.PASS: "o", Outcome.FAIL: "X", Outcome.INCONCLUSIVE: "s"}
 
 
 @contextmanager
 def figure(width: float, height: float, file: Path) -> Iterator[Figure]:
-    """Give an empty figure, in inches, that is written to `file` when the block ends well."""
+    """Yield an empty figure, sized in inches, that is written to `file` if the block succeeds."""
     with mpl.rc_context(_STYLE), warnings.catch_warnings():
-        # The reader's fonts draw the letters; ours lack some, which only moves the margins.
+        # The reader's fonts draw the text; a glyph that ours lack only moves the margins.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         drawn = Figure(figsize=(width, height), layout="constrained")
         yield drawn
@@ -43,19 +43,19 @@ def figure(width: float, height: float, file: Path) -> Iterator[Figure]:
 
 
 def draw_verdict(verdict: Verdict, file: Path) -> None:
-    """Draw each difference with its interval against the limit it must stay above.
+    """Draw each difference with its interval and the limit that it must stay above.
 
-    What was not judged, and what has no interval, is left out; so are floors that hold.
+    Findings that were not judged or have no interval are left out, and so are floors that were met.
 
     Args:
         verdict: of any gate.
-        file: where the SVG goes.
+        file: where to write the SVG.
 
     Raises:
         GateInputError: the file cannot be written.
     """
     shown = [finding for finding in verdict.shown if _has_interval(finding)]
-    # Metrics have units of their own: each kind of check gets axes of its own.
+    # Metrics differ in unit, so each check gets its own axes.
     checks = list(dict.fromkeys(finding.check for finding in shown))
     rows = [[finding for finding in shown if finding.check == check] for check in checks]
     heights = [len(part) + 2 for part in rows] or [1]
@@ -66,7 +66,7 @@ def draw_verdict(verdict: Verdict, file: Path) -> None:
             _draw_check(axis, check, findings)
         if not checks:
             axes[0].set_axis_off()
-            axes[0].text(0.5, 0.5, "nothing has an interval to draw", ha="center")
+            axes[0].text(0.5, 0.5, "no finding has an interval to draw", ha="center")
 
 
 def _has_interval(finding: Finding) -> bool:
@@ -87,7 +87,7 @@ def _draw_check(axis: Axes, check: str, findings: list[Finding]) -> None:
     axis.set_ylim(len(findings) - 0.4, -0.6)
     confidence = findings[0].confidence
     interval = f", {confidence:.0%} interval" if confidence is not None else ""
-    axis.set_xlabel(f"{check}: what the candidate is better by{interval}; dotted: the limit")
+    axis.set_xlabel(f"{check}: how much better the candidate is{interval}; dotted: the limit")
     for outcome in dict.fromkeys(Outcome(finding.outcome) for finding in findings):
         _mark(axis, [], [], outcome, label=str(outcome))
     axis.legend(loc="lower right", fontsize=7, framealpha=1)

@@ -1,4 +1,4 @@
-"""The policy: every limit that a gate judges by, from `configs/gates.yaml`."""
+"""The policy: all limits that the gates judge by, from `configs/gates.yaml`."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ from gates.display import show_error
 from gates.errors import ConfigError
 from gates.functions import PATTERN
 
-# Quantities of each example, whose mean is a metric: two models are compared in pairs by them.
+# Per-example quantities whose mean is a metric; two models are compared on them in pairs.
 PER_EXAMPLE = ("correct", "nll", "absolute_error", "squared_error")
 SCORE = "score."
 # Computed over all examples together.
@@ -24,20 +24,19 @@ Requirement = Literal["noninferiority", "superiority", "report"]
 
 
 class MetricRule(Section):
-    """What the whole test split must show on a metric.
+    """What a metric must show on the whole test split.
 
     Args:
-        primary: whether it is the one that subgroups are judged by, and whose margin
-            `--fail-if-worse-than` replaces.
-        of: a quantity of each example, whose mean is the metric: `correct`, `nll`,
-            `absolute_error`, `squared_error` or `score.NAME`; or `ece`, or `module:name` of a
-            function of labels (n_examples,) and probabilities (n_examples, n_classes) that
-            returns a number.
-        better: which way it counts.
-        margin: how much of it may be lost, in its own unit; of `correct` a fraction.
-        floor: the worst value that passes, with a baseline or without; None for any.
-        require: whether the candidate must be shown to be no worse, or to be better; or is only
-            reported on.
+        primary: whether subgroups are judged by this metric and `--fail-if-worse-than` replaces
+            its margin.
+        of: a per-example quantity whose mean is the metric: `correct`, `nll`, `absolute_error`,
+            `squared_error` or `score.NAME`; or `ece`; or `module:name` of a function that takes
+            labels (n_examples,) and probabilities (n_examples, n_classes) and returns a number.
+        better: whether higher or lower values are better.
+        margin: how much may be lost, in the metric's unit; a fraction for `correct`.
+        floor: the worst value that passes, with or without a baseline; None for no floor.
+        require: whether the candidate must be shown to be no worse or to be better, or the metric
+            is only reported.
     """
 
     primary: bool = False
@@ -49,17 +48,17 @@ class MetricRule(Section):
 
     @property
     def sign(self) -> float:
-        """1 where more is better, -1 where less is."""
+        """1 if higher is better, -1 if lower is."""
         return 1.0 if self.better == "higher" else -1.0
 
     @property
     def is_mean(self) -> bool:
-        """Whether it is the mean of a quantity of each example."""
+        """Whether it is the mean of a per-example quantity."""
         return self.of in PER_EXAMPLE or self.of.startswith(SCORE)
 
     @property
     def needs_probabilities(self) -> bool:
-        """Whether it is computed from the probabilities of classes."""
+        """Whether it is computed from class probabilities."""
         return self.of == "nll" or not self.is_mean
 
     @model_validator(mode="after")
@@ -75,19 +74,21 @@ class MetricRule(Section):
             raise ValueError(msg)
         wanted = {"correct": "higher"}.get(self.of, "lower")
         if (self.of in PER_EXAMPLE or self.of in _OVER_ALL) and self.better != wanted:
-            msg = f"of {self.of}, {wanted} is better; write better: {wanted}"
+            msg = f"for {self.of}, {wanted} is better; write better: {wanted}"
             raise ValueError(msg)
         if not self.is_mean and self.floor is not None:
-            msg = f"floor: judged of a mean over examples only, and {self.of} is none; take it out"
+            msg = f"floor: only a mean over examples has a floor, and {self.of} is not one; "
+            msg += "remove it"
             raise ValueError(msg)
         if not self.is_mean and self.require == "superiority":
-            msg = f"require: superiority is judged of a mean over examples, and {self.of} is none"
+            msg = f"require: superiority needs a mean over examples, and {self.of} is not one; "
+            msg += "write noninferiority or report"
             raise ValueError(msg)
         return self
 
 
 class _AccuracyRule(Section):
-    """The accuracy of the form that policies had at first."""
+    """The accuracy in the first policy format."""
 
     margin: float = Field(ge=0, lt=1)
     floor: float = Field(ge=0, le=1)
@@ -95,7 +96,7 @@ class _AccuracyRule(Section):
 
 
 class _FirstMetricRule(Section):
-    """A metric of the form that policies had at first."""
+    """A metric in the first policy format."""
 
     margin: float = Field(ge=0)
     function: str | None = Field(default=None, pattern=PATTERN)
@@ -106,15 +107,15 @@ class SubgroupRule(Section):
     """What each subgroup must show.
 
     Args:
-        columns: the values that each subgroup column must have; empty for those it has.
-        intersections: pairs of columns whose combinations are subgroups as well.
-        margin: how much of the primary metric a subgroup may lose, in its unit.
-        floor: the worst value of it with which a subgroup passes.
-        minimum_examples: a subgroup with fewer is not judged, but reported; of examples in
-            clusters, the clusters count.
-        too_small: what such a subgroup does to the verdict.
-        require: whether harm must not be shown, or non-inferiority be shown, for each.
-        correction: how the p-values of all subgroups are adjusted for their number.
+        columns: the values that each subgroup column must have; empty to accept any values.
+        intersections: pairs of columns whose combinations are also subgroups.
+        margin: how much of the primary metric a subgroup may lose, in the metric's unit.
+        floor: the worst value of the primary metric with which a subgroup passes.
+        minimum_examples: a subgroup with fewer examples (or clusters, if there are any) is reported
+            but not judged.
+        too_small: how such a subgroup affects the verdict.
+        require: whether a subgroup passes unless harm is shown, or only if non-inferiority is.
+        correction: how p-values are adjusted for the number of subgroups.
     """
 
     columns: dict[str, list[str]]
@@ -138,7 +139,7 @@ class SubgroupRule(Section):
 
     @model_validator(mode="after")
     def _names_each_subgroup_once(self) -> Self:
-        # Twice the same one would count as two in the correction for their number.
+        # A repeated subgroup would count twice in the correction for their number.
         pairs = [" and ".join(sorted(pair)) for pair in self.intersections]
         for where, names in (*self.columns.items(), ("intersections", pairs)):
             repeated = [name for name in names if names.count(name) > 1]
@@ -152,12 +153,12 @@ class EvaluationPolicy(Section):
     """How two models are compared.
 
     Args:
-        alpha: the largest chance of a wrong pass, and of a wrong alarm, at a bar.
-        power: the chance of settling the question with the number of examples asked for.
-        metrics: on the whole test split, by name; one of them is primary.
-        subgroups: on parts of it.
-        resamples: of the bootstrap.
-        seed: of its random numbers.
+        alpha: the largest probability of a wrong pass, and of a false alarm, in a test.
+        power: the probability that the suggested number of examples settles a question.
+        metrics: rules for the whole test split, by name; exactly one is primary.
+        subgroups: rules for its subgroups.
+        resamples: the number of bootstrap resamples.
+        seed: the seed of the bootstrap.
     """
 
     alpha: float = Field(gt=0, lt=0.5)
@@ -169,7 +170,7 @@ class EvaluationPolicy(Section):
 
     @property
     def confidence(self) -> float:
-        """Of a two-sided interval that agrees with one-sided tests at `alpha`."""
+        """The confidence of a two-sided interval that agrees with one-sided tests at `alpha`."""
         return 1 - 2 * self.alpha
 
     @property
@@ -179,18 +180,18 @@ class EvaluationPolicy(Section):
 
     @property
     def primary_name(self) -> str:
-        """Its name."""
+        """The name of the primary metric."""
         return next(name for name, rule in self.metrics.items() if rule.primary)
 
     @property
     def limits(self) -> dict[str, str | int | float | bool]:
-        """The limits, by dotted names, as a verdict notes them."""
+        """The limits by dotted names, as a verdict records them."""
         leaves = flat(self.model_dump()).items()
         return {key: value for key, value in leaves if isinstance(value, str | int | float | bool)}
 
     @model_validator(mode="after")
     def _can_show_harm(self) -> Self:
-        # No p-value of a bootstrap is smaller: with fewer resamples nothing could ever fail.
+        # No bootstrap p-value is below 1 / (resamples + 1), so with fewer nothing could ever fail.
         if not 1 / (self.resamples + 1) < self.alpha:
             msg = f"resamples must be more than 1 / alpha = {1 / self.alpha:g}, got "
             msg += f"{self.resamples}"
@@ -202,27 +203,27 @@ class EvaluationPolicy(Section):
         names = [name for name, rule in self.metrics.items() if rule.primary]
         if len(names) != 1:
             found = f"{', '.join(names)} are" if names else "none is"
-            msg = f"metrics: exactly one is primary, and {found}; write primary: true in one"
+            msg = f"metrics: exactly one must be primary, but {found}; write primary: true in one"
             raise ValueError(msg)
         rule = self.primary
         if not rule.is_mean or rule.require == "report":
-            msg = f"metrics.{names[0]} is primary, so it must be the mean of a quantity of each "
-            msg += "example, with require: noninferiority or superiority"
+            msg = f"metrics.{names[0]} is primary, so it must be the mean of a per-example "
+            msg += "quantity, with require: noninferiority or superiority"
             raise ValueError(msg)
         if rule.of == "correct" and not (
             self.subgroups.margin < 1 and 0 <= self.subgroups.floor <= 1
         ):
-            msg = "subgroups: margin and floor are fractions, as those of correct are"
+            msg = "subgroups: margin and floor are fractions if the primary metric has of: correct"
             raise ValueError(msg)
         if rule.of != "correct" and self.subgroups.correction == "max_t":
-            msg = f"subgroups.correction: max_t is for correct only, and {names[0]} is primary; "
-            msg += "write holm"
+            msg = "subgroups.correction: max_t needs a primary metric with of: correct, but "
+            msg += f"{names[0]} is primary; write holm"
             raise ValueError(msg)
         return self
 
 
 class _FirstEvaluationPolicy(Section):
-    """The form that policies had at first: accuracy has a section of its own."""
+    """The first policy format, in which accuracy has its own section."""
 
     alpha: float = Field(gt=0, lt=0.5)
     power: float = Field(gt=0, lt=1)
@@ -237,7 +238,7 @@ class _FirstEvaluationPolicy(Section):
         for name, rule in self.metrics.items():
             given = (rule.function is not None, rule.higher_is_better is not None)
             if name in _FIRST_BUILT_IN and any(given):
-                msg = f"metrics.{name} is built in: give its margin only"
+                msg = f"metrics.{name} is built in: give only its margin"
                 raise ValueError(msg)
             if name not in _FIRST_BUILT_IN and not all(given):
                 msg = f"metrics.{name} is not one of {', '.join(_FIRST_BUILT_IN)}: give its "
@@ -246,8 +247,8 @@ class _FirstEvaluationPolicy(Section):
         return self
 
     @property
-    def in_the_form_of_today(self) -> dict[str, Any]:
-        """The same limits, as nested mappings."""
+    def in_current_format(self) -> dict[str, Any]:
+        """The same limits in the current format, as nested mappings."""
         tree = self.model_dump()
         accuracy = {"primary": True, "of": "correct", "better": "higher", **tree.pop("accuracy")}
         metrics: dict[str, Any] = {"accuracy": accuracy}
@@ -265,15 +266,15 @@ _FIRST_BUILT_IN = ("nll", "ece")
 
 
 class StageRule(Section):
-    """What a version must show before it moves to one stage, besides a verdict that is a pass.
+    """What a version needs before it moves to a stage, besides a passing verdict.
 
     Args:
-        data_gates: gates whose verdict on the data of the run must be a pass, by name.
-        sbom: whether the list of its software must be there.
-        clean_source: whether a commit must say all of what it was made from.
+        data_gates: names of the gates whose verdict on the run's data must be a pass.
+        sbom: whether it must have a bill of its software.
+        clean_source: whether all of its source must be in one commit.
         hours_in_staging: how long it must have been in staging.
-        approver: whether somebody must agree, and whether that must be another person than the
-            one who promotes.
+        approver: whether somebody must approve, and whether that must be somebody other than the
+            person who promotes.
     """
 
     data_gates: list[Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]]
@@ -287,14 +288,14 @@ class PromotionPolicy(Section):
     """How a model gets from the registry to production.
 
     Args:
-        smoke: `module:name` of a function that loads the model from a folder with the files of a
-            version, lets it answer, and raises if the answers are not what they must be.
-        data: the file in which the project declares its data, from the policy's own folder. A
-            verdict counts on that data, or on what production was judged on.
+        smoke: `module:name` of a function that loads the model from a folder with a version's
+            files, runs it, and raises if its answers are wrong.
+        data: the file in which the project declares its data, relative to the policy's folder. A
+            verdict must be on that data, or on the data that production was judged on.
         attested_by: the workflow that must have signed the checkpoint and its provenance, as
-            OWNER/NAME/.github/workflows/FILE; or none.
-        staging: what a version must show before it goes there.
-        production: what it must show besides being in staging.
+            OWNER/NAME/.github/workflows/FILE; or `none`.
+        staging: what a version needs before it moves to staging.
+        production: what it needs in addition to being in staging.
     """
 
     smoke: str = Field(pattern=PATTERN)
@@ -323,13 +324,13 @@ class _FirstFile(Section):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A policy as its file has it.
+    """A policy as read from its file.
 
     Args:
         evaluation: how two models are compared.
         digest: SHA-256 of the file.
-        promotion: how a model gets to production; None where the file does not say.
-        folder: where the file is.
+        promotion: how a model gets to production; None if the file does not define it.
+        folder: the file's folder.
     """
 
     evaluation: EvaluationPolicy
@@ -339,21 +340,21 @@ class Policy:
 
     @property
     def declared_data(self) -> Path | None:
-        """The file in which the project declares its data; None where there is no promotion."""
+        """The file in which the project declares its data; None without a promotion policy."""
         return self.folder / self.promotion.data if self.promotion else None
 
     def with_margin(self, margin: float | None) -> "Policy":
-        """Return the policy with another margin of the primary metric, if one is given.
+        """Return the policy with `margin` for the primary metric, if one is given.
 
         Raises:
-            ConfigError: it is negative, or no fraction where the metric is one.
+            ConfigError: the margin is negative, or not a fraction where the metric needs one.
         """
         if margin is None:
             return self
         rules = self.evaluation
         is_share = rules.primary.of == "correct"
         if not (0 <= margin < (1 if is_share else math.inf)):
-            expected = "a fraction in [0, 1)" if is_share else "a number from 0"
+            expected = "a fraction in [0, 1)" if is_share else "a number >= 0"
             msg = f"--fail-if-worse-than: must be {expected}, got {margin:g}"
             msg += "; for two percentage points write 0.02" if is_share else ""
             raise ConfigError(msg)
@@ -368,7 +369,7 @@ def load_policy(file: Path) -> Policy:
     Raises:
         ConfigError: the file is missing or malformed, or a limit in it is not allowed.
     """
-    # Read once: the digest is of what was parsed, even where the file is a pipe.
+    # Read once, so that the digest is of what was parsed, even if the file is a pipe.
     content = read_bytes(file)
     parsed = _parse(parse_yaml(content, where=str(file)), where=str(file))
     digest = hashlib.sha256(content).hexdigest()
@@ -381,16 +382,14 @@ def load_policy(file: Path) -> Policy:
 
 
 def _parse(tree: Any, *, where: str) -> _File:
-    """Return a policy in the form of today, from that or from the first one."""
+    """Return a policy in the current format, converted if it is in the first one."""
     evaluation = tree.get("evaluation") if isinstance(tree, dict) else None
     if not isinstance(evaluation, dict) or "accuracy" not in evaluation:
         return validate(_File, tree, where=where)
     first = validate(_FirstFile, tree, where=where)
     margin = first.evaluation.accuracy.margin
     show_error(
-        f"{where}: evaluation.accuracy is an old form, which is still read; write it as a metric: "
+        f"{where}: evaluation.accuracy is an old format that still works; write it as a metric: "
         f"accuracy: {{primary: true, of: correct, better: higher, margin: {margin:g}, …}}"
     )
-    return validate(
-        _File, {**tree, "evaluation": first.evaluation.in_the_form_of_today}, where=where
-    )
+    return validate(_File, {**tree, "evaluation": first.evaluation.in_current_format}, where=where)

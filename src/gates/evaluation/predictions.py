@@ -1,12 +1,12 @@
 """Predictions of a model on held-out examples: the file by which a project is judged.
 
-A Parquet file with a row for each example. Every one has an `id`. A classifier has a `label`, a
-`prediction` (whole numbers) and perhaps `probabilities`; a regression has a `label` and a
-`prediction` with fractions; anything else has a column `score.NAME` for each quantity whose mean is
-a metric. `cluster` names what makes examples depend on each other, such as a customer or a
-document. Each further column of text, whole numbers or booleans is a kind of subgroup; other
-columns are ignored. The metadata names the digests of the data, the checkpoint and the
-configuration, and of the content itself, so that no damage goes unnoticed.
+It is a Parquet file with one row per example. Every row has an `id`. A classifier has a `label` and
+a `prediction` (integers), and optionally `probabilities`; a regression has a `label` and a
+`prediction` (floats); any other model has a column `score.NAME` for each quantity whose mean is a
+metric. `cluster` names what makes examples depend on each other, such as a customer or a document.
+Each further column of text, integers or booleans defines subgroups; other columns are ignored. The
+metadata holds the digests of the data, the checkpoint and the configuration, and of the content
+itself, so that damage is noticed.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ from gates.files import atomic_write
 
 _PROBABILITIES, _CLUSTER, _SCORE = "probabilities", "cluster", "score."
 _ANSWERS = ("label", "prediction")
-_BESIDES = ("id", *_ANSWERS, _PROBABILITIES, _CLUSTER)  # with the scores, all but subgroups
+_RESERVED = ("id", *_ANSWERS, _PROBABILITIES, _CLUSTER)  # these and scores are not subgroups
 _LIST = pa.list_(pa.float64())
-_ROWS = 131_072  # in one batch, of some 20 MB with ten classes
+_ROWS = 131_072  # in one batch, about 20 MB with ten classes
 # Probabilities come from a softmax in single precision or better.
 _SUM_TOLERANCE = 1e-3
-# What pyarrow raises on a damaged file, besides its own: a name that is no UTF-8, a length of
-# exabytes.
+# On a damaged file, pyarrow raises more than its own errors: for a name that is not UTF-8, say, or
+# a length of exabytes.
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError)
 
 
-# (n_examples,) int64 of a classifier or float64 of a regression; None where there are scores only.
-# A checker of types could not tell which, so every use would have to say it again.
+# (n_examples,) int64 for a classifier, float64 for a regression; None if there are only scores.
+# A type checker could not tell which, so every use would need a cast.
 Answers = Any
 
 
@@ -50,16 +50,16 @@ class Predictions:
 
     Args:
         ids: (n_examples,) unique names of the examples.
-        labels: (n_examples,) the true classes, or the true values of a regression; None where
-            there are scores only.
-        predictions: (n_examples,) the predicted ones.
+        labels: (n_examples,) the true classes, or the true values of a regression; None if there
+            are only scores.
+        predictions: (n_examples,) the predicted classes or values.
         data_digest: SHA-256 of the data that the examples come from.
-        checkpoint_digest: SHA-256 of the checkpoint that predicted.
+        checkpoint_digest: SHA-256 of the checkpoint that made the predictions.
         config_digest: SHA-256 of the configuration of the run, if there is one.
         probabilities: (n_examples, n_classes) or None.
-        scores: (n_examples,) a quantity of each example whose mean is a metric, by its name.
+        scores: (n_examples,) per-example quantities whose means are metrics, by name.
         clusters: (n_examples,) what each example shares with those that it depends on, or None.
-        subgroups: (n_examples,) values of each subgroup column, by its name.
+        subgroups: (n_examples,) the values of each subgroup column, by name.
     """
 
     ids: npt.NDArray[np.str_]
@@ -75,7 +75,7 @@ class Predictions:
 
 
 def write_predictions(predictions: Predictions, file: Path) -> None:
-    """Write `predictions` to `file` as Parquet, whole or not at all.
+    """Write `predictions` to `file` as Parquet, atomically.
 
     Raises:
         GateInputError: the file cannot be written.
@@ -96,7 +96,7 @@ def write_predictions(predictions: Predictions, file: Path) -> None:
 
 
 def to_table(predictions: Predictions) -> pa.Table:
-    """Return `predictions` as the table that is written: a row for each example."""
+    """Return `predictions` as the table that is written, with one row per example."""
     columns: dict[str, pa.Array] = {"id": pa.array(predictions.ids.tolist(), pa.string())}
     for name, answers in zip(_ANSWERS, (predictions.labels, predictions.predictions), strict=True):
         if answers is not None:
@@ -127,13 +127,13 @@ class PredictionsFile:
         path: where it is.
         name: what errors call it.
         n: how many examples it has.
-        kind: what its labels are; None where it has scores only.
+        kind: what its labels are; None if it has only scores.
         has_probabilities: whether it has the column `probabilities`.
         has_clusters: whether it has the column `cluster`.
         scores: the names of its columns `score.NAME`, without `score.`.
         subgroups: the names of its subgroup columns.
-        digests: SHA-256 of its `data`, `checkpoint` and, if it names one, `config`.
-        is_sealed: whether it names the digest of its content, so that a change is noticed.
+        digests: SHA-256 of its `data`, `checkpoint` and, if there is one, `config`.
+        is_sealed: whether it holds the digest of its content, so that a change is noticed.
     """
 
     path: Path
@@ -152,7 +152,7 @@ class PredictionsFile:
 
         Raises:
             GateInputError: a value is missing or not allowed, or the content is not what was
-                written; told at the latest when the last batch has been read.
+                written; raised no later than after the last batch.
         """
         content = _Content()
         rows = classes = 0
@@ -173,20 +173,20 @@ class PredictionsFile:
             written = _metadata(parquet).get("content_digest")
         digests = {f"{key}_digest": digest for key, digest in self.digests.items()}
         if rows != self.n or (written is not None and written != content.digest(digests)):
-            msg = f"{self.name}: damaged, or changed since: its content is not what was written; "
-            msg += "write it anew with: python -m PROJECT.eval"
+            msg = f"{self.name}: damaged or changed: its content is not what was written; "
+            msg += "write it again with: python -m PROJECT.eval"
             raise GateInputError(msg)
 
 
 def open_predictions(file: Path, *, name: str | None = None) -> PredictionsFile:
-    """Return the file of predictions at `file`, its form checked and its content not yet read.
+    """Return the predictions file at `file`, with its columns checked but its content not yet read.
 
     Args:
         file: where it is.
-        name: what errors call it, if not by its path.
+        name: what errors call it instead of its path.
 
     Raises:
-        GateInputError: it is missing, damaged or empty, or lacks a column or a digest.
+        GateInputError: the file is missing, damaged or empty, or lacks a column or a digest.
     """
     name = name or str(file)
     with _readable(name), _opened(file) as parquet:
@@ -195,7 +195,7 @@ def open_predictions(file: Path, *, name: str | None = None) -> PredictionsFile:
         n: int = parquet.metadata.num_rows
     _check_columns(schema, metadata, name)
     if not n > 0:
-        msg = f"{name}: holds no example"
+        msg = f"{name}: holds no examples"
         raise GateInputError(msg)
     kinds = ("data", "checkpoint", "config")
     digests = {kind: metadata[f"{kind}_digest"] for kind in kinds if f"{kind}_digest" in metadata}
@@ -218,10 +218,10 @@ def open_predictions(file: Path, *, name: str | None = None) -> PredictionsFile:
 
 
 def _check_columns(schema: pa.Schema, metadata: Mapping[str, str], name: str) -> None:
-    """Refuse what could be compared only by accident.
+    """Refuse columns for which a comparison would mean nothing.
 
-    A baseline whose predictions can equal no label, such as missing ones, would let any
-    candidate pass.
+    Any candidate would pass against a baseline whose predictions cannot equal a label, such as
+    missing ones.
     """
     has_scores = any(column.startswith(_SCORE) for column in schema.names)
     needed = ("id", *(() if has_scores and not {*_ANSWERS} & {*schema.names} else _ANSWERS))
@@ -243,20 +243,20 @@ def _check_columns(schema: pa.Schema, metadata: Mapping[str, str], name: str) ->
 
 
 def _kind(schema: pa.Schema, name: str) -> Kind | None:
-    """Return what the labels of a checked schema are; None if it has none."""
+    """Return the kind of labels in a checked schema; None if it has none."""
     if "label" not in schema.names:
         return None
     are_classes = {pa.types.is_integer(schema.field(column).type) for column in _ANSWERS}
     if len(are_classes) > 1:
         label, prediction = (schema.field(column).type for column in _ANSWERS)
-        msg = f"{name}: label is {label} and prediction is {prediction}; expected whole numbers in "
-        msg += "both (classes) or fractions in both (a regression)"
+        msg = f"{name}: label is {label} and prediction is {prediction}; expected integers in both "
+        msg += "(classes) or floats in both (a regression)"
         raise GateInputError(msg)
     return "classes" if True in are_classes else "numbers"
 
 
 def _is_subgroup(column: pa.Field) -> bool:
-    is_other = column.name in _BESIDES or column.name.startswith(_SCORE)
+    is_other = column.name in _RESERVED or column.name.startswith(_SCORE)
     return not is_other and _is_name(column.type)
 
 
@@ -265,7 +265,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _is_name(kind: pa.DataType) -> bool:
-    """Whether the values of a subgroup may be of this type: whatever names something."""
+    """Whether values of this type can name a subgroup or a cluster."""
     return is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
@@ -277,14 +277,14 @@ _KINDS: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
     "id": (is_text, "text"),
     "label": (_is_number, "numbers"),
     "prediction": (_is_number, "numbers"),
-    _SCORE: (pa.types.is_floating, "numbers with fractions"),
-    _CLUSTER: (_is_name, "text or whole numbers"),
+    _SCORE: (pa.types.is_floating, "floats"),
+    _CLUSTER: (_is_name, "text or integers"),
     _PROBABILITIES: (_is_list_of_numbers, "lists of numbers"),
 }
 
 
 def _written_as(column: str, found: pa.DataType) -> pa.DataType:
-    """Return the type that a column is written in; subgroups and clusters are text."""
+    """Return the type in which a column is written; subgroups and clusters are text."""
     if column == _PROBABILITIES:
         return _LIST
     if column in _ANSWERS:
@@ -293,7 +293,7 @@ def _written_as(column: str, found: pa.DataType) -> pa.DataType:
 
 
 def _normalised(batch: pa.RecordBatch, name: str) -> pa.RecordBatch:
-    """Return `batch` in the types that are written here, every value there."""
+    """Return `batch` in the types that are written here; refuse missing values."""
     columns = {}
     for column, values in zip(batch.schema.names, batch.columns, strict=True):
         columns[column] = values.cast(_written_as(column, values.type))
@@ -317,25 +317,25 @@ def _check_finite(batch: pa.RecordBatch, name: str) -> None:
 
 
 def _check_probabilities(batch: pa.RecordBatch, name: str, classes: int) -> int:
-    """Refuse probabilities that are none; NaN fails each comparison.
+    """Refuse invalid probabilities; NaN fails each comparison.
 
     Returns:
-        How many classes there are: as many as `classes`, if that is known and not 0.
+        The number of classes: `classes`, or the number in this batch if that is 0.
     """
     if not len(batch):
         return classes
     lengths = pc.list_value_length(batch[_PROBABILITIES]).to_numpy(zero_copy_only=False)
     classes = classes or int(lengths[0])
-    _refuse(lengths != classes, batch, name, f"probabilities that are not {classes}, as others are")
+    _refuse(lengths != classes, batch, name, f"a number of probabilities other than {classes}")
     table = batch[_PROBABILITIES].flatten().to_numpy(zero_copy_only=False)
     table = table.reshape(len(batch), classes)
     in_range = ((table >= 0) & (table <= 1)).all(axis=1)
-    _refuse(~in_range, batch, name, "a probability that is no number from 0 to 1")
+    _refuse(~in_range, batch, name, "a probability that is not a number from 0 to 1")
     sums_to_one = np.abs(table.sum(axis=1) - 1) <= _SUM_TOLERANCE
     _refuse(~sums_to_one, batch, name, "probabilities that do not sum to 1")
     labels = batch["label"].to_numpy()
     has_label = (labels >= 0) & (labels < classes)
-    _refuse(~has_label, batch, name, f"a label that is none of its {classes} classes")
+    _refuse(~has_label, batch, name, f"a label that is not one of its {classes} classes")
     return classes
 
 
@@ -347,7 +347,7 @@ def _refuse(is_bad: npt.NDArray[np.bool_], batch: pa.RecordBatch, name: str, wha
 
 
 def named(ids: pa.Array | pa.ChunkedArray) -> str:
-    """Return how many examples these are, with the names of the first; for an error."""
+    """Return how many examples these are, with the first few ids, for an error."""
     first = [_quoted(text) for text in ids.slice(0, 3).to_pylist()]
     examples = "1 example" if len(ids) == 1 else f"{len(ids):,} examples"
     more = ", …" if len(ids) > len(first) else ""
@@ -355,21 +355,21 @@ def named(ids: pa.Array | pa.ChunkedArray) -> str:
 
 
 def _quoted(text: str | None) -> str:
-    """Return a name so that it can be found: one that is empty, or has spaces, in quotes."""
+    """Return an id as it is, or in quotes if it is empty or has spaces."""
     is_plain = text is not None and text.isprintable() and len(text.split()) == 1
     return text if is_plain and text is not None else repr(text)
 
 
 class _Content:
-    """A digest of columns of values, whatever the batches in which they come."""
+    """A digest of columns of values that does not depend on how they are batched."""
 
     def __init__(self) -> None:
         self._columns: dict[str, tuple[Any, Any]] = {}
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take the values of `batch`, in the types that are written here, into the digest."""
+        """Add the values of `batch`, in the types that are written here, to the digest."""
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            # Lengths and values apart: one after the other they would tell the batches.
+            # Separate hashes: with one for both, the digest would depend on the batches.
             lengths, values = self._columns.setdefault(name, (hashlib.sha256(), hashlib.sha256()))
             if column.type == pa.string():
                 lengths.update(pc.binary_length(column).to_numpy())
@@ -381,7 +381,7 @@ class _Content:
                 values.update(column.to_numpy())
 
     def digest(self, digests: Mapping[str, str]) -> str:
-        """Return the SHA-256 of all columns and of what the metadata says."""
+        """Return the SHA-256 of all columns and of the digests in the metadata."""
         columns = {
             name: [hasher.hexdigest() for hasher in hashers]
             for name, hashers in self._columns.items()
@@ -391,7 +391,7 @@ class _Content:
 
 
 def _characters(column: pa.StringArray) -> memoryview:
-    """Return the bytes of all strings of `column`, one after the other."""
+    """Return the bytes of all strings of `column`, concatenated."""
     _, offsets, characters = column.buffers()
     if characters is None:
         return memoryview(b"")
@@ -413,7 +413,7 @@ def _metadata(parquet: pq.ParquetFile) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Tell what pyarrow finds wrong with a file in one line."""
+    """Report in one line what pyarrow finds wrong with a file."""
     try:
         yield
     except _UNREADABLE as error:

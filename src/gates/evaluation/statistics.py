@@ -1,8 +1,8 @@
-"""How sure a comparison of two models on the same examples is.
+"""Tests and confidence intervals for two models on the same examples.
 
-Both models are scored on the same examples, so only the examples on which they disagree say which
+Both models are scored on the same examples, so only the examples on which they disagree show which
 is better. A difference is always candidate minus baseline: negative means that the candidate is
-worse. Confidence, alpha, power, margins and accuracies are fractions, not percent.
+worse. Confidence, alpha, power, margins and accuracies are fractions, not percentages.
 """
 
 import math
@@ -19,12 +19,12 @@ FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
 
-# Rows that are converted to floats at a time: with 20 groups 3 MB, which stay in a cache.
+# Vectors that are drawn at a time: 3 MB with 20 groups, which fits into a cache.
 _BLOCK_ROWS = 16_384
-# Parts that a jackknife leaves out in turn, at most. The acceleration from k parts has a standard
-# error of about 0.4 / k, which at 1,000 moves no limit by a hundredth of its distance.
+# The most parts that a jackknife leaves out in turn. The acceleration from k parts has a standard
+# error of about 0.4 / k, which at 1,000 moves a limit by less than a hundredth of its distance.
 _JACKKNIFE_PARTS = 1_000
-# A spread below this share of the size of the numbers is rounding.
+# A spread smaller than this, relative to the numbers, is rounding.
 _ROUNDING = 1e-12
 
 
@@ -81,11 +81,11 @@ class Interval:
 
 
 def tango_z(counts: PairedCounts, difference: float) -> float:
-    """Return how many standard errors the counts lie above a supposed true difference.
+    """Return how many standard errors the counts lie above a hypothesised true difference.
 
-    The standard error is the one under the supposition, not the one the data show. So it does not
-    vanish where no two answers differ, and the test holds its level at small counts. Where the
-    counts are exactly what was supposed the result is 0.
+    The standard error is computed under the hypothesis, not from the data. So it does not vanish if
+    the models never disagree, and the test keeps its level at small counts. The result is 0 if the
+    counts are exactly as hypothesised.
 
     >>> counts = PairedCounts(both_right=43, candidate_only=0, baseline_only=1, neither=0)
     >>> round(tango_z(counts, -0.1), 3)
@@ -93,7 +93,7 @@ def tango_z(counts: PairedCounts, difference: float) -> float:
 
     Args:
         counts: the two models' answers.
-        difference: the supposed true difference of the accuracies, in [-1, 1].
+        difference: the hypothesised true difference of the accuracies, in [-1, 1].
 
     Raises:
         GateInputError: there are no examples, or `difference` is outside [-1, 1].
@@ -109,14 +109,14 @@ def tango_z(counts: PairedCounts, difference: float) -> float:
         return 0.0
     shares = counts.candidate_only / n, counts.baseline_only / n
     variance = n * _constrained_variance(*shares, difference)
-    # At a difference of -1 or 1 nothing may vary, so any surplus is impossible.
+    # At a difference of -1 or 1 nothing can vary, so any surplus is impossible.
     return surplus / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, surplus)
 
 
 def tango_interval(counts: PairedCounts, *, confidence: float) -> Interval:
-    """Return the differences of the accuracies that the counts do not contradict.
+    """Return the confidence interval of the difference of the accuracies.
 
-    Its lower limit is above -margin exactly where `noninferiority_p_value` is below
+    Its lower limit is above -margin exactly if `noninferiority_p_value` is below
     (1 - confidence) / 2.
 
     >>> counts = PairedCounts(both_right=20, candidate_only=9, baseline_only=3, neither=0)
@@ -143,9 +143,9 @@ def tango_interval(counts: PairedCounts, *, confidence: float) -> Interval:
 def noninferiority_p_value(counts: PairedCounts, *, margin: float) -> float:
     """Return how likely a result this good is if the candidate is worse by `margin`.
 
-    With a margin of 0 this asks for superiority, and is McNemar's test in its one-sided asymptotic
-    form. Where the models never disagree, a margin of 0 gives 0.5, to which ever smaller margins
-    lead as well: nothing is shown.
+    With a margin of 0 this is McNemar's one-sided asymptotic test for superiority. If the models
+    never disagree, a margin of 0 gives 0.5, which is also the limit of ever smaller margins:
+    nothing is shown.
 
     >>> counts = PairedCounts(both_right=43, candidate_only=0, baseline_only=1, neither=0)
     >>> round(noninferiority_p_value(counts, margin=0.1), 4)
@@ -170,8 +170,8 @@ def noninferiority_p_value(counts: PairedCounts, *, margin: float) -> float:
 def harm_p_value(counts: PairedCounts, *, margin: float) -> float:
     """Return how likely a result this bad is if the candidate is worse by no more than `margin`.
 
-    One minus `noninferiority_p_value`, without the loss of digits: both cannot be small. Between
-    them lies what the examples do not settle.
+    This is one minus `noninferiority_p_value`, without the loss of digits. Both cannot be small; if
+    neither is, the examples do not settle the question.
 
     Args:
         counts: the two models' answers.
@@ -190,7 +190,7 @@ def harm_p_value(counts: PairedCounts, *, margin: float) -> float:
 
 
 def wilson_interval(right: int, n: int, *, confidence: float) -> Interval:
-    """Return the accuracies that `right` of `n` answers do not contradict.
+    """Return the confidence interval of an accuracy, given `right` of `n` answers.
 
     Args:
         right: how many answers are right.
@@ -215,7 +215,7 @@ def wilson_interval(right: int, n: int, *, confidence: float) -> Interval:
 
 
 def binomial_p_value(right: int, n: int, *, at_least: float) -> float:
-    """Return how likely so few right answers are if the accuracy is `at_least` or more.
+    """Return how likely it is to get so few answers right if the accuracy is `at_least` or more.
 
     >>> binomial_p_value(0, 3, at_least=0.5)
     0.125
@@ -241,10 +241,10 @@ def binomial_p_value(right: int, n: int, *, at_least: float) -> float:
 
 
 def holm(p_values: FloatArray) -> FloatArray:
-    """Return the p-values adjusted for being many, in the order given.
+    """Return the p-values adjusted for multiple testing, in the order given.
 
-    Rejecting what is below alpha afterwards makes one or more false alarms with a probability of
-    at most alpha, however the tests depend on one another.
+    If the adjusted p-values below alpha are rejected, the probability of one or more false alarms
+    is at most alpha, however the tests depend on one another.
 
     >>> [round(p, 2) for p in holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist()]
     [0.03, 0.06, 0.06, 0.02]
@@ -256,7 +256,7 @@ def holm(p_values: FloatArray) -> FloatArray:
         (n_tests,) adjusted p-values in [0, 1], none below its raw one.
 
     Raises:
-        GateInputError: it is no vector, or a p-value is NaN or outside [0, 1].
+        GateInputError: `p_values` is not a vector, or a p-value is NaN or outside [0, 1].
 
     Source: Holm (1979), Scandinavian Journal of Statistics 6:65-70.
     """
@@ -264,9 +264,9 @@ def holm(p_values: FloatArray) -> FloatArray:
         msg = f"p-values to adjust are {p_values}; expected a vector of numbers in [0, 1]"
         raise GateInputError(msg)
     order = np.argsort(p_values)
-    still_standing = np.arange(len(p_values), 0, -1)
+    n_remaining = np.arange(len(p_values), 0, -1)
     adjusted = np.empty(len(p_values))
-    adjusted[order] = np.maximum.accumulate(p_values[order] * still_standing)
+    adjusted[order] = np.maximum.accumulate(p_values[order] * n_remaining)
     return np.minimum(adjusted, 1.0)
 
 
@@ -276,10 +276,10 @@ def max_t(
     """Return the one-sided p-values of many low z-values, adjusted for their correlation.
 
     Each is the probability that the lowest of all z-values would be as low as this one if no group
-    were harmed. Groups that share examples cost less here than under `holm`, which must allow for
-    the worst dependence. It is the Gaussian multiplier bootstrap: given the data the multiplied
-    sums are exactly jointly normal, so they are drawn as such, at a cost free of the number of
-    examples. A group that equals another, or the sum of others, is no trouble.
+    were harmed. Groups that share examples lose less power here than under `holm`, which must allow
+    for the worst dependence. This is the Gaussian multiplier bootstrap: given the data, the
+    multiplied sums are jointly normal, so they are drawn directly, at a cost that does not depend
+    on the number of examples. A group may equal another group, or the sum of others.
 
     Args:
         z_values: (n_groups,) the test statistics; low ones are evidence of harm.
@@ -300,7 +300,7 @@ def max_t(
     _check_z_values(z_values, correlation)
     _check_resamples(resamples)
     variances, axes = np.linalg.eigh(correlation)
-    # A singular matrix has variances of 0, which rounding may have put below.
+    # A singular matrix has variances of 0, which rounding may have made negative.
     root = axes * np.sqrt(np.maximum(variances, 0.0))
     rng = np.random.default_rng(seed)
     as_low = np.zeros(len(z_values), dtype=np.int64)
@@ -311,14 +311,14 @@ def max_t(
 
 
 def cell_correlation(cell_memberships: BoolArray, cells: IntArray) -> FloatArray:
-    """Return how the groups' mean differences of accuracy go together.
+    """Return the correlation of the groups' mean differences of accuracy.
 
     A cell holds the examples that are in the same groups, such as one digit of one thickness. A
-    group whose examples all have the same difference varies with nothing: it counts as
-    uncorrelated, which is the careful choice in `max_t`.
+    group whose examples all have the same difference does not vary. It counts as uncorrelated,
+    which is the conservative choice in `max_t`.
 
     Args:
-        cell_memberships: (n_cells, n_groups) True where the cell is part of the group; groups may
+        cell_memberships: (n_cells, n_groups) True if the cell is part of the group; groups may
             overlap.
         cells: (n_cells, 4) counts of examples: both right, candidate only, baseline only, neither.
 
@@ -332,7 +332,7 @@ def cell_correlation(cell_memberships: BoolArray, cells: IntArray) -> FloatArray
         msg = f"counts have shape {cells.shape}; expected ({len(cell_memberships)}, 4), "
         msg += "one row per cell, and none negative"
         raise GateInputError(msg)
-    # A cell has three kinds of examples: won, lost, and answered alike.
+    # A cell has three kinds of examples: wins, losses and ties.
     weights = np.concatenate([cells[:, 1], cells[:, 2], cells[:, 0] + cells[:, 3]]).astype(float)
     memberships = np.tile(cell_memberships, (3, 1))
     differences = np.repeat([1.0, -1.0, 0.0], len(cells))
@@ -349,20 +349,20 @@ def cell_correlation(cell_memberships: BoolArray, cells: IntArray) -> FloatArray
 def bca_interval(
     statistic: Callable[[IntArray], float], n: int, *, confidence: float, resamples: int, seed: int
 ) -> Interval:
-    """Return the BCa bootstrap interval of a metric that is no mean over examples.
+    """Return the BCa bootstrap interval of a metric that is not a mean over examples.
 
-    Bias-corrected and accelerated: it follows a skewed or biased metric, and does not depend on
-    the scale on which the metric is expressed. `statistic` is called `resamples` + 1,001 times at
-    most: beyond 1,000 examples the jackknife leaves out random parts instead of single examples.
-    Only one resample of rows is in memory at a time. A metric that does not vary gives an interval
-    of one point.
+    The interval is bias-corrected and accelerated: it adapts to a skewed or biased metric, and does
+    not depend on the metric's scale. `statistic` is called at most `resamples` + 1,001 times:
+    beyond 1,000 examples the jackknife leaves out random parts instead of single examples. Only one
+    resample of rows is in memory at a time. A metric that does not vary gives an interval of one
+    point.
 
     Args:
-        statistic: gets (n,) row indices, some more than once, others never (the jackknife gives
-            fewer than n); returns the metric on these rows, or the difference of two models'.
+        statistic: takes (n,) row indices, some repeated and others absent (fewer than n in the
+            jackknife); returns the metric on these rows, or the difference of two models' metrics.
         n: how many examples there are, 2 or more.
         confidence: of the two-sided interval, in (0, 1).
-        resamples: how often the examples are drawn again.
+        resamples: how often the examples are resampled.
         seed: the same seed gives the same interval.
 
     Raises:
@@ -390,10 +390,10 @@ def bca_interval(
 
 
 def mean_interval(total: float, total_of_squares: float, n: int, *, confidence: float) -> Interval:
-    """Return the normal interval of a mean, from sums that need one pass over the examples.
+    """Return the normal interval of a mean, from sums taken in one pass over the examples.
 
-    For metrics that are a mean of paired differences, such as the log loss, on many examples. At
-    few examples of a skewed metric use `bca_interval`.
+    For means of paired differences over many examples, such as of the log loss. For few examples of
+    a skewed metric, use `bca_interval`.
 
     Args:
         total: the sum of the differences.
@@ -402,15 +402,16 @@ def mean_interval(total: float, total_of_squares: float, n: int, *, confidence: 
         confidence: of the two-sided interval, in (0, 1).
 
     Raises:
-        GateInputError: `n` is below 2, a sum is not finite, the squares are fewer than the total
-            allows, or `confidence` is outside (0, 1).
+        GateInputError: `n` is below 2, a sum is not finite, the sum of squares is too small for
+            the total, or `confidence` is outside (0, 1).
     """
     _check_two_examples(n)
     mean = total / n
     squared_deviations = total_of_squares - total * mean
-    # Rounding may leave a little less than 0 where all differences are equal.
+    # Rounding may leave slightly less than 0 if all differences are equal.
     if not -_ROUNDING * n * total_of_squares <= squared_deviations < math.inf:
-        msg = f"a sum of {total:g} and of squares {total_of_squares:g} cannot be of {n:,} numbers"
+        msg = f"{n:,} numbers cannot have a sum of {total:g} and a sum of squares of "
+        msg += f"{total_of_squares:g}"
         raise GateInputError(msg)
     standard_error = math.sqrt(max(squared_deviations, 0.0) / (n - 1) / n)
     half_width = _two_sided_z(confidence) * standard_error
@@ -420,34 +421,34 @@ def mean_interval(total: float, total_of_squares: float, n: int, *, confidence: 
 def sample_size(
     *, difference: float, discordance: float, margin: float, alpha: float, power: float
 ) -> int:
-    """Return how many examples it takes to show that the candidate is not worse by `margin`.
+    """Return how many examples are needed to show that the candidate is not worse by `margin`.
 
     >>> sample_size(difference=0, discordance=0.08, margin=0.02, alpha=0.05, power=0.8)
     1237
 
-    The normal approximation. It promises a little too much where disagreement is rare: at a
-    margin of 0.02, a discordance of 0.04 gives a power of 0.77 instead of 0.8, one of 0.15 all of
-    it. It is never below the number at which the expected counts themselves pass, so models that
-    never disagree need z^2 (1 - margin) / margin examples.
+    This is the normal approximation, which is slightly optimistic if disagreement is rare: at a
+    margin of 0.02, a discordance of 0.04 gives a power of 0.77 instead of 0.8, but one of 0.15
+    gives 0.8. The result is never below the number at which the expected counts themselves pass, so
+    models that never disagree need z^2 (1 - margin) / margin examples.
 
     Args:
-        difference: the true difference that is supposed; 0 for an equally good candidate.
+        difference: the assumed true difference; 0 for an equally good candidate.
         discordance: the share of the examples on which exactly one of the two is right.
         margin: accuracy that may be lost, a fraction in [0, 1).
         alpha: the level of `noninferiority_p_value`, in (0, 1).
-        power: the probability with which it shall be shown, in (0, 1).
+        power: the probability that it is shown, in (0, 1).
 
     Raises:
         GateInputError: an argument is out of range, |difference| exceeds `discordance`, or
-            `difference` is -margin or worse, which no number of examples shows.
+            `difference` is -margin or worse, for which no number of examples is enough.
 
-    Source: the variance of Tango (1998), Statistics in Medicine 17:891-908, at its supposed value.
+    Source: the variance of Tango (1998), Statistics in Medicine 17:891-908, at its assumed value.
     """
     _check_margin(margin)
     _check_discordance(discordance, at_least=abs(difference))
     if not difference > -margin:
-        msg = f"difference is {difference:g}: no number of examples shows that a candidate which "
-        msg += f"is worse by {margin:g} or more is not worse by {margin:g}"
+        msg = f"difference is {difference:g}: no number of examples shows that a candidate that is "
+        msg += f"worse by {margin:g} or more is not worse by {margin:g}"
         raise GateInputError(msg)
     z_alpha = -_normal_quantile(alpha, name="alpha")
     z = z_alpha + _normal_quantile(power, name="power")
@@ -477,7 +478,7 @@ def _two_sided_z(confidence: float) -> float:
 
 
 def _binomial_cdf(count: int, n: int, share: float) -> float:
-    """Return the probability of at most `count` of `n` draws that each succeed with `share`."""
+    """Return the probability of at most `count` successes in `n` draws with chance `share` each."""
     # Takes 0.3 s to import, and only these tests need it.
     from scipy.special import betaincc  # noqa: PLC0415
 
@@ -487,14 +488,14 @@ def _binomial_cdf(count: int, n: int, share: float) -> float:
 
 
 def _constrained_variance(candidate_only: float, baseline_only: float, difference: float) -> float:
-    """Return the variance of one example's difference, if the true difference is as supposed.
+    """Return the variance of one example's difference under a hypothesised true difference.
 
     Args:
-        candidate_only: the share of the examples that only the candidate has right.
-        baseline_only: the share that only the baseline has right.
-        difference: the supposed true difference, in [-1, 1].
+        candidate_only: the share of examples that only the candidate gets right.
+        baseline_only: the share that only the baseline gets right.
+        difference: the hypothesised true difference, in [-1, 1].
     """
-    # The likeliest share of baseline_only is the upper root of 2 x^2 + linear x + constant.
+    # The likeliest value of baseline_only is the upper root of 2 x^2 + linear x + constant.
     linear = (2 - candidate_only + baseline_only) * difference - candidate_only - baseline_only
     constant = -baseline_only * difference * (1 - difference)
     likeliest = (math.sqrt(max(linear**2 - 8 * constant, 0.0)) - linear) / 4
@@ -512,7 +513,7 @@ def _bisect(is_above: Callable[[float], bool], low: float, high: float) -> float
 
 
 def _to_correlation(covariance: FloatArray, *, rounding: float) -> FloatArray:
-    """Return the correlation; a variance within `rounding` is none, and uncorrelated."""
+    """Return the correlation; variances up to `rounding` count as 0 and as uncorrelated."""
     variances = covariance.diagonal()
     varies = variances > rounding
     scale = np.where(varies, np.sqrt(np.where(varies, variances, 1.0)), np.inf)
@@ -535,13 +536,13 @@ def _evaluate(
     broken = n_draws - int(np.count_nonzero(np.isfinite(metrics)))
     if broken:
         msg = f"the metric is not finite on {broken:,} of {n_draws:,} draws of the examples; "
-        msg += "it needs more examples, or a value where it is undefined"
+        msg += "score more examples, or give the metric a value where it is undefined"
         raise GateInputError(msg)
     return metrics
 
 
 def _acceleration(influences: FloatArray, weights: npt.NDArray[np.number]) -> float:
-    """Return a sixth of the influences' skewness; within 1/6 of 0 whatever they are."""
+    """Return a sixth of the influences' skewness, which is always within 1/6 of 0."""
     squares = float(weights @ influences**2)
     return float(weights @ influences**3) / (6 * squares**1.5) if squares > 0 else 0.0
 
@@ -549,11 +550,12 @@ def _acceleration(influences: FloatArray, weights: npt.NDArray[np.number]) -> fl
 def _bca(
     replicates: FloatArray, observed: float, *, acceleration: float, confidence: float
 ) -> Interval:
-    """Return the bootstrap interval that is corrected for bias and skewness."""
+    """Return the bootstrap interval, corrected for bias and skewness."""
     n = len(replicates)
     z = _two_sided_z(confidence)
     below = np.count_nonzero(replicates < observed) + np.count_nonzero(replicates <= observed)
-    # Half a replicate from the ends at least, so that an observation beyond all is no infinity.
+    # At least half a replicate from the ends, so that an observation beyond all of them does not
+    # give an infinite bias.
     bias = NormalDist().inv_cdf(min(max(below / 2, 0.5), n - 0.5) / n)
     low, high = np.quantile(
         replicates, [_corrected_level(bias, side, acceleration) for side in (-z, z)]
@@ -562,17 +564,17 @@ def _bca(
 
 
 def _corrected_level(bias: float, z: float, acceleration: float) -> float:
-    """Return which quantile of the replicates stands for the one at `z`."""
+    """Return the level of the replicates' quantile that corresponds to `z`."""
     shifted = bias + z
     stretch = 1 - acceleration * shifted
-    # Beyond the pole, six standard errors out at least, there is only the outermost replicate.
+    # Beyond the pole, at least six standard errors out, take the outermost replicate.
     return _normal_cdf(
         bias + shifted / stretch if stretch > 0 else math.copysign(math.inf, shifted)
     )
 
 
 def _examples(counts: PairedCounts) -> int:
-    """Return how many examples there are, of which nothing can be said if there are none."""
+    """Return how many examples there are; refuse counts without any."""
     if counts.n == 0:
         msg = "there are no examples to compare on"
         raise GateInputError(msg)
@@ -587,7 +589,8 @@ def _check_margin(margin: float) -> None:
 
 def _check_right(right: int, n: int) -> None:
     if not 0 <= right <= n or n == 0:
-        msg = f"{right:,} of {n:,} answers are right; expected 1 or more answers, and no more right"
+        msg = f"{right:,} of {n:,} answers are right; expected 1 or more answers, and at most all "
+        msg += "of them right"
         raise GateInputError(msg)
 
 
@@ -615,5 +618,5 @@ def _check_z_values(z_values: FloatArray, correlation: FloatArray) -> None:
         msg = f"{z_values.shape} z-values do not fit a correlation of shape {correlation.shape}"
         raise GateInputError(msg)
     if np.isnan(z_values).any() or not np.isfinite(correlation).all():
-        msg = "a z-value or a correlation is no number"
+        msg = "a z-value or a correlation is not a number"
         raise GateInputError(msg)

@@ -1,1 +1,1 @@
-"""Where a model comes from: provenance, and the search through it."""
+"""The origin of a model: provenance statements, and searching them."""

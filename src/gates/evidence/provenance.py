@@ -1,4 +1,4 @@
-"""Where a checkpoint comes from: an in-toto Statement (v1) with a SLSA provenance predicate (v1).
+"""The provenance of a checkpoint: an in-toto Statement (v1) with a SLSA predicate (v1).
 
 https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
 https://slsa.dev/spec/v1.0/provenance
@@ -37,7 +37,7 @@ from gates.files import sha256, write_text
 
 @dataclass(frozen=True, kw_only=True)
 class SourceState:
-    """The source that a run was made from.
+    """The source code of a run.
 
     Args:
         commit: the git commit, or None outside a repository.
@@ -52,7 +52,7 @@ class SourceState:
 
     @property
     def digests(self) -> dict[str, str | None]:
-        """What it says, by the names that a statement has for it."""
+        """Its digests, by their names in a statement."""
         return {
             "source": self.commit,
             "source-diff": self.diff_digest,
@@ -61,7 +61,7 @@ class SourceState:
 
     @property
     def is_clean(self) -> bool:
-        """Whether the commit alone says what the source was."""
+        """Whether the source was exactly that of the commit."""
         return self.commit is not None and self.diff_digest is None
 
 
@@ -69,7 +69,7 @@ def source_state(folder: Path) -> SourceState:
     """Return the state of the repository that `folder` is in.
 
     Raises:
-        GateInputError: git cannot say whether the repository is what its commit says.
+        GateInputError: git cannot compare the repository with its commit.
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
     commit = _git(folder, "rev-parse", "HEAD")
@@ -85,28 +85,25 @@ def source_state(folder: Path) -> SourceState:
 
 
 def why_no_commit(folder: Path) -> str | None:
-    """Return why git names no commit for the source in `folder`, in its own words.
-
-    None if it names one.
-    """
+    """Return git's reason why `folder` has no commit; None if it has one."""
     try:
-        # git log says that a repository has no commits yet; rev-parse calls HEAD ambiguous.
-        asked = _ask(folder, "log", "--max-count=1", "--format=%H")
+        # In a repository without commits, git log says so; rev-parse calls HEAD ambiguous.
+        result = _run_git(folder, "log", "--max-count=1", "--format=%H")
     except OSError as error:
         return f"git cannot be run ({error.strerror})"
-    if asked.returncode == 0:
+    if result.returncode == 0:
         return None
-    return " ".join(asked.stderr.decode(errors="replace").split())
+    return " ".join(result.stderr.decode(errors="replace").split())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """A part of a run: from where it was started or resumed to where it was interrupted or ended.
+    """A part of a run, from a start or resumption to the next interruption or the end.
 
     Args:
-        first_step: optimiser steps that had been taken when it began.
+        first_step: number of optimiser steps already taken when it began.
         started: when it began, with a time zone.
-        source: what it was made from.
+        source: the source code it ran.
         runtime: versions and hardware, by name.
     """
 
@@ -116,12 +113,12 @@ class Attempt:
     runtime: Mapping[str, str]
 
     def document(self) -> dict[str, Any]:
-        """Return it as JSON holds it."""
+        """Return it as a JSON object."""
         return {**asdict(self), "started": self.started.isoformat(timespec="seconds")}
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """Return what `document` made of it."""
+        """Return the attempt that `document` describes."""
         return cls(
             first_step=document["first_step"],
             started=datetime.fromisoformat(document["started"]),
@@ -131,7 +128,7 @@ class Attempt:
 
 
 def machine() -> dict[str, str]:
-    """Return what this program runs on: operating system, processor, Python."""
+    """Return this machine's operating system, processor, cores and Python version."""
     return {
         "os": platform.platform(),
         "processor": _processor(),
@@ -142,18 +139,18 @@ def machine() -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """A run as its provenance describes it.
+    """The facts about a run that its provenance states.
 
     Args:
-        run_id: its name.
+        run_id: the run's name.
         config: all its parameters.
-        data_digest: SHA-256 of the data that it learned from.
+        data_digest: SHA-256 of the training data.
         determinism: seeds and flags, by name.
-        attempts: its parts in their order, one if it was never interrupted.
+        attempts: its attempts in order; one if it was never interrupted.
         finished: when it ended.
-        library: what the model is built with, as the Hugging Face Hub calls it: `pytorch`,
+        library: the model's library by its name on the Hugging Face Hub, such as `pytorch` or
             `sklearn`.
-        package: the project that was trained, whose software its bill of materials lists.
+        package: the project that was trained; the bill of materials lists its dependencies.
     """
 
     run_id: str
@@ -167,10 +164,10 @@ class TrainingRun:
 
 
 def statement(checkpoint: Path, run: TrainingRun) -> dict[str, Any]:
-    """Return the provenance of the file `checkpoint`, which `run` made.
+    """Return the provenance of the file `checkpoint`, produced by `run`.
 
-    The source and the runtime are those of the last attempt; the ones before it are listed, and
-    the run is dirty if one of them was.
+    Source and runtime describe the last attempt. The earlier attempts are listed, and the run is
+    dirty if any attempt was.
 
     Raises:
         GateInputError: the checkpoint cannot be read.
@@ -220,7 +217,7 @@ def read(file: Path) -> dict[str, Any]:
     """Return the statement in `file`.
 
     Raises:
-        GateInputError: it is missing, damaged, or the provenance of something else.
+        GateInputError: the file is missing, damaged, or the provenance of something else.
     """
     try:
         content = file.read_text(encoding="utf-8")
@@ -238,7 +235,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def _check_kind(document: Any, file: Path) -> None:
-    """Refuse a statement about something else: it is not a damaged one about a run."""
+    """Refuse a statement that is not about a training run, as opposed to a damaged one."""
     with contextlib.suppress(KeyError, TypeError):
         build = document["predicate"]["buildDefinition"]["buildType"]
         kinds = (document["_type"], document["predicateType"])
@@ -256,13 +253,13 @@ def read_of_run(run: Path) -> dict[str, Any]:
     file = run / "provenance.json"
     document = read(file)
     checkpoint = run / checkpoint_name(document, file)
-    says, found = subject_digest(document), sha256(checkpoint)
-    if says != found:
-        msg = f"{file}: is about another checkpoint ({says[:12]}) than {checkpoint} "
-        msg += f"({found[:12]}); one of them was changed: train again"
+    expected, found = subject_digest(document), sha256(checkpoint)
+    if expected != found:
+        msg = f"{file}: is about checkpoint {expected[:12]}, but {checkpoint} is {found[:12]}; "
+        msg += "one of them was changed: train again"
         raise GateInputError(msg)
     if "data" not in facts(document):
-        msg = f"{file}: names no data, so nobody could say what the model learned from"
+        msg = f"{file}: names no data, so the model's training data is unknown; train again"
         raise GateInputError(msg)
     return document
 
@@ -275,21 +272,21 @@ def checkpoint_name(document: Mapping[str, Any], file: Path) -> str:
     """
     name: str = document["subject"][0]["name"]
     if not is_checkpoint(name):
-        msg = f"{file}: calls its checkpoint {name}; expected checkpoint and its suffix, such as "
+        msg = f"{file}: names the checkpoint {name}; expected checkpoint with a suffix, such as "
         msg += "checkpoint.pt; train again"
         raise GateInputError(msg)
     return name
 
 
 def package(document: Mapping[str, Any]) -> str | None:
-    """Return the project that was trained; None where an earlier version wrote the statement."""
+    """Return the project that was trained; None if an earlier version wrote the statement."""
     internal = document["predicate"]["buildDefinition"]["internalParameters"]
     found: str | None = internal.get("package")
     return found
 
 
 def library(document: Mapping[str, Any]) -> str:
-    """Return the library that the model is built with, by its name on the Hugging Face Hub."""
+    """Return the model's library, by its name on the Hugging Face Hub."""
     internal = document["predicate"]["buildDefinition"]["internalParameters"]
     found: str = internal.get("library", FIRST_LIBRARY)
     return found
@@ -307,20 +304,20 @@ def config_of(document: Mapping[str, Any]) -> Any:
 
 
 def metadata(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return the name of the run that a statement describes, and when it began and ended."""
+    """Return the name, start and end of the run that a statement describes."""
     found: dict[str, str] = document["predicate"]["runDetails"]["metadata"]
     return found
 
 
 def runtime(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return the versions and the hardware that a run had at its end, by name."""
+    """Return the versions and hardware of a run's last attempt, by name."""
     internal = document["predicate"]["buildDefinition"]["internalParameters"]
     found: dict[str, str] = internal["runtime"]
     return found
 
 
 def facts(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return all that a run depended on, by name: what two runs are compared by."""
+    """Return everything a run depended on, by name; `differences` compares runs by these."""
     definition = document["predicate"]["buildDefinition"]
     internal = definition["internalParameters"]
     dependencies = {
@@ -336,7 +333,7 @@ def facts(document: Mapping[str, Any]) -> dict[str, str]:
 def _differing_attempts(
     earlier: Iterable[Mapping[str, Any]], last: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return where an earlier attempt was made from or on something else than the last one."""
+    """Return where the source or runtime of an earlier attempt differs from the last one's."""
     found = {}
     for document in earlier:
         attempt = Attempt.of(document)
@@ -347,18 +344,18 @@ def _differing_attempts(
 
 
 def is_dirty(document: Mapping[str, Any]) -> bool:
-    """Return whether the source was not what its commit says."""
+    """Return whether the source differed from its commit."""
     return bool(document["predicate"]["buildDefinition"]["internalParameters"]["dirty"])
 
 
 def model_version(document: Mapping[str, Any]) -> str:
-    """Return the model's own version: 8 digits of the commit, 12 of the checkpoint's digest."""
+    """Return the model's version: 8 digits of the commit and 12 of the checkpoint's digest."""
     commit = facts(document).get("source", "nocommit")
     return f"{commit[:8]}-{subject_digest(document)[:12]}"
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return in what two runs differ, a line each, such as `torch: 2.13.0 -> 2.15.0`."""
+    """Return one line for each difference of two runs, such as `torch: 2.13.0 -> 2.15.0`."""
     before, after = facts(one), facts(other)
     names: Iterable[str] = sorted(before.keys() | after.keys())
     return [
@@ -369,19 +366,19 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _diff_digest(root: Path) -> str | None:
-    """Return the digest of all files that differ from the commit, new ones included, or None.
+    """Return the digest of all files that differ from the commit, including new ones, or None.
 
-    Of the files and not of what `git diff` prints, as a user's settings change that, and can hide
-    a difference (textconv).
+    It covers the files, not the output of `git diff`, which depends on the user's settings and can
+    hide a difference (textconv).
     """
     options = ("--porcelain", "-z", "--untracked-files=all", "--no-renames")
-    # Without the lock that it would take to note which files it has looked at.
-    look = ("--no-optional-locks", "status", *options, "--ignore-submodules=none")
-    status = _git(root, *look)
+    # No optional locks: git must not write to the repository's index here.
+    command = ("--no-optional-locks", "status", *options, "--ignore-submodules=none")
+    status = _git(root, *command)
     if status is None:
         msg = f"{root}: git cannot compare the source with its commit; git status says why"
         raise GateInputError(msg)
-    names = sorted(entry[3:] for entry in status.split("\0") if entry)  # after two letters
+    names = sorted(entry[3:] for entry in status.split("\0") if entry)  # after "XY "
     if not names:
         return None
     digest = hashlib.sha256()
@@ -391,7 +388,7 @@ def _diff_digest(root: Path) -> str | None:
 
 
 def _contents(file: Path) -> str:
-    """Return what git would note of a file: its kind, and the digest of what it holds."""
+    """Return the facts about a file that git tracks: its kind and the digest of its content."""
     if file.is_symlink():
         return f"link {file.readlink()}"
     if not file.is_file():
@@ -401,17 +398,17 @@ def _contents(file: Path) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """Return what git prints in `folder`, or None where it or a repository is missing."""
+    """Return git's output in `folder`; None if git fails or is missing."""
     try:
-        asked = _ask(folder, *arguments)
+        result = _run_git(folder, *arguments)
     except OSError:
         return None
-    return asked.stdout.decode(errors="surrogateescape") if asked.returncode == 0 else None
+    return result.stdout.decode(errors="surrogateescape") if result.returncode == 0 else None
 
 
-def _ask(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+def _run_git(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
     return subprocess.run(  # noqa: S603 - arguments of our own
-        ["git", *arguments],  # noqa: S607 - the one on PATH, as for anybody
+        ["git", *arguments],  # noqa: S607 - the user's git, from PATH
         cwd=folder,
         env={**os.environ, "LC_ALL": "C"},
         capture_output=True,
@@ -420,7 +417,7 @@ def _ask(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
 
 
 def _processor() -> str:
-    """Return the processor's model name, which Linux tells only in a file."""
+    """Return the processor's model name, which Linux provides only in a file."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The form of a run's provenance: what every field of the statement must be, and with which other.
+"""The schema of a run's provenance: the type of each field, and how fields must agree.
 
 https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
 https://slsa.dev/spec/v1.0/provenance
@@ -12,17 +12,17 @@ from pydantic.alias_generators import to_camel
 
 STATEMENT_TYPE: Literal["https://in-toto.io/Statement/v1"] = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Literal["https://slsa.dev/provenance/v1"] = "https://slsa.dev/provenance/v1"
-# What a training run is, for readers who compare two of them: its parameters are a configuration.
-# The names are the template's, so a project that is renamed keeps them. Earlier versions wrote the
-# project's name in their place, and what they wrote is read all the same.
+# SLSA build type and builder: they define the meaning of the parameters. The names are the
+# template's, so renaming a project does not change them. Earlier versions wrote the project's name
+# instead; those statements can still be read.
 BUILD_TYPE = "urn:ml-project-template:training-run:v1"
 BUILDER = "urn:ml-project-template:train"
 IS_BUILD_TYPE = r"^urn:[a-z0-9-]+:training-run:v1$"
 _IS_BUILDER = r"^urn:[a-z0-9-]+:train$"
 
-# A model is in a file of this name, whose suffix says in which format.
+# The name of every checkpoint file; the suffix gives the format.
 _CHECKPOINT = r"checkpoint\.[a-z0-9]{1,16}"
-# The library of the checkpoints whose provenance names none: earlier versions knew no other.
+# The default if the provenance names no library: earlier versions supported only this one.
 FIRST_LIBRARY = "pytorch"
 
 RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -30,19 +30,19 @@ RUN_ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-def _is_no_null(commit: str) -> str:
+def _check_not_null(commit: str) -> str:
     if not commit.strip("0"):
-        msg = "is git's name for no commit"
+        msg = "is git's null commit"
         raise ValueError(msg)
     return commit
 
 
-_Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$"), AfterValidator(_is_no_null)]
+_Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$"), AfterValidator(_check_not_null)]
 _Name = Annotated[str, Field(min_length=1)]
 
 
 def is_checkpoint(name: str) -> bool:
-    """Whether a file of this name holds a model: checkpoint.pt, checkpoint.onnx, …."""
+    """Whether this is the name of a checkpoint: checkpoint.pt, checkpoint.onnx, …."""
     return re.fullmatch(_CHECKPOINT, name) is not None
 
 
@@ -110,7 +110,7 @@ class _Definition(_Part):
     resolved_dependencies: list[Annotated[_Source | _Dependency, Field(discriminator="name")]]
 
     @model_validator(mode="after")
-    def _says_once_what_it_was_made_of(self) -> Self:
+    def _check_dependencies(self) -> Self:
         names = [each.name for each in self.resolved_dependencies]
         repeated = [name for name in names if names.count(name) > 1]
         if repeated:
@@ -120,12 +120,12 @@ class _Definition(_Part):
         was_clean = all(each.commit and not each.diff_digest for each in earlier)
         is_clean = was_clean and "source" in names and "source-diff" not in names
         if self.internal_parameters.dirty is is_clean:
-            msg = f"dirty is {self.internal_parameters.dirty}, and the sources say otherwise"
+            msg = f"dirty is {self.internal_parameters.dirty}, but the sources show the opposite"
             raise ValueError(msg)
         return self
 
     @model_validator(mode="after")
-    def _sets_what_it_was_asked_to(self) -> Self:
+    def _check_determinism(self) -> Self:
         config = self.external_parameters.config
         for name, value in self.internal_parameters.determinism.items():
             if name in config and str(config[name]) != value:
@@ -154,12 +154,12 @@ class _Predicate(_Part):
     run_details: _RunDetails
 
     @model_validator(mode="after")
-    def _goes_forward_in_time(self) -> Self:
+    def _check_order(self) -> Self:
         attempts = self.build_definition.internal_parameters.earlier_attempts
         times = [each.started for each in attempts]
         metadata = self.run_details.metadata
         if times and times[0] != metadata.started_on:
-            msg = "startedOn is not when its first attempt was started"
+            msg = "startedOn is not the start of the first attempt"
             raise ValueError(msg)
         steps = [each.first_step for each in attempts]
         times = [metadata.started_on, *times, metadata.finished_on]
@@ -168,7 +168,7 @@ class _Predicate(_Part):
             ("times", times == sorted(times)),
         ):
             if not is_in_order:
-                msg = f"its {name} are not in their order"
+                msg = f"the {name} are not in order"
                 raise ValueError(msg)
         return self
 

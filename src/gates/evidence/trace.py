@@ -1,4 +1,4 @@
-"""Which data and code made a model, and which models a commit or some data went into."""
+"""Finds the data and code behind a model, and the models built from a commit or some data."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ _SHORTEST = 7
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What made a model.
+    """The origin of a model.
 
     Args:
-        name: of the run, or of the registered version.
-        parts: digests, by what they are of: model, data, source (the commit), source-diff, uv.lock.
-        dirty: whether its source was not what the commit says.
+        name: the run or the registered version.
+        parts: digests by role: model, data, source (the commit), source-diff, uv.lock.
+        dirty: whether its source differed from the commit.
     """
 
     name: str
@@ -26,23 +26,23 @@ class Origin:
     dirty: bool
 
     def __str__(self) -> str:
-        told = ", ".join(f"{what} {digest}" for what, digest in self.parts.items())
-        return f"{told}, from a tree that its commit does not describe" if self.dirty else told
+        text = ", ".join(f"{role} {digest}" for role, digest in self.parts.items())
+        return f"{text}, from source that no commit describes" if self.dirty else text
 
 
 def of_runs(outputs: Path) -> list[Origin]:
-    """Return what made the model of each run in `outputs`, or in a folder of it.
+    """Return the origin of each run's model in `outputs` or one level below.
 
     Raises:
-        GateInputError: a run's provenance is not about the checkpoint beside it.
+        GateInputError: a run's provenance does not match its checkpoint.
     """
     patterns = ("*/provenance.json", "*/*/provenance.json")
     runs = sorted(file.parent for pattern in patterns for file in outputs.glob(pattern))
-    return [_of_run(run) for run in runs]
+    return [_origin(run) for run in runs]
 
 
 def of_versions(store: Store, model: str) -> list[Origin]:
-    """Return what made each version of `model` in a registry.
+    """Return the origin of each version of `model` in a registry.
 
     Raises:
         GateInputError: a version was registered by other means.
@@ -62,14 +62,14 @@ def of_versions(store: Store, model: str) -> list[Origin]:
 
 
 def trace(digest: str, origins: Iterable[Origin]) -> list[str]:
-    """Return a line for each model that `digest`, or its beginning, has a part in.
+    """Return one line for each model whose origin includes `digest`.
 
     Args:
-        digest: of a checkpoint, a commit, data or the lock.
-        origins: the models that are known.
+        digest: the digest of a checkpoint, a commit, data or the lock, or its beginning.
+        origins: the origins of all known models.
 
     Raises:
-        GateInputError: it is too short, or no model has it.
+        GateInputError: the digest is too short, or no origin includes it.
     """
     if len(digest) < _SHORTEST:
         msg = f"trace: {digest!r} is too short; give at least {_SHORTEST} digits"
@@ -77,17 +77,17 @@ def trace(digest: str, origins: Iterable[Origin]) -> list[str]:
     lines: list[str] = []
     for origin in origins:
         parts = origin.parts.items()
-        roles = [what for what, value in parts if value.startswith(digest.lower())]
+        roles = [role for role, value in parts if value.startswith(digest.lower())]
         if roles:
             lines.append(f"{origin.name}: {digest} is its {' and '.join(roles)}: {origin}")
     if not lines:
-        msg = f"trace: {digest} has no part in any run or registered version here; look where it "
-        msg += "was trained, or name the registry in MLFLOW_TRACKING_URI"
+        msg = f"trace: {digest} is not part of any run or registered version here; search where "
+        msg += "the model was trained, or set MLFLOW_TRACKING_URI to the registry"
         raise GateInputError(msg)
     return lines
 
 
-def _of_run(run: Path) -> Origin:
+def _origin(run: Path) -> Origin:
     statement = provenance.read_of_run(run)
     facts = provenance.facts(statement)
     names = ("data", "source", "source-diff", "uv.lock")

@@ -1,4 +1,4 @@
-"""Whether a version can be used: its files are what was registered, and the model answers."""
+"""Whether a version can be used: its files are as registered, and its model answers."""
 
 import tempfile
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from gates.registry.history import History
 from gates.registry.loading import check_as_recorded
 from gates.registry.store import Store, UnreachableError, Version, fetch_checked
 
-# What says something of the machine that tries a model, and nothing of the model.
-_OF_THIS_MACHINE = (ConfigError, GateInputError, ImportError, MemoryError, OSError)
+# Errors that concern the machine on which a model is tried, not the model.
+_MACHINE_ERRORS = (ConfigError, GateInputError, ImportError, MemoryError, OSError)
 
 
 def answer_check(rules: PromotionPolicy) -> Callable[[Path], Any]:
-    """Return the project's function that lets a model answer.
+    """Return the project's function that checks that a model answers.
 
     Raises:
-        ConfigError: it cannot be imported here.
+        ConfigError: the function cannot be imported here.
     """
     with waiting_for(f"loading {rules.smoke}"):
         function: Callable[[Path], Any] = named_function(rules.smoke, where="promotion.smoke")
@@ -29,10 +29,10 @@ def answer_check(rules: PromotionPolicy) -> Callable[[Path], Any]:
 
 
 def problem_of_files(store: Store, version: Version, log: History, folder: Path) -> str | None:
-    """Copy every file of `version` to `folder`; return what is not what was registered.
+    """Copy every file of `version` to `folder`; return how they differ from what was registered.
 
     Raises:
-        UnreachableError: a file could not be copied here, which says nothing of the version.
+        UnreachableError: a file could not be copied; the version itself may be intact.
     """
     problems = []
     try:
@@ -53,10 +53,10 @@ def problem_of_files(store: Store, version: Version, log: History, folder: Path)
 def problem_of(
     store: Store, version: Version, log: History, answers: Callable[[Path], Any]
 ) -> str | None:
-    """Load a version from the registry and let it answer; return what is wrong with it.
+    """Load a version from the registry and try its model; return what is wrong, if anything.
 
     Raises:
-        GateInputError: it cannot be tried on this machine, which says nothing of the version.
+        GateInputError: it cannot be tried on this machine; the version itself may be fine.
     """
     with tempfile.TemporaryDirectory(prefix="gates-") as folder:
         problem = problem_of_files(store, version, log, Path(folder))
@@ -66,23 +66,23 @@ def problem_of(
 def problem_of_answers(
     answers: Callable[[Path], Any], version: Version, folder: Path
 ) -> str | None:
-    """Let a model whose files are in `folder` answer; return what is wrong with it.
+    """Try the model whose files are in `folder`; return what is wrong, if anything.
 
     Raises:
-        GateInputError: it cannot be tried on this machine, which says nothing of the version.
+        GateInputError: it cannot be tried on this machine; the version itself may be fine.
     """
     try:
         with waiting_for(f"trying {version}"):
             answers(folder)
-    except _OF_THIS_MACHINE as error:
-        msg = f"{version}: cannot be tried on this machine: {_told(error, folder)}; try again "
-        msg += "where its code and its held-out data are"
+    except _MACHINE_ERRORS as error:
+        msg = f"{version}: cannot be tried on this machine: {_describe(error, folder)}; try again "
+        msg += "on one that has its code and its held-out data"
         raise GateInputError(msg) from error
     except Exception as error:  # noqa: BLE001 - the project's own function may raise anything
-        return _told(error, folder)
+        return _describe(error, folder)
     return None
 
 
-def _told(error: Exception, folder: Path) -> str:
-    told = str(error).replace(f"{folder}/", "")
-    return told if isinstance(error, GateError) else f"{type(error).__name__}: {told}"
+def _describe(error: Exception, folder: Path) -> str:
+    text = str(error).replace(f"{folder}/", "")
+    return text if isinstance(error, GateError) else f"{type(error).__name__}: {text}"

@@ -1,7 +1,7 @@
-"""Whether the files of a run fit together: each is about the others, and says what they say.
+"""Whether the files of a run fit together: they name and agree with each other.
 
-What can be computed is computed, and what one file says of another is compared. What none of them
-can prove, such as the machine that a model was trained on, is left to an attestation
+Values that can be computed are computed, and what one file states about another is compared. Facts
+that no file can prove, such as the machine a model was trained on, need an attestation
 (docs/registry.md).
 """
 
@@ -17,11 +17,11 @@ from gates.files import sha256
 from gates.registry.files import CONFIG, PREDICTIONS, PROVENANCE
 from gates.verdicts.verdict import read_verdict
 
-_CLOCKS_DIFFER = timedelta(minutes=5)
+_CLOCK_TOLERANCE = timedelta(minutes=5)
 
 
 def facts(run: Path, verdict: Path) -> dict[str, str]:
-    """Return what is noted of a version: what made it, by the files in `run` and its verdict.
+    """Return the facts to register about a version, from the files in `run` and its verdict.
 
     Raises:
         GateError: a file cannot be read, or does not fit the others.
@@ -43,23 +43,23 @@ def facts(run: Path, verdict: Path) -> dict[str, str]:
 
 def _check_finished(statement: dict[str, Any], file: Path) -> None:
     finished = datetime.fromisoformat(provenance.metadata(statement)["finishedOn"])
-    if finished > datetime.now(UTC) + _CLOCKS_DIFFER:
-        msg = f"{file}: says that the run ends at {finished}, which is yet to come; correct the "
-        msg += "clock of the machine that trains"
+    if finished > datetime.now(UTC) + _CLOCK_TOLERANCE:
+        msg = f"{file}: finishedOn is {finished}, in the future; correct the clock of the machine "
+        msg += "that trains"
         raise GateInputError(msg)
 
 
 def _check_config(run: Path, statement: dict[str, Any]) -> None:
-    """Refuse a configuration that is not the one of the provenance."""
+    """Refuse a configuration that differs from the one in the provenance."""
     file = run / CONFIG
     if parse_yaml(read_bytes(file), where=str(file)) != provenance.config_of(statement):
-        msg = f"{file}: is another configuration than {run / PROVENANCE} has; one of them was "
+        msg = f"{file}: differs from the configuration in {run / PROVENANCE}; one of them was "
         msg += "changed: train again"
         raise GateInputError(msg)
 
 
 def _check_predictions(run: Path, statement: dict[str, Any], data: str) -> None:
-    """Refuse predictions of another checkpoint, configuration or data, or that can be changed."""
+    """Refuse unsealed predictions, and those of another checkpoint, configuration or data."""
     file = run / PREDICTIONS
     predictions = open_predictions(file)
     expected = {
@@ -67,34 +67,32 @@ def _check_predictions(run: Path, statement: dict[str, Any], data: str) -> None:
         "checkpoint": (
             provenance.subject_digest(statement),
             provenance.checkpoint_name(statement, run / PROVENANCE),
-            "write it anew",
+            "write it again",
         ),
-        "config": (sha256(run / CONFIG), CONFIG, "write it anew"),
+        "config": (sha256(run / CONFIG), CONFIG, "write it again"),
     }
     for what, (digest, where, advice) in expected.items():
         found = predictions.digests.get(what, "none")
         if found != digest:
-            msg = f"{file}: is of another {what} ({found[:12]}) than {run / where} has "
-            msg += f"({digest[:12]}); {advice}: python -m PROJECT.eval"
+            msg = f"{file}: its {what} is {found[:12]}, but {run / where} has "
+            msg += f"{digest[:12]}; {advice}: python -m PROJECT.eval"
             raise GateInputError(msg)
     if not predictions.is_sealed:
-        msg = (
-            f"{file}: has no content_digest, so nothing shows that it is as it was written; write "
-        )
-        msg += "it anew: python -m PROJECT.eval"
+        msg = f"{file}: has no content_digest, so nothing shows that it is unchanged; write it "
+        msg += "again: python -m PROJECT.eval"
         raise GateInputError(msg)
 
 
 def _check_verdict(run: Path, file: Path, checkpoint: str, data: str) -> None:
-    """Refuse a verdict of another gate, or on something else than what is in `run`."""
+    """Refuse a verdict of another gate, or on other files than those in `run`."""
     verdict = read_verdict(file)
     if verdict.gate != "evaluation":
-        msg = f"{file}: is a verdict of the gate {verdict.gate}; name one of evaluation"
+        msg = f"{file}: is a verdict of the gate {verdict.gate}; expected one of evaluation"
         raise GateInputError(msg)
     expected = {"checkpoint": checkpoint, "data": data, "predictions": sha256(run / PREDICTIONS)}
     for name, digest in expected.items():
         found = verdict.evidence.get(name)
         if found != digest:
-            msg = f"{file}: is a verdict on another {name} ({(found or 'none')[:12]}) than "
-            msg += f"{run} has ({digest[:12]}); judge it: python -m PROJECT.eval"
+            msg = f"{file}: is a verdict on {name} {(found or 'none')[:12]}, but {run} has "
+            msg += f"{digest[:12]}; judge the run: python -m PROJECT.eval"
             raise GateInputError(msg)

@@ -1,9 +1,9 @@
-"""The log of a model: an entry for each change of a stage, chained by digests.
+"""The log of a model: one entry for each change of a stage, chained by digests.
 
-An entry is text that names the digest of the entry before it, so none can be edited, taken out or
-slipped in without a trace. Two writers who append at once both name the same entry before theirs:
-the registry numbers what it is given, the lower number holds, and the other is void. So an append
-decides who won, on any store that numbers its entries.
+Each entry contains the digest of the entry before it, so editing, removing or inserting one leaves
+a trace. If two writers append at the same time, both entries name the same predecessor. The
+registry numbers entries as it receives them; the lower number is valid and the other is void. The
+append alone therefore decides who won, on any store that numbers its entries.
 """
 
 import hashlib
@@ -22,20 +22,20 @@ from gates.verdicts.verdict import Digest
 
 FORMAT: Literal["history/1"] = "history/1"
 
-# What the first entry names as the one before it.
+# The predecessor's digest in the first entry.
 NOTHING_BEFORE = "0" * 64
 
 Stage = Literal["staging", "production"]
 STAGES: tuple[Stage, ...] = ("staging", "production")
-LONGEST_REASON = 1000  # letters
+LONGEST_REASON = 1000  # characters
 
 
 class Action(StrEnum):
     """What an entry records.
 
-    A promotion holds at once, and is confirmed when the model has been loaded from the registry
-    and has answered. An acknowledgement lets the log go on after somebody has damaged it, and takes
-    what is in a stage without an entry as it is.
+    A promotion takes effect immediately; it is confirmed once the model was loaded from the
+    registry and has answered. An acknowledgement lets the log continue after damage, and accepts
+    a version that is in a stage without an entry.
     """
 
     PROMOTE = "promote"
@@ -50,8 +50,8 @@ class Entry(BaseModel):
     Args:
         format: the format's name and version.
         model: the name of the registered model.
-        action: what was done.
-        stage: where.
+        action: the kind of change.
+        stage: the stage that changed.
         before: the version that was there; None if there was none.
         after: the version that is there now; None if there is none.
         checkpoint: SHA-256 of the checkpoint of `after`.
@@ -60,9 +60,9 @@ class Entry(BaseModel):
         commit: the git commit that `after` was made from.
         by: who did it.
         approver: who else agreed.
-        when: by the clock of the machine that did it.
-        why: in the words of who did it.
-        forgives: the problems that an acknowledgement is about, each by its digest.
+        when: the time, by the clock of the machine that did it.
+        why: the reason, in the actor's own words.
+        forgives: digests of the problems that an acknowledgement accepts.
         previous: SHA-256 of the entry before this one.
     """
 
@@ -86,22 +86,22 @@ class Entry(BaseModel):
     previous: Digest
 
     def to_text(self) -> str:
-        """Return the entry as the registry keeps it: JSON, always the same for the same entry."""
+        """Return the entry as canonical JSON, the form in which the registry keeps it."""
         document = self.model_dump(mode="json", by_alias=True)
         document["when"] = self.when.astimezone(UTC).isoformat(timespec="milliseconds")
         return json.dumps(document, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """Return the entry that `text` is.
+        """Parse the text of an entry.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text is not an entry.
         """
         return cls.model_validate_json(text)
 
     def summary(self) -> str:
-        """Return what happened in a few words, such as `production: 3 -> 4`."""
+        """Return the change in a few words, such as `production: 3 -> 4`."""
         move = f"{self.before or 'none'} -> {self.after or 'none'}"
         if self.action is Action.CONFIRM:
             return f"{self.stage}: {self.after} checked"
@@ -119,13 +119,13 @@ def digest_of(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """An entry as the registry holds it, not yet checked.
+    """An entry as read from the registry, not yet checked.
 
     Args:
-        number: which it is, from 1.
+        number: its position in the log, from 1.
         text: the entry.
-        digest: SHA-256 that was written beside it.
-        received: when the server took it, by the server's clock; None where there is no server.
+        digest: the SHA-256 stored with it.
+        received: when the server received it, by the server's clock; None without a server.
     """
 
     number: int
@@ -136,7 +136,7 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The newest entry that somebody saw: beside the log, so that a lost end is noticed too."""
+    """The newest entry seen so far, kept outside the log so that a truncated log is detected."""
 
     number: int
     digest: str
@@ -146,7 +146,7 @@ class Head:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return what `str` wrote, or None where it is something else."""
+        """Parse the output of `str`; None for any other text."""
         number, _, digest = text.partition(" ")
         return cls(number=int(number), digest=digest) if number.isdecimal() and digest else None
 
@@ -159,32 +159,32 @@ class _Read:
 
     @property
     def when(self) -> datetime:
-        """When it was made: by the server's clock, if there is one, whatever the entry says."""
+        """When it was made; the server's clock, if there is one, overrides the entry."""
         return self.received or self.entry.when
 
 
 @dataclass(frozen=True, kw_only=True)
 class Held(_Read):
-    """An entry that is part of the chain."""
+    """A valid entry: part of the chain."""
 
     digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Void(_Read):
-    """An entry that came second: it has changed nothing."""
+    """An entry that lost a race and has no effect."""
 
     lost_to: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """Where the log is not what was written.
+    """A place where the log is not as it was written.
 
     Args:
-        number: the entry.
+        number: the number of the entry.
         text: what is wrong with it.
-        found: what is there in its place.
+        found: the text found in its place.
     """
 
     number: int
@@ -193,7 +193,10 @@ class Problem:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the problem: of the same entry, edited again, it is another."""
+        """SHA-256 of the problem; it changes if the same entry is edited again.
+
+        Acknowledgements record it, so rewording a problem revokes them.
+        """
         return digest_of(f"{self.number} {self.text}\n{self.found}")
 
 
@@ -202,9 +205,9 @@ class History:
     """A log that has been read and checked.
 
     Args:
-        held: the entries that hold, oldest first.
-        void: those that lost a race.
-        problems: where it was edited, or an entry is missing.
+        held: the valid entries, oldest first.
+        void: the entries that lost a race.
+        problems: the entries that were edited or are missing.
     """
 
     held: tuple[Held, ...]
@@ -213,7 +216,7 @@ class History:
 
     @property
     def head(self) -> Head:
-        """The newest entry that holds."""
+        """The newest valid entry."""
         if not self.held:
             return Head(number=0, digest=NOTHING_BEFORE)
         return Head(number=self.held[-1].number, digest=self.held[-1].digest)
@@ -232,8 +235,8 @@ def read(
 
     Args:
         stored: the entries, in the order of their numbers.
-        head: the newest entry that the registry notes beside the log.
-        model: the model that every entry must be about; None for whichever.
+        head: the newest entry according to the registry's note beside the log.
+        model: the model that every entry must be about; None for any model.
     """
     reader = _Reader(model)
     for each in stored:
@@ -253,7 +256,7 @@ class _Reader:
         self.problems: list[Problem] = []
         self._last = 0
         self._digest = NOTHING_BEFORE
-        # The entry that followed each entry of the chain, by the digest that it names.
+        # The number of each entry's successor, by the digest of the entry.
         self._follower: dict[str, int] = {}
         self._digests: dict[int, str] = {}
 
@@ -302,7 +305,7 @@ class _Reader:
             self._find(head.number, "is not the entry that the registry noted as its newest")
 
     def _pass_over(self, stored: Stored, problem: str) -> None:
-        """Let the chain go on by the digest that was written beside it: one edit is one problem."""
+        """Continue the chain from the stored digest, so that one edit is reported only once."""
         self._find(stored.number, problem, stored.text)
         self._follower[self._digest] = stored.number
         self._digest = stored.digest
@@ -312,7 +315,7 @@ class _Reader:
 
 
 def export(history: History) -> str:
-    """Return the log as JSON lines, an entry each."""
+    """Return the log as JSON lines, one entry per line."""
     lines = [
         {"number": each.number, "digest": each.digest, "entry": json.loads(each.entry.to_text())}
         for each in history.held
@@ -321,26 +324,26 @@ def export(history: History) -> str:
 
 
 def differences(history: History, exported: str, *, where: str) -> Iterator[Problem]:
-    """Yield what is no longer as it was when the log was exported.
+    """Yield each entry of an earlier export that is missing from the log or differs in it.
 
     Args:
-        history: the log as it is.
-        exported: what `export` returned then.
-        where: what errors call it.
+        history: the log now.
+        exported: the earlier output of `export`.
+        where: the name of the export in messages.
 
     Raises:
-        GateInputError: it is no export of a log.
+        GateInputError: the text is not an export of a log.
     """
     now = {each.number: each for each in history.held}
     if not exported.strip():
-        msg = f"{where}: holds no entry, so nothing can be missing; name an export that does"
+        msg = f"{where}: has no entries, so there is nothing to compare; name an export that has"
         raise GateInputError(msg)
     for line in exported.splitlines():
         number, digest = _exported(line, where)
         if number not in now:
-            yield Problem(number=number, text=f"entry {number} is in {where} and no longer here")
+            yield Problem(number=number, text=f"entry {number} of {where} is missing")
         elif now[number].digest != digest:
-            yield Problem(number=number, text=f"entry {number} is another than in {where}")
+            yield Problem(number=number, text=f"entry {number} differs from {where}")
 
 
 def _exported(line: str, where: str) -> tuple[int, str]:
@@ -353,5 +356,5 @@ def _exported(line: str, where: str) -> tuple[int, str]:
 
 
 def now() -> datetime:
-    """Return the time that an entry made now has."""
+    """Return the current time, in UTC."""
     return datetime.now(UTC)

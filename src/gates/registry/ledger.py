@@ -7,31 +7,31 @@ from typing import ClassVar
 from gates.errors import ExitCode, GateError
 from gates.registry import history, stages
 from gates.registry.history import STAGES, Entry, Head, Held, History, Problem, Stage
-from gates.registry.stages import Occupancy
+from gates.registry.stages import StageState
 from gates.registry.store import Store, Version
 
 
 class RefusedError(GateError):
-    """The registry is not in a state in which this may be done."""
+    """The state of the registry does not allow the operation."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED
 
 
 @dataclass(frozen=True, kw_only=True)
-class Now:
-    """What the registry says at one moment.
+class Snapshot:
+    """A snapshot of the registry.
 
     Args:
         model: the name of the model.
         history: the log.
-        stages: who is where, by the log.
-        aliases: who is where, by the aliases, which may be a moment behind.
-        noted: the entry that is noted beside the log as its newest.
+        stages: the state of each stage, according to the log.
+        aliases: the version that each alias names; may lag behind the log.
+        noted: the newest entry according to the note beside the log.
     """
 
     model: str
     history: History
-    stages: Mapping[Stage, Occupancy]
+    stages: Mapping[Stage, StageState]
     aliases: Mapping[str, int]
     noted: Head | None
 
@@ -41,7 +41,7 @@ class Now:
 
     @property
     def unexplained(self) -> list[str]:
-        """The aliases of stages at which no entry ever put anything, a sentence each."""
+        """One sentence for each stage alias that no entry of the log explains."""
         return [
             f"the alias {stage} names version {self.aliases[stage]}, and no entry of the history "
             "put it there"
@@ -50,7 +50,7 @@ class Now:
 
     @property
     def foreign(self) -> list[Stage]:
-        """The stages whose aliases are somebody else's doing."""
+        """The stages that have an alias but no entry in the log: something else set it."""
         return [each for each in STAGES if each in self.aliases and not self.stages[each].since]
 
 
@@ -66,19 +66,21 @@ class Ledger:
         self._store = store
         self._model = model
 
-    def read(self) -> Now:
-        """Return what the registry says now."""
-        # First what was noted, then the log: the other way round, an entry in between is missing.
+    def read(self) -> Snapshot:
+        """Return a snapshot of the registry."""
+        # The note first, then the log: in the other order, an entry appended in between would
+        # look as if it were missing from the log.
         record = self._store.record(self._model)
         entries = self._store.entries(self._model)
         found = history.read(entries, record.head, model=self._model)
-        # Who appends the second entry has noted the first one before.
+        # A writer notes the first entry before it appends the second, so with two entries there
+        # must be a note. Both may have been appended since the note was read: read it again.
         if record.head is None and len(found.held) > 1:
-            record = self._store.record(self._model)  # by now, where both came since the first look
+            record = self._store.record(self._model)
         if record.head is None and len(found.held) > 1:
             lost = Problem(number=found.head.number, text="the note of the newest entry is missing")
             found = replace(found, problems=(*found.problems, lost))
-        return Now(
+        return Snapshot(
             model=self._model,
             history=found,
             stages=stages.replay(found.held),
@@ -86,13 +88,13 @@ class Ledger:
             noted=record.head,
         )
 
-    def append(self, now: Now, entry: Entry, version: Version) -> tuple[Held, Now]:
-        """Add `entry` after what `now` holds; return it in the log, and what holds then.
+    def append(self, snapshot: Snapshot, entry: Entry, version: Version) -> tuple[Held, Snapshot]:
+        """Append `entry` to the log of `snapshot`; return it as logged, and the new snapshot.
 
         Raises:
-            RefusedError: somebody else's came first.
+            RefusedError: somebody else appended an entry first.
         """
-        before = now.history.head.digest
+        before = snapshot.history.head.digest
         entry = entry.model_copy(update={"previous": before})
         text = entry.to_text()
         self._store.append(version, text, summary=f"{entry.summary()}, {entry.by}")
@@ -101,38 +103,42 @@ class Ledger:
             if each.digest == history.digest_of(text):
                 return each, after
         winner = next((e for e in after.history.held if e.entry.previous == before), None)
-        did = (
-            f"{winner.entry.by} was quicker ({winner.entry.summary()})" if winner else "it is void"
+        cause = (
+            f"{winner.entry.by} was quicker ({winner.entry.summary()})"
+            if winner
+            else "the new entry is void"
         )
-        msg = f"{self._model}: {did}; nothing was changed. Look at gates status, and decide again"
+        msg = f"{self._model}: {cause}; nothing was changed. Check gates status and decide again"
         raise RefusedError(msg)
 
-    def align(self, now: Now) -> Now:
-        """Make the aliases name what the log says, and note its newest entry.
+    def align(self, snapshot: Snapshot) -> Snapshot:
+        """Set the aliases to match the log, and note its newest entry.
 
-        Reads the log again after each change: of several who do this at once, each with what it
-        read a moment ago, the last to write sees what the others have appended.
+        Reads the log again after each change. If several processes do this at the same time, the
+        last to write then sees the entries that the others have appended.
         """
-        while wrong := self._wrong(now):
+        while wrong := self._wrong(snapshot):
             for stage, number in wrong.items():
                 self._store.point(self._model, stage, number)
-            now = self.read()
-        if now.history.held and (not now.noted or now.noted.number < now.history.head.number):
-            self._store.note_head(self._model, now.history.head)
-        return now
+            snapshot = self.read()
+        if snapshot.history.held and (
+            not snapshot.noted or snapshot.noted.number < snapshot.history.head.number
+        ):
+            self._store.note_head(self._model, snapshot.history.head)
+        return snapshot
 
-    def _wrong(self, now: Now) -> dict[Stage, int | None]:
-        """Return what each alias must name that names something else.
+    def _wrong(self, snapshot: Snapshot) -> dict[Stage, int | None]:
+        """Return the correct version for each alias that names another one.
 
-        An alias of a stage that the log does not know is somebody else's; where the version that
-        the log knows was deleted, it may be all that is left.
+        Leaves an alias alone if the log has no entry for its stage, since something else set it,
+        or if the version in the log was deleted, since the alias may be all that is left.
         """
         wrong = {
-            stage: place.to_load
-            for stage, place in now.stages.items()
-            if place.since is not None and now.aliases.get(stage) != place.to_load
+            stage: state.to_load
+            for stage, state in snapshot.stages.items()
+            if state.since is not None and snapshot.aliases.get(stage) != state.to_load
         }
         if not wrong:
             return {}
-        there = {None, *(each.number for each in self._store.versions(self._model))}
-        return {stage: number for stage, number in wrong.items() if number in there}
+        existing = {None, *(each.number for each in self._store.versions(self._model))}
+        return {stage: number for stage, number in wrong.items() if number in existing}

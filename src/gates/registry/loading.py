@@ -1,4 +1,4 @@
-"""Files of a registered model by its address, checked to be what was registered."""
+"""Files of a registered model, fetched by its address and checked to be as registered."""
 
 import fnmatch
 import re
@@ -8,57 +8,57 @@ from pathlib import Path
 from gates.errors import GateInputError
 from gates.registry.address import open_store
 from gates.registry.history import STAGES, History, Stage
-from gates.registry.ledger import Ledger, Now
+from gates.registry.ledger import Ledger, Snapshot
 from gates.registry.store import Store, Version, fetch_checked
 
 _ADDRESS = re.compile(r"models:/(?P<model>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>[1-9]\d*))")
 
 
 def fetch_model(uri: str, patterns: Sequence[str], folder: Path) -> Path:
-    """Return a local copy of the first file of a registered model that fits one of `patterns`.
+    """Return a local copy of the first file of a registered model that matches `patterns`.
 
     Args:
         uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-        patterns: of the names of files, such as `checkpoint.*`, in the order of preference.
-        folder: where the copy goes.
+        patterns: file name patterns such as `checkpoint.*`, most preferred first.
+        folder: the folder for the copy.
 
     Raises:
-        GateInputError: there is no such version, it has none of the files, its files are not what
-            was registered, or it is not where the history says.
+        GateInputError: there is no such version, it has no matching file, its files are not as
+            registered, or the alias contradicts the history.
     """
     parts = _ADDRESS.fullmatch(uri)
     if parts is None:
-        msg = f"{uri}: write models:/NAME@production, or models:/NAME/VERSION"
+        msg = f"{uri}: expected models:/NAME@production or models:/NAME/VERSION"
         raise GateInputError(msg)
     store = open_store()
-    now = Ledger(store, parts["model"]).read()
-    version = _version(store, parts, now)
-    check_as_recorded(version, now.history)
+    snapshot = Ledger(store, parts["model"]).read()
+    version = _version(store, parts, snapshot)
+    check_as_recorded(version, snapshot.history)
     for pattern in patterns:
         for name in fnmatch.filter(version.files, pattern):
             fetch_checked(store, version, [name], folder)
             return folder / name
-    msg = f"{uri}: this version holds none of {', '.join(patterns)}; register a run's folder"
+    msg = f"{uri}: this version has none of {', '.join(patterns)}; register a run's folder"
     raise GateInputError(msg)
 
 
 def check_as_recorded(version: Version, log: History) -> None:
-    """Refuse a version of which the log says that its files were others.
+    """Refuse a version whose list of digests differs from the one in the log.
 
     Raises:
-        GateInputError: the list of their digests was changed after a promotion.
+        GateInputError: the list was changed after a promotion.
     """
     for each in log.held:
         is_about = each.entry.after == version.number and each.entry.files is not None
         if is_about and each.entry.files != version.files_digest:
-            msg = f"{version}: its list of digests is not what entry {each.number} of the "
-            msg += "history recorded; somebody has changed it"
+            msg = f"{version}: its list of digests differs from the one in entry "
+            msg += f"{each.number} of the history; somebody has changed it"
             raise GateInputError(msg)
 
 
-def _version(store: Store, parts: re.Match[str], now: Now) -> Version:
+def _version(store: Store, parts: re.Match[str], snapshot: Snapshot) -> Version:
     model, alias = parts["model"], parts["alias"]
-    wanted = _named(parts[0], alias, now) if alias else int(parts["number"])
+    wanted = _named(parts[0], alias, snapshot) if alias else int(parts["number"])
     for each in store.versions(model):
         if each.number == wanted:
             return each
@@ -67,25 +67,26 @@ def _version(store: Store, parts: re.Match[str], now: Now) -> Version:
     raise GateInputError(msg)
 
 
-def _named(uri: str, alias: str, now: Now) -> int | None:
-    """Return the version that an alias stands for: at a stage, the one that the log has there."""
-    named = now.aliases.get(alias)
+def _named(uri: str, alias: str, snapshot: Snapshot) -> int | None:
+    """Return the version that an alias names; for a stage, the log decides."""
+    named = snapshot.aliases.get(alias)
     for stage in STAGES:
         if alias == stage:
-            return _in_stage(uri, stage, named, now)
+            return _in_stage(uri, stage, named, snapshot)
     return named
 
 
-def _in_stage(uri: str, stage: Stage, named: int | None, now: Now) -> int | None:
-    """Return the version that the log has in `stage` for programs; the alias may be behind it.
+def _in_stage(uri: str, stage: Stage, named: int | None, snapshot: Snapshot) -> int | None:
+    """Return the version to load for `stage` according to the log; the alias may lag behind it.
 
     Raises:
-        GateInputError: the alias was moved by other means than a promotion or a rollback.
+        GateInputError: the alias was moved by something other than a promotion or a rollback.
     """
-    place = now.stages[stage]
-    before = place.since.entry.before if place.since else None
-    if named in {None, before, place.current}:
-        return place.to_load
-    msg = f"{uri}: names version {named}, and the history has {place.current or 'none'} in "
-    msg += f"{stage}; somebody has moved it: see python -m gates status --name {now.model}"
+    state = snapshot.stages[stage]
+    before = state.since.entry.before if state.since else None
+    if named in {None, before, state.current}:
+        return state.to_load
+    msg = f"{uri}: names version {named}, and the history has {state.current or 'none'} in "
+    msg += f"{stage}; somebody has moved the alias: run python -m gates status --name "
+    msg += snapshot.model
     raise GateInputError(msg)

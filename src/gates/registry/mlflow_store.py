@@ -1,9 +1,8 @@
 """The registry in MLflow, through its client: on a server or in a SQLite file.
 
-A model's log is kept as a registered model of its own, NAME.history: MLflow numbers the versions
-of a model without gaps and never the same twice, which is what the log needs, and each version
-carries one entry. So the log is wherever the registry is, and whoever may read the one may read
-the other.
+A model's log is kept as a second registered model, NAME.history, with one entry per version.
+MLflow numbers the versions of a model without gaps and never reuses a number, which is what the
+log needs. The log is therefore always stored with the registry, under the same read permissions.
 """
 
 import contextlib
@@ -49,8 +48,8 @@ _PAGE = 1000
 _ATTEMPTS = 6
 _CURRENT_USER = "/api/2.0/mlflow/users/current"
 
-# MLflow calls a host of its own, writes where an error has its one line, and tries an address that
-# does not answer for minutes, unless told not to.
+# By default, MLflow sends telemetry, prints around our one-line errors and retries an address that
+# does not answer for minutes.
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -62,18 +61,18 @@ _SETTINGS = {
 
 
 class MlflowStore:
-    """A registry of MLflow's.
+    """A registry in MLflow.
 
     Args:
         address: such as `sqlite:///registry/mlflow.db` or `https://mlflow.example.org`.
-        make: whether to make a SQLite file that is not there; MLflow would always.
+        make: whether to create a missing SQLite file; MLflow itself always would.
 
     Raises:
-        GateInputError: MLflow is not installed, or there is no such file, or it is not MLflow's.
+        GateInputError: MLflow is not installed, or the file is missing or not an MLflow registry.
     """
 
     def __init__(self, address: str, *, make: bool = False) -> None:
-        self.address = re.sub(r"//.*@", "//", address)  # as it may be shown
+        self.address = re.sub(r"//.*@", "//", address)  # without credentials, for messages
         self._address = address
         self._artifacts: str | None = None
         self._is_server = address.startswith(("http://", "https://"))
@@ -85,33 +84,33 @@ class MlflowStore:
                     msg = f"{self.address}: there is no registry yet (no such file); register a "
                     msg += "model with python -m gates register, or set MLFLOW_TRACKING_URI"
                     raise GateInputError(msg)
-                with waiting_for(f"making the registry {self.address}"):
+                with waiting_for(f"creating the registry {self.address}"):
                     _make_tables(file, self.address)
             _check_is_registry(file, self.address)
-            # MLflow's own choice would be a folder wherever the command happens to run. As an
-            # address: of a path it would decode what looks like one, such as %20.
+            # By default, MLflow would use a folder in the current one. A URI, because MLflow
+            # decodes escapes such as %20 in a plain path.
             self._artifacts = file.with_name("artifacts").as_uri()
         with waiting_for(f"opening the registry {self.address}"):
             self._client = _client(address, self.address)
 
     def caller(self) -> Caller | None:
-        """Return whom the server has recognised; None for a file, which knows nobody."""
+        """Return the user that the server recognises; None for a file."""
         if not self._is_server:
             return None
-        from mlflow.utils.credentials import get_default_host_creds  # noqa: PLC0415 - loaded by now
+        from mlflow.utils.credentials import get_default_host_creds  # noqa: PLC0415 - already loaded
         from mlflow.utils.rest_utils import http_request  # noqa: PLC0415
 
-        def ask() -> Any:
+        def request() -> Any:
             host = get_default_host_creds(self._address)  # type: ignore[no-untyped-call]
             return http_request(host, _CURRENT_USER, "GET", raise_on_status=False)  # type: ignore[no-untyped-call]
 
-        answer = self._do(ask)
+        answer = self._do(request)
         try:
             time = parsedate_to_datetime(answer.headers["Date"])
-            # Without authentication there is no such page.
+            # A server without authentication does not have this endpoint.
             user = answer.json()["user"]["username"] if answer.ok else None
         except (KeyError, TypeError, ValueError) as error:
-            msg = f"the registry {self.address}: does not say who you are ({said_by(error)})"
+            msg = f"the registry {self.address}: did not report the user ({said_by(error)})"
             raise GateInputError(msg) from error
         return Caller(user=user, time=time)
 
@@ -120,16 +119,16 @@ class MlflowStore:
         return [_version(each) for each in self._search(model)]
 
     def add(self, model: str, files: Mapping[str, Path], facts: Mapping[str, str]) -> Version:
-        """Keep `files` as a new version of `model`."""
+        """Store `files` as a new version of `model`."""
         self._ensure(model)
-        place = self._experiment(model)
-        # A run of MLflow's holds the files: a server takes none for a version without one.
+        experiment = self._experiment(model)
+        # A server accepts files only as artifacts of an MLflow run.
         name = facts.get("model_version", "")
-        run = self._do(lambda: self._client.create_run(place, run_name=name))
+        run = self._do(lambda: self._client.create_run(experiment, run_name=name))
         for each, file in files.items():
             self._upload(run.info.run_id, file, each)
         self._do(lambda: self._client.set_terminated(run.info.run_id))
-        made = self._do(
+        created = self._do(
             lambda: self._client.create_model_version(
                 model,
                 source=run.info.artifact_uri,
@@ -139,23 +138,23 @@ class MlflowStore:
                 await_creation_for=0,
             )
         )
-        return _version(made)
+        return _version(created)
 
     def remove(self, version: Version) -> None:
-        """Take out a version that nobody has used."""
+        """Delete a version that nobody has used."""
         self._do(lambda: self._client.delete_model_version(version.model, str(version.number)))
 
     def attach(self, version: Version, file: Path, name: str) -> None:
-        """Keep one more file beside those of `version`."""
+        """Store another file with those of `version`."""
         self._upload(version.fact("run"), file, name)
 
     def download(self, version: Version, name: str, folder: Path) -> Path:
-        """Return a local copy of one file of `version`, not checked."""
-        from mlflow import artifacts  # noqa: PLC0415 - loaded by now
+        """Return a local, unchecked copy of one file of `version`."""
+        from mlflow import artifacts  # noqa: PLC0415 - already loaded
 
         uri = f"{version.source.rstrip('/')}/{name}"
         try:
-            with self._told(f"{version}: {name} cannot be read"):
+            with self._errors_translated(f"{version}: {name} cannot be read"):
                 copy = artifacts.download_artifacts(
                     artifact_uri=uri, dst_path=str(folder), tracking_uri=self._address
                 )
@@ -166,7 +165,7 @@ class MlflowStore:
         return Path(copy)
 
     def record(self, model: str) -> Record:
-        """Return what is kept of `model` itself; nothing if there is no such model."""
+        """Return the aliases and the noted head of `model`; empty if there is no such model."""
         try:
             found = self._do(lambda: self._client.get_registered_model(model))
         except _AbsentError:
@@ -175,7 +174,7 @@ class MlflowStore:
         return Record(aliases=aliases, head=Head.parse(found.tags.get(HEAD, "")))
 
     def point(self, model: str, alias: str, number: int | None) -> None:
-        """Make `alias` name another version, or none."""
+        """Point `alias` to another version, or delete it."""
         if number is None:
             self._do(lambda: self._client.delete_registered_model_alias(model, alias))
         else:
@@ -207,12 +206,12 @@ class MlflowStore:
             except _AbsentError:
                 self._ensure(version.model + LOG_SUFFIX)  # the first entry of this model
             except _BusyError:
-                # It may have arrived all the same: a second entry of the same text would be void.
+                # It may have been stored nonetheless; a second copy would be a void entry.
                 if any(each.digest == digest for each in self.entries(version.model)):
                     return
                 if attempt + 1 == _ATTEMPTS:
                     raise
-                time.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - no secret
+                time.sleep(random.uniform(0, 0.1 * 2**attempt))  # noqa: S311 - not a secret
             else:
                 return
 
@@ -241,14 +240,14 @@ class MlflowStore:
         found = self._do(lambda: self._client.get_experiment_by_name(name))
         if found is not None:
             return str(found.experiment_id)
-        with contextlib.suppress(_ExistsError):  # somebody else made it just now
+        with contextlib.suppress(_ExistsError):  # another process has just created it
             self._do(lambda: self._client.create_experiment(name, self._artifacts))
         return self._experiment(model)
 
     def _upload(self, run: str, file: Path, name: str) -> None:
         with contextlib.ExitStack() as stack:
             if file.name != name:
-                # MLflow keeps a file under its own name.
+                # MLflow stores a file under its local name.
                 folder = Path(stack.enter_context(TemporaryDirectory()))
                 (folder / name).symlink_to(file.absolute())
                 file = folder / name
@@ -272,29 +271,29 @@ class MlflowStore:
                 return sorted(found, key=lambda each: int(each.version))
 
     def _do(self, call: Callable[[], _Result]) -> _Result:
-        with self._told(""):
+        with self._errors_translated(""):
             return call()
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Tell in one line what MLflow, its stores or their clients cannot do."""
+    def _errors_translated(self, what: str) -> Iterator[None]:
+        """Turn any error of MLflow, its stores or their clients into a one-line GateInputError."""
         try:
             with _quiet():
                 yield
-        except Exception as error:  # each of them has errors of its own
+        except Exception as error:  # they share no base class
             raise _translated(error, what, self.address) from error
 
 
 class _BusyError(GateInputError):
-    """Somebody else is writing, or the answer was lost; it may work a moment later."""
+    """Another process is writing, or the response was lost; a retry may succeed."""
 
 
 class _AbsentError(GateInputError):
-    """There is no such thing in the registry."""
+    """The registry does not have it."""
 
 
 class _ExistsError(GateInputError):
-    """It is in the registry already."""
+    """The registry already has it."""
 
 
 _KINDS: dict[str, type[GateInputError]] = {
@@ -306,26 +305,26 @@ _KINDS: dict[str, type[GateInputError]] = {
 }
 _REFUSED = {
     "401": "not logged in (401); set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
-    "403": "not allowed (403); ask who keeps the registry for the permission to change this model",
+    "403": "not allowed (403); ask the registry's administrator for write permission",
 }
 
 
 def _is_absence(error: BaseException | None) -> bool:
-    """Whether an error of MLflow's says that a file is not there."""
-    answer = getattr(error, "response", None)
-    code = getattr(answer, "status_code", None) or str(getattr(error, "error_code", ""))
-    said = str(error)
+    """Whether an MLflow error means that a file does not exist."""
+    response = getattr(error, "response", None)
+    code = getattr(response, "status_code", None) or str(getattr(error, "error_code", ""))
+    text = str(error)
     return (
         isinstance(error, FileNotFoundError)
         or code in {404, "RESOURCE_DOES_NOT_EXIST"}
-        or "No such file" in said
-        or "No such artifact" in said
+        or "No such file" in text
+        or "No such artifact" in text
     )
 
 
 def _translated(error: Exception, what: str, address: str) -> GateInputError:
     text = " ".join(str(error).split())
-    told = re.sub(r"//[^\s/]*@", "//", said_by(error))  # an address may hold a password
+    message = re.sub(r"//[^\s/]*@", "//", said_by(error))  # an address may contain a password
     code = str(getattr(error, "error_code", ""))
     refusal = re.search(r"error code (401|403)\b", text) or re.search(
         r"\b(401|403) Client Error", text
@@ -335,7 +334,7 @@ def _translated(error: Exception, what: str, address: str) -> GateInputError:
     start = f"{what} from the registry {address}" if what else f"the registry {address}"
     if status:
         return GateInputError(f"{start}: {_REFUSED[status]}")
-    return _KINDS.get(code, GateInputError)(f"{start}: {told}")
+    return _KINDS.get(code, GateInputError)(f"{start}: {message}")
 
 
 def _version(found: "ModelVersion") -> Version:
@@ -347,8 +346,8 @@ def _version(found: "ModelVersion") -> Version:
 def _client(address: str, shown: str) -> "MlflowClient":
     for name, setting in _SETTINGS.items():
         os.environ.setdefault(name, setting)
-    # MLflow's modules create a million objects that stay. Searching them for garbage, now and in
-    # every later collection, would take a third of a command's time.
+    # MLflow's modules create a million permanent objects. Scanning them now, and in every later
+    # garbage collection, would take a third of a command's time.
     gc.disable()
     try:
         with _quiet():
@@ -360,10 +359,10 @@ def _client(address: str, shown: str) -> "MlflowClient":
             raise _translated(error, "", shown) from error
         msg = f"{shown}: needs MLflow; install the extra: gates[mlflow]"
         raise GateInputError(msg) from error
-    except Exception as error:  # a file that is no database, an unknown kind of address
+    except Exception as error:  # not a database, an unknown URI scheme
         raise _translated(error, "", shown) from error
     finally:
-        # Frozen objects stay to the very end, which torch's bindings would report as leaks.
+        # Frozen objects live until the process exits; torch's bindings would report them as leaks.
         if "torch" not in sys.modules:
             gc.freeze()
         gc.enable()
@@ -371,50 +370,48 @@ def _client(address: str, shown: str) -> "MlflowClient":
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep to itself what MLflow's own dependencies warn its authors of."""
+    """Suppress warnings from MLflow's dependencies, which only MLflow's authors can act on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _check_is_registry(file: Path, shown: str) -> None:
-    """Refuse a file of another program: MLflow would make its tables in there."""
+    """Refuse a database of another program, since MLflow would create its tables in it."""
     try:
         address = f"file:{quote(str(file))}?mode=rw"
         with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
-            named = "SELECT 1 FROM sqlite_master WHERE name = 'registered_models'"
-            is_registry = database.execute(named).fetchone() is not None
+            query = "SELECT 1 FROM sqlite_master WHERE name = 'registered_models'"
+            is_registry = database.execute(query).fetchone() is not None
     except sqlite3.Error as error:
         msg = f"the registry {shown}: {said_by(error)}"
         raise GateInputError(msg) from error
     if not is_registry:
-        msg = (
-            f"{shown}: is not a registry of MLflow's; name a new file, and gates register makes it"
-        )
+        msg = f"{shown}: is not an MLflow registry; name a new file, and gates register creates it"
         raise GateInputError(msg)
 
 
 def _make_tables(file: Path, shown: str) -> None:
-    """Let MLflow make its tables in a file that then appears whole, under its own name.
+    """Let MLflow create its tables in a temporary file, which then appears under its final name.
 
-    It makes them in many steps: killed between two, or beside another who does the same, it leaves
-    a file that it never opens again.
+    MLflow creates them in many steps. If it is killed in between, or if two processes do it at the
+    same time, it leaves a file that it can never open again.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as folder:
             made = Path(folder, "made.db")
-            # Below the current folder: of its path MLflow would make one as it is written in an
-            # address, beside the one that it means.
+            # A path relative to the current folder: given an absolute one with characters to
+            # escape, MLflow would create a second folder with the escaped name.
             with contextlib.chdir(file.parent):
                 _client(f"sqlite:///{made.relative_to(file.parent)}", shown)
             try:
                 file.hardlink_to(made)
             except FileExistsError:
-                pass  # somebody else's, which is as good
+                pass  # another process was quicker; its file is as good
             except OSError:  # a file system without links
                 if not file.exists():
                     made.rename(file)
     except OSError as error:
-        msg = f"{file}: cannot be made ({error.strerror}); set MLFLOW_TRACKING_URI"
+        msg = f"{file}: cannot be created ({error.strerror}); set MLFLOW_TRACKING_URI"
         raise GateInputError(msg) from error

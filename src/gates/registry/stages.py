@@ -1,4 +1,4 @@
-"""What the log says is where: replays it from its first entry."""
+"""Which version is in which stage, found by replaying the log from its first entry."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from gates.registry.history import STAGES, Action, Held, Stage
 
 
 @dataclass(kw_only=True)
-class Occupancy:
-    """Who is in one stage, and who was.
+class StageState:
+    """The current version of a stage and the earlier ones.
 
     Args:
-        versions: those to which the way back leads, the current one last.
-        since: the entry that put the current one there.
-        unconfirmed: the promotion of the current one, while nobody has checked it.
-        known_good: every version that was there and was checked.
+        versions: the versions that a rollback can return to, then the current one.
+        since: the entry that put the current version there.
+        unconfirmed: the promotion of the current version, until it is checked.
+        known_good: every version that was ever in the stage and passed its check.
     """
 
     versions: list[int] = field(default_factory=list)
@@ -24,12 +24,12 @@ class Occupancy:
 
     @property
     def current(self) -> int | None:
-        """The version that is there; None if there is none."""
+        """The version in the stage; None if it is empty."""
         return self.versions[-1] if self.versions else None
 
     @property
     def to_load(self) -> int | None:
-        """The version that programs get: until a promotion is checked, the one before it."""
+        """The version that programs load: until a promotion is checked, the one before it."""
         return self.unconfirmed.entry.before if self.unconfirmed else self.current
 
     def take(self, held: Held) -> None:
@@ -48,14 +48,14 @@ class Occupancy:
             self._adopt(held)
 
     def _adopt(self, held: Held) -> None:
-        """Take what was there without an entry, as somebody vouches for it."""
-        assert held.entry.after is not None  # noqa: S101 - else there is nothing to adopt
+        """Accept a version that is there without an entry, since somebody vouches for it."""
+        assert held.entry.after is not None  # noqa: S101 - `take` checked it
         self.versions.append(held.entry.after)
         self.known_good.add(held.entry.after)
         self.since, self.unconfirmed = held, None
 
     def _go_back(self, version: int | None) -> None:
-        # Not back and forth: after a rollback from 3 to 2, the way back leads on to 1.
+        # No going back and forth: after a rollback from 3 to 2, the next one leads to 1.
         if version is None:
             self.versions = []
         elif version in self.versions:
@@ -65,9 +65,9 @@ class Occupancy:
             self.versions.append(version)
 
 
-def replay(held: Iterable[Held]) -> dict[Stage, Occupancy]:
-    """Return who is where after the entries of `held`."""
-    stages: dict[Stage, Occupancy] = {stage: Occupancy() for stage in STAGES}
+def replay(held: Iterable[Held]) -> dict[Stage, StageState]:
+    """Return the state of each stage after the entries of `held`."""
+    stages: dict[Stage, StageState] = {stage: StageState() for stage in STAGES}
     for each in held:
         stages[each.entry.stage].take(each)
     return stages

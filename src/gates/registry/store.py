@@ -1,4 +1,4 @@
-"""What a registry must be able to do, whoever keeps it."""
+"""The interface that every registry implements, and its data types."""
 
 import json
 import re
@@ -13,16 +13,16 @@ from gates.files import sha256
 from gates.registry.files import checkpoint_name
 from gates.registry.history import Head, Stored, digest_of
 
-LOG_SUFFIX = ".history"  # of the name under which a model's log is kept
+LOG_SUFFIX = ".history"  # a model's log is stored under the model's name with this suffix
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_FILE = re.compile(r"[\w-][\w.-]*")  # no folder, and nothing above
+_FILE = re.compile(r"[\w-][\w.-]*")  # a plain file name: no folders, no ".."
 _TAG = "gates."
 
-# How MLflow's tags of a version are called: of an entry of the log its text and digest, and of a
-# registered model the run of MLflow's that holds its files. And of a model, the log's newest entry.
-ENTRY, DIGEST, RUN = "gates.entry", "gates.digest", "gates.run"
-HEAD = "gates.head"
+# MLflow tags. ENTRY and DIGEST are on each version of a log: the entry's text and digest.
+ENTRY, DIGEST = "gates.entry", "gates.digest"
+RUN = "gates.run"  # on each version of a model: the MLflow run that holds its files
+HEAD = "gates.head"  # on each model: the newest entry of its log
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Version:
 
     Args:
         model: the model's name.
-        number: which it is, from 1.
+        number: the version number, from 1.
         source: where its files are.
-        tags: what was noted of it, by name.
+        tags: what is recorded about it, by name.
     """
 
     model: str
@@ -45,31 +45,31 @@ class Version:
         return f"version {self.number} of {self.model}"
 
     def fact(self, name: str) -> str:
-        """Return what was noted when it was registered.
+        """Return a fact that `gates register` recorded.
 
         Raises:
-            GateInputError: it was registered by other means, so nothing vouches for it.
+            GateInputError: the version was registered by other means, so nothing vouches for it.
         """
         try:
             return self.tags[_TAG + name]
         except KeyError:
-            msg = f"{self}: has no {_TAG}{name}, so nothing says what it must be; register it "
-            msg += "with: python -m gates register"
+            msg = f"{self}: has no tag {_TAG}{name}, so it cannot be checked; register it with: "
+            msg += "python -m gates register"
             raise GateInputError(msg) from None
 
     @property
     def checkpoint(self) -> str | None:
-        """SHA-256 of its checkpoint, as it was noted; None if it was not."""
+        """The recorded SHA-256 of its checkpoint; None if there is none."""
         return self.tags.get(_TAG + "checkpoint")
 
     @property
     def is_registered(self) -> bool:
-        """Whether `gates register` made it, and not somebody by other means."""
+        """Whether it was created by `gates register` and not by other means."""
         return {_TAG + "checkpoint", _TAG + "files"} <= self.tags.keys()
 
     @property
     def listed(self) -> dict[str, str]:
-        """What was noted of its files, not checked; nothing if that is no list."""
+        """The recorded digests of its files, not checked; empty if they cannot be parsed."""
         try:
             return {
                 str(name): str(digest) for name, digest in json.loads(self.fact("files")).items()
@@ -82,7 +82,7 @@ class Version:
         """SHA-256 of each of its files, by name.
 
         Raises:
-            GateInputError: the list is none, or does not fit the checkpoint that was noted.
+            GateInputError: the list is malformed, or contradicts the recorded checkpoint.
         """
         files = self.listed
         if not files:
@@ -90,33 +90,33 @@ class Version:
             raise GateInputError(msg)
         for name in files:
             if not _FILE.fullmatch(name):
-                msg = f"{self}: its {_TAG}files names {name!r}, which is no name of a file"
+                msg = f"{self}: its {_TAG}files names {name!r}, which is not a file name"
                 raise GateInputError(msg)
         checkpoint = checkpoint_name(files)
         if checkpoint is None or files[checkpoint] != self.fact("checkpoint"):
-            msg = f"{self}: its {_TAG}files lists another checkpoint than its {_TAG}checkpoint "
-            msg += "names; somebody has changed one of them"
+            msg = f"{self}: its {_TAG}files and {_TAG}checkpoint disagree on the checkpoint; "
+            msg += "somebody has changed one of them"
             raise GateInputError(msg)
         return files
 
     @property
     def files_digest(self) -> str:
-        """SHA-256 of the list of its files: one figure that stands for all of them."""
+        """SHA-256 of the list of its files: one digest for all of them."""
         return digest_of(self.fact("files"))
 
 
 def as_tags(facts: Mapping[str, str]) -> dict[str, str]:
-    """Return facts about a version as the tags that hold them."""
+    """Return facts about a version as tags."""
     return {_TAG + name: value for name, value in facts.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What is kept of a model besides its versions and its log.
+    """What the registry stores about a model besides its versions and its log.
 
     Args:
         aliases: the version that each alias names.
-        head: what was noted beside the log as its newest entry.
+        head: the newest entry of the log, as noted beside it.
     """
 
     aliases: Mapping[str, int]
@@ -125,11 +125,11 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who acts, and when, as a server knows it.
+    """The user and the time according to the server.
 
     Args:
-        user: whom it has recognised; None where it lets anybody in.
-        time: by its clock.
+        user: the authenticated user; None if the server has no authentication.
+        time: the time by the server's clock.
     """
 
     user: str | None
@@ -137,52 +137,52 @@ class Caller:
 
 
 class UnreachableError(GateInputError):
-    """A file may be there and could not be copied here: that says nothing of the version."""
+    """A file could not be copied here although it may exist; the version may be intact."""
 
 
 class Store(Protocol):
-    """A registry. Whatever it cannot do is a GateInputError with its address."""
+    """A registry. Every failure is a GateInputError that names the registry's address."""
 
     address: str
 
     def caller(self) -> Caller | None:
-        """Return who acts, as the server knows it; None where no server says so."""
+        """Return the user and time according to the server; None without a server."""
 
     def versions(self, model: str) -> list[Version]:
-        """Return every version of `model`, oldest first; none if it has no such model."""
+        """Return every version of `model`, oldest first; empty if there is no such model."""
 
     def add(self, model: str, files: Mapping[str, Path], facts: Mapping[str, str]) -> Version:
-        """Keep `files` as a new version, which is there with all its facts or not at all."""
+        """Store `files` and `facts` as a new version, completely or not at all."""
 
     def remove(self, version: Version) -> None:
-        """Take out a version that nobody has used."""
+        """Delete a version that nobody has used."""
 
     def attach(self, version: Version, file: Path, name: str) -> None:
-        """Keep one more file beside those of `version`."""
+        """Store another file with those of `version`."""
 
     def download(self, version: Version, name: str, folder: Path) -> Path:
-        """Return a local copy of one file of `version`, not checked.
+        """Return a local, unchecked copy of one file of `version`.
 
         Raises:
-            UnreachableError: it could not be copied, for another reason than that it is not there.
+            UnreachableError: the file could not be copied, although it may exist.
         """
 
     def record(self, model: str) -> Record:
-        """Return what is kept of `model` itself; nothing if it has no such model."""
+        """Return the aliases and the noted head of `model`; empty if there is no such model."""
 
     def point(self, model: str, alias: str, number: int | None) -> None:
-        """Make `alias` name another version, or none."""
+        """Point `alias` to another version, or delete it."""
 
     def entries(self, model: str) -> list[Stored]:
         """Return the log, oldest entry first."""
 
     def append(self, version: Version, text: str, *, summary: str) -> None:
-        """Add an entry to the log, numbered after all that are there, whole or not at all.
+        """Append an entry to the log with the next number, completely or not at all.
 
         Args:
-            version: that the entry is about.
+            version: the version that the entry is about.
             text: the entry.
-            summary: what a person sees of it.
+            summary: a short description for people who look at the registry.
         """
 
     def note_head(self, model: str, head: Head) -> None:
@@ -190,10 +190,10 @@ class Store(Protocol):
 
 
 def fetch_checked(store: Store, version: Version, names: Sequence[str], folder: Path) -> None:
-    """Copy files of `version` into `folder`, and check that they are what was registered.
+    """Copy files of `version` into `folder`, and check that they are as registered.
 
     Raises:
-        GateInputError: one is missing or was changed since.
+        GateInputError: a file is missing or has changed.
     """
     digests = version.files
     for name in names:
@@ -209,13 +209,13 @@ def fetch_checked(store: Store, version: Version, names: Sequence[str], folder: 
 
 
 def check_name(model: str) -> str:
-    """Return the name of a model, if it can be one.
+    """Return `model` if it is a valid name.
 
     Raises:
-        GateInputError: it cannot.
+        GateInputError: it is not.
     """
     if not _NAME.fullmatch(model) or model.endswith(LOG_SUFFIX):
-        msg = f"--name {model}: use up to 100 letters, digits, dots, dashes and underscores, and "
-        msg += f"not the ending {LOG_SUFFIX}"
+        msg = f"--name {model}: use up to 100 letters, digits, dots, dashes and underscores; the "
+        msg += f"name must not end in {LOG_SUFFIX}"
         raise GateInputError(msg)
     return model

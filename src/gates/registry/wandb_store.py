@@ -1,9 +1,9 @@
 """A registry on Weights & Biases: models and their logs as artifacts, stages as aliases.
 
-https://docs.wandb.ai/guides/artifacts. What a model is in MLflow's registry, an artifact collection
-is here: its versions v0, v1 … are numbered 1, 2 … The log of a model is a collection beside it.
-Reading needs the server; with WANDB_MODE=offline a model can be registered only, and becomes a
-version when `wandb sync` has uploaded it.
+https://docs.wandb.ai/guides/artifacts. A registered model is an artifact collection, whose versions
+v0, v1 … are numbered 1, 2 … here. The log of a model is a second collection. Reading needs the
+server: with WANDB_MODE=offline, models can only be registered, and become versions once `wandb
+sync` has uploaded them.
 """
 
 import contextlib
@@ -30,27 +30,27 @@ _OFFLINE = ("offline", "dryrun")
 
 
 class WandbStore:
-    """A registry in a project of Weights & Biases.
+    """A registry in a Weights & Biases project.
 
     Args:
         address: `wandb://ENTITY/PROJECT`.
 
     Raises:
-        GateInputError: W&B is not installed, or the address is another.
+        GateInputError: W&B is not installed, or the address is malformed.
     """
 
     def __init__(self, address: str) -> None:
         parts = _ADDRESS.fullmatch(address)
         if parts is None:
-            msg = f"{address}: not the address of a registry; expected wandb://ENTITY/PROJECT"
+            msg = f"{address}: is not a registry address; expected wandb://ENTITY/PROJECT"
             raise GateInputError(msg)
         self.address = address
         self._entity, self._project = parts["entity"], parts["project"]
-        # Its own choice is to print banners, and to send its authors what went wrong.
+        # By default, W&B prints banners and sends error reports to its authors.
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         try:
-            import wandb  # noqa: PLC0415 - an extra
+            import wandb  # noqa: PLC0415 - optional dependency
         except ImportError as error:
             msg = f"{address}: needs Weights & Biases; install the extra: gates[wandb]"
             raise GateInputError(msg) from error
@@ -59,66 +59,66 @@ class WandbStore:
 
     @property
     def is_offline(self) -> bool:
-        """Whether what is registered is kept here, for `wandb sync` to upload."""
+        """Whether new versions are stored locally for `wandb sync` to upload."""
         return os.environ.get("WANDB_MODE", "").lower() in _OFFLINE
 
     def caller(self) -> None:
-        """Return nothing: what W&B knows of the user was never tried here."""
+        """Return None: asking W&B for the user is not implemented, as it was never tested."""
 
     def versions(self, model: str) -> list[Version]:
         """Return every version of `model`, oldest first.
 
-        Offline nobody knows them: the content of a version decides whether it is a new one, so
-        what is registered twice is one version after it is uploaded.
+        Offline, they are unknown. W&B compares contents, so a model registered twice still
+        becomes one version when it is uploaded.
         """
         return [] if self.is_offline else [self._version(model, a) for a in self._all(model)]
 
     def add(self, model: str, files: Mapping[str, Path], facts: Mapping[str, str]) -> Version:
-        """Keep `files` as a new version of `model`.
+        """Store `files` as a new version of `model`.
 
         Raises:
-            GateInputError: offline it is kept, but is no version yet.
+            GateInputError: offline: the files are stored, but are not a version yet.
         """
-        made = self._log(model, _MODEL, files, as_tags(facts))
-        return self._version(model, made)
+        created = self._log(model, _MODEL, files, as_tags(facts))
+        return self._version(model, created)
 
     def remove(self, version: Version) -> None:
-        """Take out a version that nobody has used."""
-        with self._told(f"{version} cannot be taken out"):
-            self._artifact(version).delete(delete_aliases=True)  # `latest` is always one
+        """Delete a version that nobody has used."""
+        with self._errors_translated(f"{version} cannot be deleted"):
+            self._artifact(version).delete(delete_aliases=True)  # it always has `latest`
 
     def attach(self, version: Version, file: Path, name: str) -> None:
-        """Keep one more file beside those of `version`, which itself cannot be changed."""
+        """Store another file for `version` in a second collection; W&B versions are immutable."""
         about = {"gates.version": str(version.number)}
         self._log(f"{version.model}.evidence", _EVIDENCE, {name: file}, about)
 
     def download(self, version: Version, name: str, folder: Path) -> Path:
-        """Return a local copy of one file of `version`, not checked."""
-        with self._told(f"{version}: {name} cannot be read"):
-            # Not from W&B's cache: what is there now is what has to be checked.
+        """Return a local, unchecked copy of one file of `version`."""
+        with self._errors_translated(f"{version}: {name} cannot be read"):
+            # Not from W&B's cache: the check must see the file that is on the server now.
             entry = self._artifact(version).get_entry(name)
             return Path(entry.download(root=str(folder), skip_cache=True))
 
     def record(self, model: str) -> Record:
-        """Return what is kept of `model` itself; nothing if there is no such model."""
+        """Return the aliases and the noted head of `model`; empty if there is no such model."""
         aliases: dict[str, int] = {}
         for artifact in self._all(model):
             number = _number(artifact)
-            given = set(artifact.aliases) - {"latest", artifact.version}
-            aliases.update(dict.fromkeys(given, number))
-        with self._told(f"the head of the log of {model} cannot be read"):
+            names = set(artifact.aliases) - {"latest", artifact.version}
+            aliases.update(dict.fromkeys(names, number))
+        with self._errors_translated(f"the head of the log of {model} cannot be read"):
             kept = self._collection(model).description if self._exists(model, _MODEL) else ""
         return Record(aliases=aliases, head=Head.parse(kept or ""))
 
     def point(self, model: str, alias: str, number: int | None) -> None:
-        """Make `alias` name another version, or none."""
-        with self._told(f"the alias {alias} cannot be moved"):
+        """Point `alias` to another version, or delete it."""
+        with self._errors_translated(f"the alias {alias} cannot be moved"):
             for artifact in self._all(model):
                 if number is None and alias in artifact.aliases:
                     artifact.aliases.remove(alias)
                     artifact.save()
                 elif _number(artifact) == number and alias not in artifact.aliases:
-                    # W&B takes it from the version that had it.
+                    # W&B removes it from the version that had it.
                     artifact.aliases.append(alias)
                     artifact.save()
 
@@ -127,7 +127,7 @@ class WandbStore:
         found: list[Stored] = []
         with TemporaryDirectory() as folder:
             for artifact in self._all(model + LOG_SUFFIX, _LOG):
-                with self._told(f"the log of {model} cannot be read"):
+                with self._errors_translated(f"the log of {model} cannot be read"):
                     root = str(Path(folder, artifact.version))
                     entry = artifact.get_entry(_ENTRY_FILE)
                     text = Path(entry.download(root=root, skip_cache=True)).read_text("utf-8")
@@ -136,7 +136,7 @@ class WandbStore:
         return found
 
     def append(self, version: Version, text: str, *, summary: str) -> None:
-        """Add an entry to the log. The same text is one version, however often it is sent."""
+        """Add an entry to the log. Sending the same text again adds no second version."""
         with TemporaryDirectory() as folder:
             file = Path(folder, _ENTRY_FILE)
             file.write_text(text, encoding="utf-8")
@@ -145,7 +145,7 @@ class WandbStore:
 
     def note_head(self, model: str, head: Head) -> None:
         """Note the log's newest entry beside it."""
-        with self._told(f"the head of the log of {model} cannot be noted"):
+        with self._errors_translated(f"the head of the log of {model} cannot be noted"):
             collection = self._collection(model)
             collection.description = str(head)
             collection.save()
@@ -153,8 +153,8 @@ class WandbStore:
     def _log(
         self, name: str, kind: str, files: Mapping[str, Path], metadata: Mapping[str, str]
     ) -> "Artifact":
-        """Upload `files` as a version of the collection `name`, whole or not at all."""
-        with TemporaryDirectory() as scratch, self._told(f"{name} cannot be written"):
+        """Upload `files` as a version of the collection `name`, completely or not at all."""
+        with TemporaryDirectory() as scratch, self._errors_translated(f"{name} cannot be written"):
             artifact = self._wandb.Artifact(name, type=kind, metadata=dict(metadata))
             for each, file in files.items():
                 artifact.add_file(str(file), name=each)
@@ -165,7 +165,7 @@ class WandbStore:
                 entity=self._entity,
                 project=self._project,
                 job_type="registry",
-                dir=_kept_in() if self.is_offline else scratch,
+                dir=_offline_folder() if self.is_offline else scratch,
                 settings=settings,
             )
             try:
@@ -181,16 +181,17 @@ class WandbStore:
                     shutil.rmtree(kept, ignore_errors=True)
         if self.is_offline:
             if not any(file.stat().st_size for file in kept.glob("*.wandb")):
-                msg = f"{name}: W&B has written no run to {kept}; nothing is registered, try again"
+                msg = f"{name}: W&B has not written a run to {kept}; nothing is registered, try "
+                msg += "again"
                 raise GateInputError(msg)
-            msg = f"{name}: offline, so it is no version of {self.address} yet; upload it: "
+            msg = f"{name}: offline, so it is not a version in {self.address} yet; upload it: "
             msg += f"wandb sync {kept}"
             raise GateInputError(msg)
         return logged
 
     def _all(self, model: str, kind: str = _MODEL) -> list[Any]:
         """Return every version of a collection, oldest first; none if there is no collection."""
-        with self._told(f"the versions of {model} cannot be read"):
+        with self._errors_translated(f"the versions of {model} cannot be read"):
             if not self._exists(model, kind):
                 return []
             return sorted(self._api.artifacts(kind, self._path(model)), key=_number)
@@ -210,7 +211,7 @@ class WandbStore:
     @property
     def _api(self) -> Any:
         if self.is_offline:
-            msg = f"{self.address}: WANDB_MODE is offline, in which only register works"
+            msg = f"{self.address}: WANDB_MODE is offline; only gates register works offline"
             raise GateInputError(msg)
         if self._connected is None:
             self._connected = self._wandb.Api()
@@ -222,19 +223,19 @@ class WandbStore:
         return Version(model=model, number=_number(artifact), source=source, tags=metadata)
 
     @contextlib.contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Tell in one line what W&B, its server or the network cannot do."""
+    def _errors_translated(self, what: str) -> Iterator[None]:
+        """Turn any error of W&B, its server or the network into a one-line GateInputError."""
         try:
             yield
         except GateInputError:
             raise
-        except Exception as error:  # W&B, its core and the clients under them have their own
+        except Exception as error:  # W&B, its core and their clients share no base class
             msg = f"the registry {self.address}: {what}: {said_by(error)}"
             raise GateInputError(msg) from error
 
 
-def _kept_in() -> str:
-    """Return where runs wait to be uploaded: W&B would take what an earlier run of it took."""
+def _offline_folder() -> str:
+    """Return the folder for offline runs; by default, W&B would reuse an earlier run's folder."""
     return str(Path(os.environ.get("WANDB_DIR") or ".").absolute())
 
 

@@ -1,1 +1,1 @@
-"""Pages for people: the model card."""
+"""Human-readable reports: the model card."""

@@ -1,8 +1,8 @@
-"""A model card from the evidence: what a model is for, what made it, how well it does, for whom.
+"""A model card built from the evidence: intended use, origin, and performance by group.
 
-Source of the form: Mitchell et al. (2019), Model Cards for Model Reporting, FAT*; the metadata is
-Hugging Face's (https://huggingface.co/docs/hub/model-cards). Only what no file can say is typed by
-hand, in `configs/model_card.yaml`.
+The sections follow Mitchell et al. (2019), Model Cards for Model Reporting, FAT*; the metadata
+follows Hugging Face (https://huggingface.co/docs/hub/model-cards). Only facts that no file contains
+are written by hand, in `configs/model_card.yaml`.
 """
 
 import json
@@ -26,18 +26,18 @@ from gates.verdicts.verdict import (
 
 
 class CardSettings(Section):
-    """What people say of a model; the rest is computed.
+    """The parts of a model card that people write; the rest is computed.
 
     Args:
-        name: the model's.
+        name: the model's name.
         license: an SPDX identifier, in lower case as on the Hugging Face Hub.
         task: one of the Hub's tasks, such as `image-classification`.
-        dataset: what the data is called.
-        tags: words to find the model by.
+        dataset: the name of the data set.
+        tags: search terms for the model.
         summary: one sentence.
-        intended_use: what it is for.
+        intended_use: what the model is for.
         out_of_scope: what it must not be used for.
-        limits: what is known of its weaknesses, besides the figures.
+        limits: its known weaknesses, besides the figures.
     """
 
     name: str = Field(min_length=1)
@@ -52,7 +52,7 @@ class CardSettings(Section):
 
 
 def load_settings(file: Path) -> CardSettings:
-    """Return what people say of the model, from the YAML `file`.
+    """Return the settings in the YAML `file`.
 
     Raises:
         ConfigError: the file is missing or malformed, or a value in it is not allowed.
@@ -64,12 +64,12 @@ def model_card(settings: CardSettings, statement: Mapping[str, Any], verdict: Ve
     """Return the card of the model that `statement` and `verdict` are about, as Markdown.
 
     Args:
-        settings: what people say of it.
-        statement: its provenance.
-        verdict: of the evaluation gate.
+        settings: the parts that people write.
+        statement: the model's provenance.
+        verdict: the evaluation gate's verdict on it.
 
     Raises:
-        GateInputError: the verdict is not of the evaluation gate, or about another checkpoint.
+        GateInputError: the verdict is from another gate, or about another checkpoint.
     """
     verdict.check_is_of(provenance.subject_digest(statement))
     parts = [
@@ -79,11 +79,11 @@ def model_card(settings: CardSettings, statement: Mapping[str, Any], verdict: Ve
         *(f"_{name}: {note}_" for name, note in verdict.notes.items()),
         _section("Intended use", _list(settings.intended_use)),
         _section("Out of scope", _list(settings.out_of_scope)),
-        _section("How well it does", _values(verdict)),
-        _section("Against the model before it", _differences(verdict)),
+        _section("Performance", _values(verdict)),
+        _section("Comparison with the previous model", _differences(verdict)),
         _section("Limits", _list([*settings.limits, *_open_questions(verdict)])),
-        _section("What made it", _origin(statement)),
-        _section("What was judged", _list(f"{k}: `{v}`" for k, v in verdict.evidence.items())),
+        _section("Origin", _origin(statement)),
+        _section("Evaluated files", _list(f"{k}: `{v}`" for k, v in verdict.evidence.items())),
     ]
     body = "\n\n".join(part for part in parts if part)
     metadata = _metadata(settings, verdict, library=provenance.library(statement))
@@ -116,7 +116,7 @@ def _metadata(settings: CardSettings, verdict: Verdict, *, library: str) -> str:
 
 
 def _figures(verdict: Verdict) -> dict[str, float]:
-    """Return the figures of the model itself, by name: not those of what it was compared with."""
+    """Return the model's own figures by name, without the baseline's."""
     return {
         name: value
         for name, value in verdict.metrics.items()
@@ -125,7 +125,7 @@ def _figures(verdict: Verdict) -> dict[str, float]:
 
 
 def _values(verdict: Verdict) -> str:
-    """Return each metric that has a floor, in each group, with its interval, as a table."""
+    """Return a table per metric with a floor, with the value and interval in each group."""
     floors = [finding for finding in verdict.findings if is_floor(finding.check)]
     shown = dict.fromkeys(metric_of(finding.check) for finding in floors)
     tables = [_table_of(name, [f for f in floors if metric_of(f.check) == name]) for name in shown]
@@ -136,7 +136,7 @@ def _values(verdict: Verdict) -> str:
 
 def _table_of(metric: str, floors: list[Finding]) -> str:
     rows = [
-        [finding.group, f"{finding.n:,}", f"{finding.value:.4f}", _absolute(finding)]
+        [finding.group, f"{finding.n:,}", f"{finding.value:.4f}", _interval(finding)]
         for finding in floors
     ]
     confidence = next((each.confidence for each in floors if each.confidence), None)
@@ -144,8 +144,8 @@ def _table_of(metric: str, floors: list[Finding]) -> str:
     return _table(["group", "examples", metric, interval], rows)
 
 
-def _absolute(finding: Finding) -> str:
-    """Return the interval of a figure, from that of its distance to a reference."""
+def _interval(finding: Finding) -> str:
+    """Return the confidence interval of a figure as text."""
     if finding.value_interval is None:
         return "-"
     low, high = finding.value_interval
@@ -170,18 +170,19 @@ def _differences(verdict: Verdict) -> str:
 
 
 def _open_questions(verdict: Verdict) -> list[str]:
-    """Return what the evaluation could not say, or says against the model."""
-    told = [
+    """Return the findings that failed, were inconclusive, or had too few examples."""
+    lines = [
         f"{each.check}, {each.group}: {each.reason}"
         for each in verdict.findings
         if each.outcome in {Outcome.FAIL, Outcome.INCONCLUSIVE}
     ]
-    left = [
+    not_judged = [
         each.group for each in verdict.findings if each.outcome == NOT_JUDGED and each.value is None
     ]
-    if left:
-        told.append(f"Too few examples to judge {len(left)} subgroups: {'; '.join(left)}")
-    return told
+    if not_judged:
+        groups = "; ".join(not_judged)
+        lines.append(f"Too few examples to judge {len(not_judged)} subgroups: {groups}")
+    return lines
 
 
 def _origin(statement: Mapping[str, Any]) -> str:
@@ -189,9 +190,9 @@ def _origin(statement: Mapping[str, Any]) -> str:
     settings = facts.pop("config")
     rows = [[name, f"`{value}`"] for name, value in facts.items()]
     if provenance.is_dirty(statement):
-        rows.append(["working tree", "**not what the commit says**"])
+        rows.append(["working tree", "**not fully committed**"])
     config = json.dumps(json.loads(settings), indent=2)
-    return f"{_table(['what', 'value'], rows)}\n\n```json\n{config}\n```"
+    return f"{_table(['name', 'value'], rows)}\n\n```json\n{config}\n```"
 
 
 def _section(title: str, text: str) -> str:

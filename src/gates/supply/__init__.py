@@ -1,1 +1,1 @@
-"""The supply chain: advisories, licences, and bills of materials of what is locked."""
+"""The supply chain: advisories, licences and bills of materials for the locked packages."""

@@ -1,7 +1,7 @@
-"""The audit: may what is locked be used? Vulnerabilities, malware, yanked releases, licences.
+"""The audit of the locked packages: vulnerabilities, malware, yanked releases and licences.
 
-What needs no network is judged first, so that an expired entry is found offline as well. Without
-an answer of the database nothing is shown, whatever it said last time.
+Checks that need no network run first, so that an expired entry is found offline too. Without an
+answer from the database the audit is inconclusive, whatever its last answer was.
 """
 
 import json
@@ -21,23 +21,23 @@ from gates.supply.licences import read_record, unacceptable
 from gates.supply.locked import LockedPackage, read_lock
 from gates.verdicts.verdict import NOT_JUDGED, OVERALL, Finding, Outcome, Verdict
 
-# Names this short resemble each other by chance.
+# Shorter names resemble each other by chance.
 _SHORTEST = 4
 _LONG = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the audit's inputs are.
+    """The locations of the audit's inputs.
 
     Args:
         lock: uv.lock.
         settings: configs/audit.yaml.
-        licences: the record of licences.
-        last_answer: where the database's last answer is kept.
-        database: address of the database, in place of that of the settings.
-        index: address of the package index; None where none is named.
-        base_lock: the lock as it was before the change that is judged; None if it is not known.
+        licences: the recorded licences.
+        last_answer: the file that records when the database last answered.
+        database: address of the database; overrides the one in the settings.
+        index: address of the package index; None to skip the check for yanked releases.
+        base_lock: the lock before the change under review; None if unknown.
     """
 
     lock: Path
@@ -67,22 +67,22 @@ def audit(sources: Sources, *, now: datetime) -> Verdict:
     address = (sources.database or settings.database).rstrip("/")
     try:
         advisories = ask_database(packages, address)
-        taken_back = withdrawn(packages, sources.index) if sources.index else None
+        yanked = withdrawn(packages, sources.index) if sources.index else None
     except UnreachableError as error:
-        reason = f"{error}; {_age_of_last_answer(sources, now)}; today nothing is shown"
+        reason = f"{error}; {_age_of_last_answer(sources, now)}; nothing is known for today"
         unknown = _finding("vulnerabilities", OVERALL, reason, Outcome.INCONCLUSIVE)
         return _verdict([*local, unknown], packages, sources)
     _keep_answer(packages, sources, now)
-    asked = [
+    online = [
         *_vulnerabilities(packages, advisories, settings),
         *_unused(advisories, settings, sources.settings),
-        *_yanked(packages, taken_back),
+        *_yanked(packages, yanked),
     ]
-    return _verdict([*asked, *local], packages, sources)
+    return _verdict([*online, *local], packages, sources)
 
 
 def lookalikes(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each pair of names that one slip of the hand, or two in a long one, make the same."""
+    """Return each pair of names that differ by one typo or, if they are long, by two."""
     ordered = sorted(set(names))
     return [
         (one, other)
@@ -93,33 +93,33 @@ def lookalikes(names: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _expired(settings: AuditSettings, file: Path, *, today: date) -> list[Finding]:
-    late = [
+    expired = [
         _finding(
             "ignore list",
             each.id,
             f"{file}: {each.id} for {each.package} expired on {each.expires}; "
-            f"update the package, or ask {each.owner} to decide anew",
+            f"update the package, or ask {each.owner} to decide again",
         )
         for each in settings.ignore
         if each.expires < today
     ]
-    return late or [_passed("ignore list", len(settings.ignore))]
+    return expired or [_passed("ignore list", len(settings.ignore))]
 
 
 def _licences(
     packages: Sequence[LockedPackage], settings: AuditSettings, record: dict[str, str]
 ) -> list[Finding]:
-    read = settings.read_by_people
+    exceptions = settings.read_by_people
     reasons = unacceptable(packages, record, allowed=settings.licences)
     found = [
         _finding("licence", package.key, reason)
         for package, reason in reasons.items()
-        if package.name not in read
+        if package.name not in exceptions
     ]
     needed = {package.name for package in reasons}
     found += [
-        _finding("licence", name, "has an exception that nothing needs; take it out")
-        for name in sorted(read.keys() - needed)
+        _finding("licence", name, "has an exception that is not needed; remove it")
+        for name in sorted(exceptions.keys() - needed)
     ]
     return found or [_passed("licence", len(packages))]
 
@@ -130,7 +130,7 @@ def _names(
     settings: AuditSettings,
     file: Path,
 ) -> list[Finding]:
-    """Find names that resemble each other, and new ones that resemble what they replace."""
+    """Find locked names that resemble each other, or a name that they replace."""
     names = {package.name for package in packages}
     gone = {package.name for package in before} - names
     known = {each.package for each in settings.lookalikes}
@@ -139,7 +139,7 @@ def _names(
             "name",
             f"{one} / {other}",
             f"{'one replaces the other' if {one, other} & gone else 'both are locked'}, and they "
-            f"resemble each other; if each is what it should be, add one to lookalikes in {file}",
+            f"resemble each other; if both are genuine, add one to lookalikes in {file}",
         )
         for one, other in lookalikes(names | gone)
         if not {one, other} & known and not {one, other} <= gone
@@ -157,7 +157,7 @@ def _vulnerabilities(
             f"{', '.join([each.id, *each.aliases])}: {each.summary}",
         )
         for each in advisories
-        # Nobody can live with a package that is itself the attack.
+        # Malware cannot be ignored.
         if each.is_malware or not any(_covers(entry, each) for entry in settings.ignore)
     ]
     return found or [_passed("vulnerabilities", len(packages))]
@@ -168,7 +168,7 @@ def _unused(advisories: Sequence[Advisory], settings: AuditSettings, file: Path)
         _finding(
             "ignore list",
             entry.id,
-            f"{file}: {entry.id} for {entry.package} covers nothing in the lock; take it out",
+            f"{file}: {entry.id} for {entry.package} covers nothing in the lock; remove it",
         )
         for entry in settings.ignore
         if not any(_covers(entry, each) for each in advisories)
@@ -177,7 +177,7 @@ def _unused(advisories: Sequence[Advisory], settings: AuditSettings, file: Path)
 
 def _yanked(packages: Sequence[LockedPackage], reasons: dict[str, str] | None) -> list[Finding]:
     if reasons is None:
-        reason = "no index is named, so none was asked; --index or AUDIT_INDEX names one"
+        reason = "not checked without a package index; name one with --index or AUDIT_INDEX"
         return [_finding("yanked", OVERALL, reason, NOT_JUDGED)]
     found = [_finding("yanked", key, reason) for key, reason in reasons.items()]
     return found or [_passed("yanked", len(packages))]
@@ -228,13 +228,13 @@ def _age_of_last_answer(sources: Sources, now: datetime) -> str:
         age = now - datetime.fromisoformat(answer["asked"]).astimezone(UTC)
         same = "this" if answer["lock"] == sha256(sources.lock) else "another"
     except (OSError, ValueError, KeyError, TypeError):
-        return "it never answered here before"
+        return "it has never answered on this machine"
     hours = age.total_seconds() / 3600
-    return f"the last answer is {hours:.1f} hours old and about {same} lock"
+    return f"its last answer is {hours:.1f} hours old and about {same} lock"
 
 
 def _resemble(one: str, other: str) -> bool:
-    """Whether few letters are wrong, missing, too many or swapped with the next one."""
+    """Whether few letters are wrong, missing, added or swapped with the next one."""
     shorter = min(len(one), len(other))
-    most = 1 if shorter < _LONG else 2
-    return shorter >= _SHORTEST and OSA.distance(one, other, score_cutoff=most) <= most
+    limit = 1 if shorter < _LONG else 2
+    return shorter >= _SHORTEST and OSA.distance(one, other, score_cutoff=limit) <= limit

@@ -1,4 +1,4 @@
-"""What people decided about the lock: configs/audit.yaml."""
+"""Decisions about the locked packages, from configs/audit.yaml."""
 
 from datetime import date
 from pathlib import Path
@@ -9,14 +9,14 @@ from gates.configuration import Section, read_yaml, validate
 
 
 class Ignored(Section):
-    """An advisory that is known and lived with for a while.
+    """An advisory that is ignored until a given day.
 
     Args:
-        id: the database's identifier, or an alias of it.
+        id: the database's identifier, or one of its aliases.
         package: the package's name.
         reason: why it does no harm here.
-        owner: who answers for that.
-        expires: the last day on which it holds.
+        owner: who is responsible for the decision.
+        expires: the last day on which it is ignored.
     """
 
     id: str = Field(min_length=1)
@@ -27,11 +27,11 @@ class Ignored(Section):
 
 
 class LicenceException(Section):
-    """A package whose licence a person read.
+    """A package whose licence a person has reviewed.
 
     Args:
-        package: its name.
-        licence: what its files say, as an SPDX expression.
+        package: the package's name.
+        licence: the licence in its files, as an SPDX expression.
         reason: why it may be used.
     """
 
@@ -41,11 +41,11 @@ class LicenceException(Section):
 
 
 class Lookalike(Section):
-    """A package that resembles another one and is what it should be.
+    """A genuine package whose name resembles another one's.
 
     Args:
-        package: its name.
-        reason: how one knows.
+        package: the package's name.
+        reason: how that was established.
     """
 
     package: str = Field(min_length=1)
@@ -53,14 +53,15 @@ class Lookalike(Section):
 
 
 class AuditSettings(Section):
-    """What people decided about the lock.
+    """Decisions about the locked packages.
 
     Args:
-        database: the address of the OSV service, or of a mirror of it.
-        ignore: advisories that are lived with.
-        licences: SPDX identifiers that are allowed.
-        licence_exceptions: packages that may be used although their metadata does not say so.
-        lookalikes: packages that resemble another one and are what they should be.
+        database: the address of the OSV service or a mirror.
+        ignore: advisories to ignore for now.
+        licences: the allowed SPDX identifiers.
+        licence_exceptions: packages that may be used although their recorded licence is not
+            allowed or missing.
+        lookalikes: genuine packages whose names resemble another one's.
     """
 
     database: str = Field(pattern=r"^https?://")
@@ -71,12 +72,12 @@ class AuditSettings(Section):
 
     @property
     def read_by_people(self) -> dict[str, str]:
-        """The licence of each package that has an exception, by its name."""
+        """The licence of each package with an exception, by package name."""
         return {each.package: each.licence for each in self.licence_exceptions}
 
 
 def load_audit_settings(file: Path) -> AuditSettings:
-    """Return what people decided, from the YAML `file`.
+    """Return the decisions in the YAML `file`.
 
     Raises:
         ConfigError: the file is missing or malformed, or a value in it is not allowed.

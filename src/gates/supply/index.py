@@ -1,4 +1,4 @@
-"""Asks a package index about locked versions: is it yanked, and what is its licence?
+"""Asks a package index about locked versions: are they yanked, and what is their metadata?
 
 https://packaging.python.org/en/latest/specifications/simple-repository-api/
 """
@@ -21,7 +21,7 @@ from gates.services import UnreachableError, ask, for_each
 from gates.supply.locked import LockedPackage
 
 _SIMPLE = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
-_AT_A_TIME = 1 << 16  # bytes: of a wheel only its list of contents and its metadata are read
+_BLOCK_BYTES = 1 << 16  # small: only a wheel's list of contents and its metadata are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,10 @@ class Offered:
     """A file on the index.
 
     Args:
-        name: of the file.
-        url: where it is.
-        sha256: its digest; empty if the index does not say.
-        yanked: why its authors took it back, "" if they do not say; None if they did not.
+        name: the file's name.
+        url: the file's address.
+        sha256: its digest; empty if the index gives none.
+        yanked: why it was yanked, "" if no reason is given; None if it was not yanked.
     """
 
     name: str
@@ -42,27 +42,27 @@ class Offered:
 
 
 def withdrawn(packages: Sequence[LockedPackage], address: str) -> dict[str, str]:
-    """Return why the index at `address` would no longer give out a package, by `NAME==VERSION`.
+    """Return why packages are yanked or gone from the index at `address`, by `NAME==VERSION`.
 
     Raises:
-        UnreachableError: it did not answer for each of them.
+        UnreachableError: the index did not answer for every package.
     """
     reasons: dict[str, str] = {}
     for package, files in _locked_files(packages, address):
         if not files:
             reasons[package.key] = "none of its locked files is on the index any more"
             continue
-        taken_back = [each.yanked for each in files if each.yanked is not None]
-        if taken_back:
-            reasons[package.key] = f"yanked by its authors: {taken_back[0] or 'no reason given'}"
+        yanked = [each.yanked for each in files if each.yanked is not None]
+        if yanked:
+            reasons[package.key] = f"yanked by its authors: {yanked[0] or 'no reason given'}"
     return reasons
 
 
 def metadata(packages: Sequence[LockedPackage], address: str) -> dict[str, Message]:
-    """Return the metadata of each package, by `NAME==VERSION`, as its locked files have it.
+    """Return the metadata in the locked files of each package, by `NAME==VERSION`.
 
     Raises:
-        UnreachableError: the index at `address` did not answer for each of them.
+        UnreachableError: the index at `address` did not answer for every package.
     """
     found = _locked_files(packages, address)
     texts = for_each(lambda each: _metadata(each[0], each[1]), found)
@@ -75,9 +75,9 @@ def _locked_files(
 ) -> list[tuple[LockedPackage, list[Offered]]]:
     names = sorted({package.name for package in packages})
     pages = dict(zip(names, for_each(lambda name: _page(name, address), names), strict=True))
-    ours = {package.key: {digest for _, digest in package.files} for package in packages}
+    locked = {package.key: {digest for _, digest in package.files} for package in packages}
     return [
-        (package, [file for file in pages[package.name] if file.sha256 in ours[package.key]])
+        (package, [file for file in pages[package.name] if file.sha256 in locked[package.key]])
         for package in packages
     ]
 
@@ -124,32 +124,32 @@ def _metadata(package: LockedPackage, files: Sequence[Offered]) -> str:
         raise GateInputError(msg)
     file = (wheels or sdists)[0]
     try:
-        return _of_wheel(file.url) if wheels else _of_sdist(ask(file.url))
+        return _wheel_metadata(file.url) if wheels else _sdist_metadata(ask(file.url))
     except (OSError, ValueError, StopIteration, zipfile.BadZipFile, tarfile.TarError) as error:
         msg = f"{package.key}: {file.name} could not be read ({error})"
         raise UnreachableError(msg) from error
 
 
-def _of_wheel(url: str) -> str:
-    """Read only the end of a wheel, if its server gives parts of a file: torch's is half a GB."""
+def _wheel_metadata(url: str) -> str:
+    """Read only the end of a wheel if the server supports ranges: torch's is half a GB."""
     try:
-        with opened(url, block_size=_AT_A_TIME, cache_type="bytes") as remote:
-            return _in_wheel(remote)
-    except (ValueError, io.UnsupportedOperation):  # as fsspec says that it gives whole files only
-        return _in_wheel(io.BytesIO(ask(url)))
+        with opened(url, block_size=_BLOCK_BYTES, cache_type="bytes") as remote:
+            return _read_metadata(remote)
+    except (ValueError, io.UnsupportedOperation):  # fsspec's errors for a server without ranges
+        return _read_metadata(io.BytesIO(ask(url)))
 
 
-def _in_wheel(stream: IO[bytes]) -> str:
+def _read_metadata(stream: IO[bytes]) -> str:
     with zipfile.ZipFile(stream) as wheel:
         name = next(n for n in wheel.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", n))
         return wheel.read(name).decode(errors="replace")
 
 
-def _of_sdist(content: bytes) -> str:
+def _sdist_metadata(content: bytes) -> str:
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as sdist:
         for member in sdist:
             if re.fullmatch(r"[^/]+/PKG-INFO", member.name):
                 found = sdist.extractfile(member)
                 return found.read().decode(errors="replace") if found else ""
-    msg = "it holds no PKG-INFO"
+    msg = "it has no PKG-INFO"
     raise ValueError(msg)

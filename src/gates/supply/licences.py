@@ -1,7 +1,7 @@
-"""Licences of the locked packages: recorded from their metadata, as the lock holds none.
+"""Licences of the locked packages, recorded from their metadata because the lock has none.
 
-The record is committed, by name and version, so that it can be checked for every cell without a
-network, and so that a version that changes its licence shows up in a review.
+The record is committed, by name and version. It can then be checked for every cell without a
+network, and a version that changes its licence shows up in review.
 """
 
 import json
@@ -15,7 +15,7 @@ from gates.files import write_text
 from gates.supply.index import metadata
 from gates.supply.locked import LockedPackage
 
-# How packages without a License-Expression (PEP 639) say it. "BSD" alone does not say which one.
+# The spellings of packages without a License-Expression (PEP 639). "BSD" alone is ambiguous.
 _SPELLINGS = {
     "2-clause bsd": "BSD-2-Clause",
     "3-clause bsd license": "BSD-3-Clause",
@@ -45,7 +45,7 @@ def read_record(file: Path) -> dict[str, str]:
     """Return the licences in `file`, by `NAME==VERSION`.
 
     Raises:
-        GateInputError: it is missing or damaged.
+        GateInputError: the file is missing or damaged.
     """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
@@ -56,24 +56,24 @@ def read_record(file: Path) -> dict[str, str]:
 
 
 def write_record(packages: Sequence[LockedPackage], index: str, file: Path) -> list[str]:
-    """Write the licences of `packages` to `file`; return those whose metadata names none.
+    """Write the licences of `packages` to `file`; return the packages whose metadata has none.
 
     Args:
-        packages: of the lock.
-        index: address of the package index that is asked for the metadata of each.
-        file: the record; what it said before is dropped.
+        packages: the locked packages.
+        index: address of the package index to get their metadata from.
+        file: the record, which is overwritten.
 
     Raises:
-        UnreachableError: the index did not answer for each of them.
+        UnreachableError: the index did not answer for every package.
     """
-    found = {key: licence_of(told) for key, told in metadata(packages, index).items()}
+    found = {key: licence_of(fields) for key, fields in metadata(packages, index).items()}
     record = {key: licence for key, licence in found.items() if licence}
     write_text(file, json.dumps(record, indent=2, sort_keys=True) + "\n")
     return sorted(found.keys() - record.keys())
 
 
 def licence_of(metadata: Message) -> str | None:
-    """Return what a package's metadata says its licence is, as an SPDX expression if it can be."""
+    """Return the licence in a package's metadata as an SPDX expression; None if there is none."""
     expression = metadata.get("License-Expression")
     if expression:
         return str(expression)
@@ -88,13 +88,13 @@ def licence_of(metadata: Message) -> str | None:
     for words in ([named], classifiers):
         found = [_SPELLINGS[word.lower()] for word in words if word.lower() in _SPELLINGS]
         if found:
-            # Several classifiers do not say whether one may choose: ask for all of them.
+            # Classifiers do not state whether the user may choose, so require all of them.
             return " AND ".join(sorted(set(found)))
     return None
 
 
 def is_allowed(expression: str, allowed: Collection[str]) -> bool:
-    """Whether an SPDX expression can be met with licences that are `allowed`."""
+    """Whether `allowed` licences satisfy an SPDX expression."""
     from license_expression import ExpressionError, Licensing  # noqa: PLC0415 - slow to import
 
     licensing = Licensing()
@@ -121,7 +121,7 @@ def unacceptable(
     *,
     allowed: Collection[str],
 ) -> dict[LockedPackage, str]:
-    """Return why each package may not be used by its recorded licence; empty if all may."""
+    """Return, for each package whose recorded licence is not allowed, the reason."""
     verdicts = {expression: is_allowed(expression, allowed) for expression in record.values()}
     reasons: dict[LockedPackage, str] = {}
     for package in packages:
@@ -139,12 +139,12 @@ def unacceptable(
 def with_exceptions(
     packages: Iterable[LockedPackage], record: Mapping[str, str], exceptions: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the licence of each package, by `NAME==VERSION`: what a person read counts first.
+    """Return the licence of each package, by `NAME==VERSION`; exceptions take precedence.
 
     Args:
-        packages: of the lock.
-        record: what their metadata says, by `NAME==VERSION`.
-        exceptions: what a person read, by name.
+        packages: the locked packages.
+        record: the licences from their metadata, by `NAME==VERSION`.
+        exceptions: licences that a person found in the files, by package name.
     """
     found = {each.key: exceptions.get(each.name, record.get(each.key)) for each in packages}
     return {key: licence for key, licence in found.items() if licence}

@@ -1,4 +1,4 @@
-"""The packages of uv.lock: every version for every cell, whatever is installed here."""
+"""The packages in uv.lock: every version for every cell, not only those installed here."""
 
 import re
 import tomllib
@@ -12,13 +12,13 @@ from gates.errors import GateInputError, said_by
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class LockedPackage:
-    """A version of a package, as the lock has it.
+    """A locked version of a package.
 
     Args:
-        name: in its normal form.
+        name: the normalised name.
         version: the version.
-        files: SHA-256 of each file that may be installed, by the file's name.
-        requires: the name and version of each package that it depends on in some cell.
+        files: name and SHA-256 of each file that may be installed.
+        requires: name and version of each package that it depends on in any cell.
     """
 
     name: str
@@ -28,29 +28,29 @@ class LockedPackage:
 
     @property
     def key(self) -> str:
-        """What it is called in files: `NAME==VERSION`."""
+        """The identifier used in files: `NAME==VERSION`."""
         return f"{self.name}=={self.version}"
 
 
 def read_lock(file: Path) -> list[LockedPackage]:
-    """Return the packages in `file`, less the project itself, sorted.
+    """Return the packages in `file` except the project itself, sorted.
 
     Raises:
-        GateInputError: it is missing, damaged, or holds no package.
+        GateInputError: the file is missing, damaged, or has no packages.
     """
-    return parse_lock(_text_of(file), where=str(file))
+    return parse_lock(_read_text(file), where=str(file))
 
 
 def read_shipped(file: Path, package: str) -> list[LockedPackage]:
-    """Return what `shipped` finds in the lock in `file`.
+    """Return the result of `shipped` for the lock in `file`.
 
     Raises:
         GateInputError: as for `read_lock` and `shipped`.
     """
-    return shipped(_text_of(file), package, where=str(file))
+    return shipped(_read_text(file), package, where=str(file))
 
 
-def _text_of(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -59,10 +59,14 @@ def _text_of(file: Path) -> str:
 
 
 def parse_lock(text: str, *, where: str) -> list[LockedPackage]:
-    """Return the packages in the `text` of a lock, less the project itself, sorted.
+    """Return the packages in the text of a lock except the project itself, sorted.
+
+    Args:
+        text: the content of a lock.
+        where: the name of the lock in error messages.
 
     Raises:
-        GateInputError: it is damaged, or holds no package; errors name `where` it is from.
+        GateInputError: the lock is damaged, or has no packages.
     """
     try:
         everything = tomllib.loads(text)["package"]
@@ -70,24 +74,24 @@ def parse_lock(text: str, *, where: str) -> list[LockedPackage]:
         versions = _versions_by_name(entries)
         found = [_package(entry, versions) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        msg = f"{where}: not a whole uv.lock ({error}); take it back: git checkout uv.lock"
+        msg = f"{where}: not a valid uv.lock ({error}); restore it: git checkout uv.lock"
         raise GateInputError(msg) from error
     if not found:
-        msg = f"{where}: holds no package, so there is nothing to judge"
+        msg = f"{where}: has no packages, so there is nothing to judge; run: nox -s lock"
         raise GateInputError(msg)
     return sorted(found)
 
 
 def shipped(text: str, package: str, *, where: str) -> list[LockedPackage]:
-    """Return what a package of the workspace needs at run time, on any machine and in any cell.
+    """Return the run-time dependencies of a workspace package, on any machine and in any cell.
 
     Args:
-        text: of a lock.
-        package: its name, as it is imported.
-        where: what errors call the lock.
+        text: the content of a lock.
+        package: the package's import name.
+        where: the name of the lock in error messages.
 
     Raises:
-        GateInputError: the lock is damaged, or the package is not of its workspace.
+        GateInputError: the lock is damaged, or the package is not in its workspace.
     """
     locked = parse_lock(text, where=where)
     entries: dict[str, list[dict[str, Any]]] = {}
@@ -98,14 +102,14 @@ def shipped(text: str, package: str, *, where: str) -> list[LockedPackage]:
         msg = f"{where}: has no package {package} of this workspace; nox -s lock adds it"
         raise GateInputError(msg)
     found: set[tuple[str, str]] = set()
-    asked: set[tuple[str, str | None, str | None]] = set()
-    # Each is a name, a version where the lock names one, and an extra.
-    left: list[tuple[str, str | None, str | None]] = [(start, None, None)]
-    while left:
-        name, version, extra = requirement = left.pop()
-        if requirement in asked:
+    visited: set[tuple[str, str | None, str | None]] = set()
+    # Each is a name, the version if the lock gives one, and an extra.
+    pending: list[tuple[str, str | None, str | None]] = [(start, None, None)]
+    while pending:
+        name, version, extra = requirement = pending.pop()
+        if requirement in visited:
             continue
-        asked.add(requirement)
+        visited.add(requirement)
         for entry in entries.get(name, []):
             if version in (None, entry.get("version")):
                 found.add((name, str(entry.get("version"))))
@@ -114,22 +118,23 @@ def shipped(text: str, package: str, *, where: str) -> list[LockedPackage]:
                     needed = entry.get("optional-dependencies", {}).get(extra, [])
                 for each in needed:
                     extras = [None, *each.get("extra", [])]
-                    left += [(each["name"], each.get("version"), one) for one in extras]
+                    pending += [(each["name"], each.get("version"), one) for one in extras]
     return [each for each in locked if (each.name, each.version) in found]
 
 
 def select(
     packages: Iterable[LockedPackage], requirements: Path, *, cell: str | None
 ) -> list[LockedPackage]:
-    """Return those of `packages` that `uv export` names: for Linux on x86-64, if for one cell.
+    """Return the packages that an export by uv lists.
 
     Args:
-        packages: of the lock.
-        requirements: what uv exported, with markers.
-        cell: its interpreter and torch, as in `3.12-2.15`; None for every cell.
+        packages: the locked packages.
+        requirements: the file that `uv export` wrote, with markers.
+        cell: select for this cell's interpreter and torch, such as `3.12-2.15`, on Linux x86-64;
+            None for every cell and machine.
 
     Raises:
-        GateInputError: the file cannot be read, or the cell names no interpreter.
+        GateInputError: the file cannot be read, or the cell is malformed.
     """
     from packaging.requirements import Requirement  # noqa: PLC0415 - for one cell only
 
@@ -137,20 +142,20 @@ def select(
     try:
         text = requirements.read_text(encoding="utf-8")
     except OSError as error:
-        msg = f"{requirements}: cannot be read ({error.strerror}); name what uv exported"
+        msg = f"{requirements}: cannot be read ({error.strerror}); name a file that uv export wrote"
         raise GateInputError(msg) from error
     lines = [line.rstrip("\\ ") for line in text.splitlines() if re.match(r"\w", line)]
-    asked = [Requirement(line) for line in lines]
+    exported = [Requirement(line) for line in lines]
     kept = {
         f"{each.name}{each.specifier}"
-        for each in asked
+        for each in exported
         if machine is None or each.marker is None or each.marker.evaluate(machine)
     }
     return [package for package in packages if package.key in kept]
 
 
 def _machine(cell: str) -> dict[str, str]:
-    """Return what the markers of requirements ask, for Linux on x86-64."""
+    """Return the environment that markers are evaluated in: a cell's, on Linux x86-64."""
     python = cell.partition("-")[0]
     if not re.fullmatch(r"3\.\d+", python):
         msg = f"--cell {cell}: expected PYTHON-TORCH, as in --cell 3.12-2.15"

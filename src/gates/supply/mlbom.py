@@ -21,13 +21,13 @@ from gates.verdicts.verdict import Finding, Verdict, is_floor, metric_of
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What is known of a model.
+    """The evidence about a model.
 
     Args:
-        run: folder with its checkpoint and `provenance.json`.
-        verdict: of the evaluation gate.
-        data_folder: searched for the manifest of the data that it learned from.
-        links: other files about it, such as the SBOM and the wheel, by what they are.
+        run: the folder with its checkpoint and `provenance.json`.
+        verdict: the evaluation gate's verdict on it.
+        data_folder: the folder to search for the manifest of its training data.
+        links: other files about it by kind, such as the SBOM and the wheel.
     """
 
     run: Path
@@ -37,12 +37,12 @@ class Evidence:
 
 
 def mlbom(evidence: Evidence, settings: CardSettings, *, time: datetime) -> dict[str, Any]:
-    """Return the document about a model.
+    """Return the bill of materials of a model.
 
     Args:
-        evidence: what is known of it.
-        settings: what people say of it.
-        time: the time that the document declares.
+        evidence: the evidence about the model.
+        settings: the parts of its model card that people write.
+        time: the document's timestamp.
 
     Raises:
         GateInputError: verdict or provenance are about another model, or cannot be read.
@@ -68,7 +68,7 @@ def mlbom(evidence: Evidence, settings: CardSettings, *, time: datetime) -> dict
     links = [_file(what, file) for what, file in sorted(evidence.links.items())]
     parts = [*data, _code(facts), *links]
     found = document(root, {root: parts, **{part: [] for part in parts}}, properties={}, time=time)
-    # The library writes neither of these two yet.
+    # The cyclonedx library cannot write model cards and data components yet.
     found["metadata"]["component"]["modelCard"] = _card(settings, statement, evidence.verdict, data)
     for component in found["components"]:
         if component["type"] == "data":
@@ -77,7 +77,7 @@ def mlbom(evidence: Evidence, settings: CardSettings, *, time: datetime) -> dict
 
 
 def _about(digest: str, folder: Path) -> list[Property]:
-    """Return what a `NAME.manifest.json` below `folder` says of the data with that digest."""
+    """Return facts about the data with this digest, from its `NAME.manifest.json` in `folder`."""
     for file in sorted(folder.glob("**/*.manifest.json")):
         try:
             manifest = json.loads(file.read_text(encoding="utf-8"))
@@ -86,7 +86,7 @@ def _about(digest: str, folder: Path) -> list[Property]:
             columns = ", ".join(f"{name}: {kind}" for name, kind in manifest["schema"].items())
             rows = {f"rows:{split}": str(count) for split, count in manifest["counts"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = f"{file}: not a manifest of data ({error}); delete it with its data"
+            msg = f"{file}: not a data manifest ({error}); delete it and its data"
             raise GateInputError(msg) from error
         facts = {**rows, "schema": columns}
         return [Property(name=name, value=value) for name, value in facts.items()]
@@ -132,7 +132,7 @@ def _card(
     data: Sequence[Component],
 ) -> dict[str, Any]:
     config = provenance.config_of(statement)
-    shape = config.get("model", config) if isinstance(config, dict) else config
+    architecture = config.get("model", config) if isinstance(config, dict) else config
     floors = [each for each in verdict.findings if is_floor(each.check)]
     overall = [
         {"type": name, "value": f"{value:.6f}"} for name, value in sorted(verdict.metrics.items())
@@ -140,7 +140,7 @@ def _card(
     return {
         "modelParameters": {
             "task": settings.task,
-            "modelArchitecture": json.dumps(shape, sort_keys=True),
+            "modelArchitecture": json.dumps(architecture, sort_keys=True),
             "datasets": [{"ref": str(each.bom_ref)} for each in data],
         },
         "quantitativeAnalysis": {

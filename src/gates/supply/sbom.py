@@ -1,6 +1,6 @@
 """The bill of materials of the lock, as CycloneDX 1.6: the same lock gives the same bytes.
 
-No time but the declared one, no host and no path is in it.
+It contains no host name, no path, and no time except the declared one.
 """
 
 import json
@@ -25,10 +25,10 @@ from gates.supply.locked import LockedPackage
 
 
 def declared_time(now: datetime) -> datetime:
-    """Return the time that a document declares: SOURCE_DATE_EPOCH if it is set, else `now`.
+    """Return the timestamp for a document: SOURCE_DATE_EPOCH if it is set, else `now`.
 
     Raises:
-        GateInputError: SOURCE_DATE_EPOCH is no number of seconds.
+        GateInputError: SOURCE_DATE_EPOCH is not a number of seconds.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     try:
@@ -50,11 +50,11 @@ def sbom(
     """Return the bill of materials of `packages`.
 
     Args:
-        packages: what is listed.
+        packages: the packages to list.
         licences: SPDX expressions, by `NAME==VERSION`.
-        project: name of what they are the parts of.
-        properties: what the document was made from, such as the lock's digest.
-        time: the time that it declares.
+        project: the name of the project they belong to.
+        properties: the document's inputs, such as the lock's digest.
+        time: the document's timestamp.
     """
     parts = {package.key: _component(package, licences) for package in packages}
     root = Component(type=ComponentType.APPLICATION, name=project, bom_ref="project")
@@ -72,13 +72,15 @@ def document(
     properties: Mapping[str, str],
     time: datetime,
 ) -> dict[str, Any]:
-    """Return a CycloneDX document about `root`; its serial number follows from all but the time.
+    """Return a CycloneDX document about `root`.
+
+    Its serial number is derived from its content except the time.
 
     Args:
-        root: what it is about.
-        edges: every component, the root too, with what it depends on.
-        properties: what the document was made from.
-        time: the time that it declares.
+        root: the component that the document describes.
+        edges: the dependencies of every component, including the root.
+        properties: the document's inputs.
+        time: the document's timestamp.
     """
     bom = Bom(
         components=[component for component in edges if component is not root],
@@ -98,15 +100,15 @@ def document(
 
 
 def sha256_of(digests: Iterable[str]) -> list[HashType]:
-    """Return SHA-256 digests as CycloneDX has them."""
+    """Return SHA-256 digests in CycloneDX form."""
     return [HashType(alg=HashAlgorithm.SHA_256, content=digest) for digest in digests]
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """Return a document as JSON text, once it is shown to be valid CycloneDX.
+    """Return a document as JSON text, validated as CycloneDX.
 
     Raises:
-        GateInputError: it is not.
+        GateInputError: the document is not valid.
     """
     text = json.dumps(found, indent=2, sort_keys=True) + "\n"
     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
@@ -120,7 +122,7 @@ def read_document(file: Path) -> dict[str, Any]:
     """Return the CycloneDX document in `file`.
 
     Raises:
-        GateInputError: it is missing or damaged.
+        GateInputError: the file is missing or damaged.
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -133,17 +135,17 @@ def read_document(file: Path) -> dict[str, Any]:
 
 
 def time_of(found: Mapping[str, Any]) -> datetime:
-    """Return the time that a document declares."""
+    """Return the timestamp of a document."""
     return datetime.fromisoformat(found["metadata"]["timestamp"])
 
 
 def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
-    """Return what of the document `found` is not as in `expected`, a line each."""
+    """Return one line for each difference of the document `found` from `expected`."""
     ours, theirs = _by_ref(found), _by_ref(expected)
     lines = [f"{ref}: is not in the lock" for ref in sorted(ours.keys() - theirs.keys())]
     lines += [f"{ref}: is missing" for ref in sorted(theirs.keys() - ours.keys())]
     both = sorted(ours.keys() & theirs.keys())
-    lines += [f"{ref}: is not what the lock says" for ref in both if ours[ref] != theirs[ref]]
+    lines += [f"{ref}: differs from the lock" for ref in both if ours[ref] != theirs[ref]]
     keys = sorted(found.keys() | expected.keys())
     return lines + [
         f"{key}: was changed"
@@ -166,7 +168,7 @@ def _component(package: LockedPackage, licences: Mapping[str, str]) -> Component
         version=package.version,
         purl=purl,
         bom_ref=str(purl),
-        # A version has a file for each machine: what may be installed has one of these.
+        # A version has a file for each kind of machine; an installed file has one of these hashes.
         hashes=sha256_of({digest for _, digest in package.files}),
         licenses=[LicenseFactory().make_from_string(licence)] if licence else [],
     )

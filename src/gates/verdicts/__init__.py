@@ -1,1 +1,1 @@
-"""What every gate returns: one verdict, shown and written in the same way."""
+"""The verdict that every gate returns, and how it is shown and written."""

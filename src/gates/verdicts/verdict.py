@@ -1,9 +1,9 @@
-"""The one result that every gate returns, and how it is shown.
+"""The result that every gate returns, and how it is shown.
 
     verdict.publish(result, report=Path("artifacts/verdicts/evaluation.json"))
 
 prints it, writes it as JSON, and on GitHub adds it to the job's summary and annotates the run.
-The JSON Schema of what is written is `src/gates/verdict.schema.json`; after a change:
+The JSON Schema of the file is `src/gates/verdict.schema.json`; after a change, run:
 
     python -m gates.verdicts.verdict > src/gates/verdict.schema.json
 """
@@ -24,28 +24,28 @@ from gates.files import write_text
 
 SCHEMA: Literal["verdict/1"] = "verdict/1"
 
-# The group that is all examples.
+# The group of all examples.
 OVERALL = "overall"
 
-# Ends the name of a check that compares the candidate with a bar, and with no other model.
+# The suffix of a check that compares the candidate with a fixed limit, not with another model.
 _FLOOR = " floor"
 
-# What a finding says of a subgroup that the policy wants reported, and not judged.
+# The outcome of a finding that the policy only reports.
 NOT_JUDGED: Literal["not judged"] = "not judged"
 
 
 def floor_of(metric: str) -> str:
-    """Return the name of the check of a metric against its floor."""
+    """Return the name of the check that compares a metric with its floor."""
     return metric + _FLOOR
 
 
 def is_floor(check: str) -> bool:
-    """Whether a check compares with a floor."""
+    """Whether a check compares a metric with its floor."""
     return check.endswith(_FLOOR)
 
 
 def metric_of(check: str) -> str:
-    """Return the metric that a check is of."""
+    """Return the name of the metric that a check judges."""
     return check.removesuffix(_FLOOR)
 
 
@@ -61,7 +61,7 @@ class Outcome(StrEnum):
 
     @property
     def exit_code(self) -> ExitCode:
-        """The exit code that says this outcome."""
+        """The exit code for this outcome."""
         return {
             Outcome.PASS: ExitCode.PASSED,
             Outcome.FAIL: ExitCode.FAILED,
@@ -70,7 +70,7 @@ class Outcome(StrEnum):
 
     @classmethod
     def worst(cls, outcomes: Iterable["Outcome"]) -> "Outcome":
-        """Return fail if one is, else inconclusive if one is; with none at all nothing is shown."""
+        """Return the worst of the outcomes; inconclusive if there are none."""
         found = set(outcomes)
         if cls.FAIL in found:
             return cls.FAIL
@@ -82,23 +82,23 @@ class _Part(BaseModel):
 
 
 class Finding(_Part):
-    """What a gate found in one place.
+    """What a gate found for one check in one group.
 
     Args:
-        check: what was looked at, such as `accuracy`.
+        check: what was checked, such as `accuracy`.
         group: where: `overall`, or a subgroup such as `digit=3`.
-        outcome: the conclusion; `not judged` where the policy wants it reported only.
+        outcome: the conclusion; `not judged` if the policy only reports it.
         reason: one sentence that says why.
-        n: examples it rests on.
+        n: how many examples it is based on.
         value: the candidate's figure.
         reference: the figure it is compared with, such as the baseline's.
-        difference: how much better the candidate is; negative: worse.
+        difference: how much better the candidate is; negative if it is worse.
         interval: lower and upper limit of the difference.
         confidence: of the interval, a fraction.
-        limit: what the difference must stay above.
-        p_value: how likely so much evidence is if the conclusion were wrong.
+        limit: the value that the difference must stay above.
+        p_value: how likely this much evidence would be if the conclusion were wrong.
         adjusted_p_value: the same, corrected for the number of subgroups.
-        n_needed: examples that would settle it, where it is inconclusive and any number would.
+        n_needed: examples that would settle it, if it is inconclusive and any number would.
     """
 
     check: str
@@ -118,36 +118,36 @@ class Finding(_Part):
 
     @property
     def value_interval(self) -> tuple[float, float] | None:
-        """The interval of the value itself: `interval` is of its distance to the reference.
+        """The interval of the value itself; `interval` is about its distance to the reference.
 
-        The distance counts what is better, so where less of the metric is better it is turned.
+        The distance is positive if the candidate is better, so it is mirrored if lower is better.
         """
         if self.value is None or self.reference is None or self.interval is None:
             return None
-        is_turned = (self.value - self.reference) * (self.difference or 0.0) < 0
-        sign = -1.0 if is_turned else 1.0
+        is_mirrored = (self.value - self.reference) * (self.difference or 0.0) < 0
+        sign = -1.0 if is_mirrored else 1.0
         low, high = sorted(self.reference + sign * end for end in self.interval)
         return low, high
 
     @property
     def holds(self) -> bool:
-        """Whether it does not speak against a pass."""
+        """Whether it is compatible with a pass."""
         return self.outcome in {Outcome.PASS, NOT_JUDGED}
 
 
 class Verdict(_Part):
-    """What a gate concluded, why, and from what.
+    """What a gate concluded, why, and from which evidence.
 
     Args:
         schema_: the format's name and version; `schema` in JSON.
         gate: the gate's name.
         outcome: its conclusion: the worst of its findings.
-        reason: one sentence with the figures that decided.
-        findings: what it rests on.
-        metrics: every figure of the candidate that was computed, by name.
-        evidence: SHA-256 of each thing that was judged, by name.
-        policy: the limits that it was judged by, by name.
-        notes: what a reader must know besides, such as why there was no baseline.
+        reason: one sentence with the deciding figures.
+        findings: the findings that it is based on.
+        metrics: all computed figures of the candidate, by name.
+        evidence: SHA-256 of everything that was judged, by name.
+        policy: the limits that were applied, by name.
+        notes: what else a reader must know, such as why there was no baseline.
     """
 
     schema_: Literal["verdict/1"] = Field(default=SCHEMA, alias="schema")
@@ -162,15 +162,15 @@ class Verdict(_Part):
 
     @property
     def is_pass(self) -> bool:
-        """Whether it is a pass, and no finding of its own speaks against that."""
+        """Whether it is a pass, and all of its judged findings are passes too."""
         judged = {each.outcome for each in self.findings} - {NOT_JUDGED}
         return self.outcome is Outcome.PASS and judged == {Outcome.PASS}
 
     @property
     def n_needed(self) -> int | None:
-        """Examples that would settle every open finding; None if there is none, or no number.
+        """Examples that would settle all inconclusive findings; None if there is no such number.
 
-        Of all examples, in which a subgroup is as frequent as now.
+        This is a total over all groups, assuming that each subgroup keeps its present share.
         """
         everything = max((each.n for each in self.findings), default=0)
         open_findings = [each for each in self.findings if each.outcome == Outcome.INCONCLUSIVE]
@@ -182,21 +182,21 @@ class Verdict(_Part):
         return max(known) if known and len(known) == len(open_findings) else None
 
     def check_is_of(self, checkpoint: str) -> None:
-        """Refuse to describe a model by a verdict on another one, or by that of another gate.
+        """Refuse a verdict on another model, or of another gate.
 
         Args:
             checkpoint: SHA-256 of the model's checkpoint.
 
         Raises:
-            GateInputError: it is not the evaluation of that checkpoint.
+            GateInputError: this is not the evaluation of that checkpoint.
         """
         if self.gate != "evaluation":
-            msg = f"the verdict is of the gate {self.gate}; expected one of evaluation"
+            msg = f"the verdict is from the gate {self.gate}; expected one from evaluation"
             raise GateInputError(msg)
         judged = self.evidence.get("checkpoint", "none")
         if judged != checkpoint:
-            msg = f"the verdict is about checkpoint {judged[:12]}, and the provenance about "
-            msg += f"{checkpoint[:12]}: evaluate this run's checkpoint again"
+            msg = f"the verdict is about checkpoint {judged[:12]}, but the provenance is about "
+            msg += f"{checkpoint[:12]}; evaluate this run's checkpoint again"
             raise GateInputError(msg)
 
     def to_json(self) -> str:
@@ -205,7 +205,7 @@ class Verdict(_Part):
         return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
-        """Return the verdict for a terminal: the conclusion, then a table of what decided."""
+        """Return the verdict for a terminal: the conclusion, then a table of findings."""
         lines = [in_one_line(f"{self.gate}: {self.outcome.upper()} - {self.reason}")]
         lines += [f"  {in_one_line(f'{name}: {note}')}" for name, note in self.notes.items()]
         if self.findings:
@@ -215,24 +215,24 @@ class Verdict(_Part):
 
     @property
     def shown(self) -> list[Finding]:
-        """What a reader needs: what was judged, less the floors that subgroups keep."""
+        """The findings to show: all that were judged, except floors that subgroups meet."""
         judged = [each for each in self.findings if each.outcome != NOT_JUDGED]
-        return [each for each in judged if each.group == OVERALL or not _is_kept_floor(each)]
+        return [each for each in judged if each.group == OVERALL or not _is_met_floor(each)]
 
     def _table(self) -> list[list[str]]:
-        """Return the header and a row for each finding, less the columns that say nothing."""
+        """Return the header and a row for each finding, without empty columns."""
         rows = [_HEADER, *(_row(each) for each in self.shown)]
         used = [i for i in range(len(_HEADER)) if any(row[i] != "-" for row in rows[1:])]
         return [[row[i] for i in used] for row in rows]
 
     def _not_judged(self) -> list[str]:
-        """Return a line that names what was not judged, if there is any."""
+        """Return a line that names the findings that were not judged, if there are any."""
         left = [each for each in self.findings if each.outcome == NOT_JUDGED]
         if not left:
             return []
         names = "; ".join(f"{each.group} ({each.n:,})" for each in left[:5])
         more = f"; and {len(left) - 5} more" if len(left) > 5 else ""  # noqa: PLR2004
-        return [in_one_line(f"not judged, as there are too few examples: {names}{more}")]
+        return [in_one_line(f"not judged, because there are too few examples: {names}{more}")]
 
     def to_markdown(self) -> str:
         """Return the verdict for a page, such as a job's summary on GitHub."""
@@ -265,13 +265,13 @@ class Verdict(_Part):
 
 
 def publish(verdict: Verdict, *, report: Path | None) -> ExitCode:
-    """Show `verdict` wherever somebody looks for it; return its exit code.
+    """Print and write `verdict`; return its exit code.
 
     Args:
         verdict: printed on stdout; on GitHub, also in the job's summary and as annotations.
-        report: where it is written as JSON, if it is.
+        report: where to write it as JSON; None for nowhere.
     """
-    # Printed last: where it cannot be written, nobody shall read that all is well.
+    # Printed last, so that no pass is printed if a file cannot be written.
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary:
         _append(Path(summary), verdict.to_markdown() + "\n")
@@ -296,7 +296,7 @@ def read_verdict(file: Path) -> Verdict:
     """Return the verdict in `file`.
 
     Raises:
-        GateInputError: it is missing, or not a verdict.
+        GateInputError: the file is missing, or not a verdict.
     """
     try:
         return Verdict.model_validate_json(file.read_bytes())
@@ -304,7 +304,7 @@ def read_verdict(file: Path) -> Verdict:
         msg = f"{file}: cannot be read ({error.strerror}); a gate writes it with --report"
         raise GateInputError(msg) from error
     except ValidationError as error:
-        msg = f"{file}: not a verdict of the format {SCHEMA}: {first_problem(error)}"
+        msg = f"{file}: not a verdict in the format {SCHEMA}: {first_problem(error)}"
         raise GateInputError(msg) from error
 
 
@@ -318,7 +318,7 @@ def json_schema() -> str:
 _MARKDOWN = {character: f"\\{character}" for character in "\\|`*_[]~"} | {
     "<": "&lt;",
     "&": "&amp;",
-    # GitHub makes links of these.
+    # GitHub turns these into links.
     "@": "&#64;",
     "#": "&#35;",
 }
@@ -326,8 +326,8 @@ _MARKDOWN = {character: f"\\{character}" for character in "\\|`*_[]~"} | {
 _HEADER = ["check", "group", "n", "candidate", "baseline", "difference", "interval", "outcome"]
 
 
-def _is_kept_floor(finding: Finding) -> bool:
-    """Whether it says no more than that a floor holds."""
+def _is_met_floor(finding: Finding) -> bool:
+    """Whether it only says that a floor is met."""
     return is_floor(finding.check) and finding.outcome == Outcome.PASS
 
 
@@ -354,7 +354,7 @@ def _figure(value: float | None, sign: str = "") -> str:
 
 
 def _text_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return lines in which the columns stand under each other; the last is as long as it is."""
+    """Return the rows as lines with aligned columns; the last column is not padded."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  "
@@ -364,13 +364,13 @@ def _text_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Escape what Markdown would read as its own syntax, or as HTML."""
+    """Escape text that Markdown would read as syntax or as HTML."""
     escaped = "".join(_MARKDOWN.get(character, character) for character in in_one_line(text))
     return escaped.replace("://", "&#58;//").replace("www.", "www&#46;")
 
 
 def _command_value(text: str, more: str = "") -> str:
-    """Escape what a workflow command would read as its own syntax, or as another command."""
+    """Escape text that a workflow command would read as syntax, or as another command."""
     text = in_one_line(text)
     for character in "%\r\n" + more:
         text = text.replace(character, f"%{ord(character):02X}")

@@ -1,7 +1,7 @@
-"""A sum of regression trees as an ONNX file: written, checked, and run by onnxruntime.
+"""Writes, checks and runs sums of regression trees as ONNX files.
 
-A file is refused unless it is, byte for byte, what this module writes for the trees in it. No other
-operator, attribute or address of a second file can therefore reach onnxruntime.
+A file is refused unless it is, byte for byte, what this module writes for the trees in it. This
+keeps other operators, other attributes and references to external files away from onnxruntime.
 """
 
 import hashlib
@@ -26,25 +26,25 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-_DEEPEST = 64  # onnxruntime follows branches by recursion
+_MAX_DEPTH = 64  # onnxruntime follows branches recursively
 _VERSIONS = {"ir_version": 8, "opset_imports": [helper.make_opsetid("ai.onnx.ml", 3)]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trees:
-    """Regression trees, whose values are added up.
+    """Regression trees; the prediction is `base` plus the value of one leaf in each tree.
 
-    In each tree, a branch comes right before its left child and somewhere before its right one.
+    In each tree, a branch's left child is the next node, and its right child comes later.
 
     Args:
-        base: where each sum starts.
-        n_features: how many features there are.
-        sizes: (n_trees,) the number of nodes in each tree.
-        features: (n_nodes,) the feature that a branch looks at; 0 in a leaf.
-        thresholds: (n_nodes,) a branch goes left up to it; 0 in a leaf.
-        left: (n_nodes,) a branch's child, counted from the start of its tree; 0 in a leaf.
-        right: (n_nodes,) the same.
-        values: (n_nodes,) what a leaf adds; 0 in a branch.
+        base: the constant added to every prediction.
+        n_features: number of features.
+        sizes: (n_trees,) number of nodes in each tree.
+        features: (n_nodes,) index of the feature a branch splits on; 0 in a leaf.
+        thresholds: (n_nodes,) a branch goes left if its feature is at most this; 0 in a leaf.
+        left: (n_nodes,) index of a branch's left child within its tree; 0 in a leaf.
+        right: (n_nodes,) index of its right child within its tree; 0 in a leaf.
+        values: (n_nodes,) the value of a leaf; 0 in a branch.
     """
 
     base: float
@@ -64,13 +64,13 @@ class Trees:
 
     @property
     def starts(self) -> Integers:
-        """The first node of the tree that each node is in, (n_nodes,)."""
+        """Index of the first node of each node's tree, (n_nodes,)."""
         return np.repeat(np.cumsum(self.sizes) - self.sizes, self.sizes)
 
     def are_sound(self) -> bool:
-        """Whether every node is reached once, from the first of its tree, and has a finite value.
+        """Whether the trees are well-formed, have finite values and are at most `_MAX_DEPTH` deep.
 
-        Anything else could send onnxruntime in circles, or to memory that is not the model's.
+        Otherwise onnxruntime might loop forever or read memory outside the model.
         """
         columns = (self.features, self.thresholds, self.left, self.right, self.values)
         if {len(column) for column in columns} != {int(self.sizes.sum())}:
@@ -90,13 +90,13 @@ class Trees:
             and np.array_equal(np.sort(children), expected)
             and not (self.right[is_leaf].any() or self.values[inner].any())
             and not (self.features[is_leaf].any() or self.thresholds[is_leaf].any())
-            and self._depth() <= _DEEPEST
+            and self._depth() <= _MAX_DEPTH
         )
 
     def _depth(self) -> int:
-        """Return the number of branches on the longest way to a leaf, if that is not too many."""
+        """Return the depth of the deepest tree, at most `_MAX_DEPTH + 1`."""
         nodes, depth = np.unique(self.starts), 0
-        while depth <= _DEEPEST:
+        while depth <= _MAX_DEPTH:
             nodes = nodes[~self.is_leaf[nodes]]
             if not len(nodes):
                 break
@@ -107,10 +107,10 @@ class Trees:
 
 
 def boosted(model: Any) -> Trees:
-    """Return the trees of scikit-learn's `GradientBoostingRegressor`, which starts at a constant.
+    """Return the trees of a scikit-learn `GradientBoostingRegressor` with a constant `init_`.
 
-    Predictions are the same, up to the rounding of a sum in single precision: the features of both
-    are float32, so rounding a threshold down moves no example to the other side.
+    Predictions are equal up to single-precision rounding of the sum. Both use float32 features, so
+    rounding a threshold down moves no example to the other side.
     """
     trees = [estimator.tree_ for estimator in model.estimators_[:, 0]]
 
@@ -144,11 +144,11 @@ class Checkpoint(Generic[Config]):
     """A model in a file.
 
     Args:
-        content: of the file.
-        n_features: how many features it takes.
-        config: of the run that made it.
+        content: the bytes of the file.
+        n_features: number of input features.
+        config: the configuration of the run that trained it.
         config_digest: SHA-256 of the run's config.yaml.
-        data_digest: SHA-256 of the data that it learned from.
+        data_digest: SHA-256 of the training data.
     """
 
     content: bytes
@@ -158,7 +158,7 @@ class Checkpoint(Generic[Config]):
     data_digest: str
 
     def predict(self, features: Float32) -> Float64:
-        """Return what the model predicts, (n_examples,), on one thread: the same on any machine.
+        """Return the predictions, (n_examples,), computed on one thread for reproducibility.
 
         Args:
             features: (n_examples, n_features).
@@ -173,19 +173,19 @@ class Checkpoint(Generic[Config]):
 
 
 def dump(trees: Trees, config: RunConfig, data_digest: str) -> bytes:
-    """Return the content of a model's file, always the same for the same trees."""
+    """Return the bytes of a model file; the same arguments always give the same bytes."""
     return _serialised(trees, configs.dump(config).decode(), data_digest)
 
 
 def load(file: Path, kind: type[Config]) -> Checkpoint[Config]:
-    """Return the model in `file`; nothing in it is executed, and no other file is read.
+    """Return the model in `file`, without executing any code or reading any other file.
 
     Args:
-        file: the model's.
-        kind: the class of the project's configurations.
+        file: the model file.
+        kind: the project's configuration class.
 
     Raises:
-        CheckpointError: it cannot be read, or is not what `dump` writes.
+        CheckpointError: the file cannot be read, or is not what `dump` writes.
     """
     try:
         content = file.read_bytes()
@@ -197,10 +197,10 @@ def load(file: Path, kind: type[Config]) -> Checkpoint[Config]:
     text, data_digest = about.get("config", ""), about.get("data_digest", "")
     trees = _trees_of(model)
     if trees is None or content != _serialised(trees, text, data_digest):
-        msg = f"{file}: holds something else than the trees that a run writes; it is not opened"
+        msg = f"{file}: contains something other than the trees that a run writes; train again"
         raise CheckpointError(msg)
     if not re.fullmatch(r"[0-9a-f]{64}", data_digest):
-        msg = f"{file}: names no digest of the data that it learned from; train again"
+        msg = f"{file}: has no digest of its training data; train again"
         raise CheckpointError(msg)
     try:
         config = configs.validate(kind, parse_yaml(text.encode(), where=str(file)), where=str(file))
@@ -240,11 +240,11 @@ def _serialised(trees: Trees, config: str, data_digest: str) -> bytes:
         target_treeids=ids[is_leaf].tolist(),
         target_weights=trees.values[is_leaf].tolist(),
     )
-    taken = helper.make_tensor_value_info(
+    inputs = helper.make_tensor_value_info(
         "features", TensorProto.FLOAT, ["examples", trees.n_features]
     )
-    given = helper.make_tensor_value_info("prediction", TensorProto.FLOAT, ["examples", 1])
-    graph = helper.make_graph([node], "trees", [taken], [given])
+    outputs = helper.make_tensor_value_info("prediction", TensorProto.FLOAT, ["examples", 1])
+    graph = helper.make_graph([node], "trees", [inputs], [outputs])
     model = helper.make_model(graph, **_VERSIONS)
     helper.set_model_props(model, {"config": config, "data_digest": data_digest})
     content: bytes = model.SerializeToString(deterministic=True)
@@ -252,7 +252,7 @@ def _serialised(trees: Trees, config: str, data_digest: str) -> bytes:
 
 
 def _trees_of(model: onnx.ModelProto) -> Trees | None:
-    """Return the sound trees in a graph; None if it holds none, whatever else it holds."""
+    """Return the trees in a model; None if there are none or they are not well-formed."""
     try:
         (node,) = model.graph.node
         ints = {each.name: np.array(each.ints, dtype=np.int64) for each in node.attribute}
@@ -264,7 +264,7 @@ def _trees_of(model: onnx.ModelProto) -> Trees | None:
         trees = Trees(
             base=float(base),
             n_features=model.graph.input[0].type.tensor_type.shape.dim[1].dim_value,
-            # The digits of a number say nothing of how many trees there are.
+            # Without the limit, a huge tree id would make bincount allocate a huge array.
             sizes=np.bincount(ids[ids < len(ids)]),
             features=ints["nodes_featureids"],
             thresholds=floats["nodes_values"],

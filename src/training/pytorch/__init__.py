@@ -1,1 +1,1 @@
-"""Training with torch: the loop, checkpoints, snapshots, processes; needs the extra `torch`."""
+"""Training with PyTorch: the loop, checkpoints, snapshots, processes; needs the extra `torch`."""

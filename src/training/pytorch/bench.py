@@ -1,12 +1,12 @@
-"""Measure training against what the machine can do.
+"""Compare training speed with the machine's measured limits.
 
-First the machine's own ceilings, how fast it multiplies matrices in bfloat16 and copies memory;
-then whole training steps, taken by the loop that trains (forward, backward, clipping, optimiser,
-and the wait for the loss that each step ends with), on made-up examples in the size of the model.
+The benchmark first measures two ceilings: bfloat16 matrix multiplication and memory copies. It
+then measures complete training steps in the real training loop (forward, backward, clipping,
+optimiser, and reading back the loss) on synthetic examples of the size the model takes.
 
-A share of the ceiling is model FLOPs per second over the fastest matrix product that was measured
-in the same minutes, not over a data sheet's peak. Model FLOPs follow Chowdhery et al. (2022),
-"PaLM", appendix B: matrix products only, the backward pass twice the forward, nothing recomputed.
+`share_of_matmul_ceiling` is model FLOP/s divided by the speed of the fastest matrix product in the
+same run, not by a data sheet's peak. Model FLOPs follow Chowdhery et al. (2022), "PaLM", appendix
+B: matrix products only, a backward pass counts twice a forward pass, and no recomputation.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from training.config import TorchConfig
 from training.project import Project, Settings
 
 if TYPE_CHECKING:
-    import torch  # takes seconds: imported where it is used, after the options are read
+    import torch  # takes seconds to import, so functions import it after options are parsed
 
     from training.pytorch.ceilings import Ceilings, Spread
     from training.pytorch.learner import Batch, TensorExamples
@@ -48,10 +48,10 @@ class Subject(Generic[Torch]):
     """What is measured.
 
     Args:
-        settings: the project, whose source `synthetic` makes examples in the size of the model.
-        configs: the configurations that are measured where none is named.
-        flops: the operations of the matrix products of a step: a multiplication and an addition
-            each.
+        settings: of a project whose data source `synthetic` generates examples of the size the
+            model takes.
+        configs: the configurations to measure by default.
+        flops: returns the operations of a step's matrix products, counting a multiply-add as two.
     """
 
     settings: Settings[Torch]
@@ -61,22 +61,22 @@ class Subject(Generic[Torch]):
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """How fast one configuration trains.
+    """The training speed of one configuration.
 
     Args:
-        name: the configuration file's, without its ending.
+        name: the name of the configuration file, without its suffix.
         model: its section `model`.
-        parameters: how many numbers the model learns.
-        precision: of the forward and backward pass.
+        parameters: number of trainable parameters.
+        precision: the precision of the forward and backward pass.
         compile: whether torch.compile compiled the model.
         batch_size: examples in a step.
-        warmup_steps: taken before those that count; the first one compiles.
+        warmup_steps: steps before the measured ones; the first one compiles.
         step_ms: time from the end of one step to the end of the next.
-        examples_per_s: at the median step.
-        model_tflop_per_step: 10^12 operations that a step's matrix products need.
-        model_tflops: the same per second, at the median step.
-        share_of_matmul_ceiling: `model_tflops` over the measured bfloat16 ceiling.
-        peak_memory_gib: the most memory that tensors took; None on a CPU.
+        examples_per_s: throughput at the median step time.
+        model_tflop_per_step: 10^12 operations in a step's matrix products.
+        model_tflops: 10^12 operations per second, at the median step time.
+        share_of_matmul_ceiling: `model_tflops` divided by the measured bfloat16 ceiling.
+        peak_memory_gib: peak memory allocated for tensors; None on a CPU.
     """
 
     name: str
@@ -103,16 +103,16 @@ def main(subject: Subject[Torch], arguments: Sequence[str] | None = None) -> int
 def _parser(subject: Subject[Torch]) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"python -m {subject.settings.package}.gpu_bench",
-        description="Measure the machine's ceilings and how near to them training comes.",
-        epilog="Exit codes: 0 measured, 1 training failed (a loss that is not finite), "
-        "2 bad input or no GPU, told in one line.",
+        description="Measure the machine's ceilings and how close training comes to them.",
+        epilog="Exit codes: 0 measured, 1 training failed (the loss is not finite), "
+        "2 bad input or no GPU, reported in one line.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--device",
         choices=["cuda", "cpu"],
         default="cuda",
-        help="cpu tries the command out; choose small sizes (default: %(default)s)",
+        help="cpu is for trying out the command, with small sizes (default: %(default)s)",
     )
     parser.add_argument(
         "--config",
@@ -120,7 +120,8 @@ def _parser(subject: Subject[Torch]) -> argparse.ArgumentParser:
         action="append",
         metavar="FILE",
         dest="configs",
-        help=f"what to train; may be repeated (default: {' and '.join(map(str, subject.configs))})",
+        help="the configuration to measure; may be repeated "
+        f"(default: {' and '.join(map(str, subject.configs))})",
     )
     parser.add_argument(
         "--set",
@@ -128,12 +129,12 @@ def _parser(subject: Subject[Torch]) -> argparse.ArgumentParser:
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="change one key of every configuration, as in train.batch_size=64; may be repeated",
+        help="override one key of every configuration, as in train.batch_size=64; may be repeated",
     )
     counts: dict[str, tuple[int, str]] = {
-        "--steps": (50, "steps that are measured"),
-        "--warmup": (10, "steps before them"),
-        "--copy-mib": (_COPY_MIB, "size of the copy"),
+        "--steps": (50, "steps to measure"),
+        "--warmup": (10, "warm-up steps before the measured ones"),
+        "--copy-mib": (_COPY_MIB, "size of the memory copy, in MiB"),
     }
     for option, (default, meaning) in counts.items():
         help_text = f"{meaning} (default: %(default)s)"
@@ -144,14 +145,15 @@ def _parser(subject: Subject[Torch]) -> argparse.ArgumentParser:
         action="append",
         metavar="N",
         dest="matmul_sizes",
-        help=f"rows of a square matrix; may be repeated (default: {_words(_MATMUL_SIZES)})",
+        help="number of rows of the square matrices; may be repeated "
+        f"(default: {_words(_MATMUL_SIZES)})",
     )
     parser.add_argument(
         "--report",
         type=Path,
         default=Path("artifacts/gpu-bench.json"),
         metavar="FILE",
-        help="where the figures go, as JSON (default: %(default)s)",
+        help="where to write the results, as JSON (default: %(default)s)",
     )
     return parser
 
@@ -159,7 +161,7 @@ def _parser(subject: Subject[Torch]) -> argparse.ArgumentParser:
 def _count(text: str) -> int:
     number = int(text) if text.isdecimal() else 0
     if number < 1:
-        msg = f"expected a whole number from 1, got {text!r}"
+        msg = f"expected a whole number of at least 1, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
     return number
 
@@ -174,15 +176,15 @@ def _bench(subject: Subject[Torch], options: argparse.Namespace) -> ExitCode:
     files: Sequence[Path] = options.configs or subject.configs
     _check_names(files)
     kind = subject.settings.config
-    asked = {file: configs.load(kind, file, options.overrides) for file in files}
+    loaded = {file: configs.load(kind, file, options.overrides) for file in files}
     started = datetime.now(UTC)
     device = _device(options.device)
     sizes = tuple(options.matmul_sizes or _MATMUL_SIZES)
     ceilings = measure_ceilings(device, sizes, options.copy_mib)
-    hardware = hardware_of(device)  # while its clocks are those of the work above
+    hardware = hardware_of(device)  # immediately, while the GPU still runs at the measured clocks
     _say(_ceilings_line(ceilings))
-    # The deterministic ones last: what they set for cuBLAS stays set for the process.
-    ordered = sorted(asked.items(), key=lambda item: item[1].train.deterministic)
+    # Deterministic configurations last: their cuBLAS setting stays in effect for the process.
+    ordered = sorted(loaded.items(), key=lambda item: item[1].train.deterministic)
     cases = []
     for file, config in ordered:
         steps = (options.warmup, options.steps)
@@ -206,7 +208,7 @@ def _check_names(files: Sequence[Path]) -> None:
     names = [file.stem for file in files]
     for name in names:
         if names.count(name) > 1:
-            msg = f"--config: two files are named {name}, and a case has its file's name; "
+            msg = f"--config: two files are named {name}, but a case is named after its file; "
             msg += "rename one"
             raise GateInputError(msg)
 
@@ -216,7 +218,7 @@ def _device(name: str) -> "torch.device":
 
     if name == "cuda" and not torch.cuda.is_available():
         msg = f"--device cuda: torch {torch.__version__} sees no GPU here; run this on a machine "
-        msg += "with one, or try it out with --device cpu"
+        msg += "with one, or try the command out with --device cpu"
         raise GateInputError(msg)
     return torch.device(name)
 
@@ -230,18 +232,18 @@ def measure_case(
     steps: tuple[int, int],
     ceilings: "Ceilings",
 ) -> Case:
-    """Return how fast the configuration in `file` trains on `device`.
+    """Measure how fast the configuration in `file` trains on `device`.
 
     Args:
         subject: what is measured.
-        config: what `file` says; its data and its number of epochs do not matter.
-        file: names the case, and the place of an error.
-        device: where.
-        steps: how many to take to warm up, and how many to measure.
-        ceilings: what the figures are compared with.
+        config: the configuration in `file`; its data and number of epochs are ignored.
+        file: names the case and appears in error messages.
+        device: the device to train on.
+        steps: the number of warm-up steps and of measured steps.
+        ceilings: the measured ceilings of the machine.
 
     Raises:
-        GateError: it does not fit, or the loss is not finite.
+        GateError: the batch does not fit in memory, or the loss is not finite.
     """
     import torch  # noqa: PLC0415
 
@@ -271,10 +273,10 @@ def measure_case(
             on_step=lambda _: clock.mark(),
         )
     except torch.OutOfMemoryError as error:
-        msg = f"{file}: does not fit the memory of this GPU; take less: --set train.batch_size="
+        msg = f"{file}: does not fit in this GPU's memory; try --set train.batch_size="
         msg += str(max(1, config.train.batch_size // 2))
         raise GateInputError(msg) from error
-    # The last warm-up step ends where the first measured one begins.
+    # The first measured step begins at the end of the last warm-up step.
     ms = clock.intervals_ms(after=warmup - 1, count=measured)
     tflop = subject.flops(config) / 1e12
     tflops = per_second(tflop, ms)
@@ -299,7 +301,7 @@ def measure_case(
 
 @dataclass(frozen=True)
 class _WholeBatches:
-    """The first examples of others, as `TensorExamples`."""
+    """The first `count` of `examples`, as `TensorExamples`."""
 
     examples: "TensorExamples"
     count: int
@@ -323,7 +325,7 @@ class _WholeBatches:
 def _as_measured(
     project: Project[Torch, Any], config: Torch, device: "torch.device", file: Path, steps: int
 ) -> tuple[Torch, _WholeBatches]:
-    """Return `config` for `steps` steps on made-up examples, and these, in whole batches."""
+    """Return `config` changed to take `steps` synthetic steps, and examples in whole batches."""
     from training.pytorch import loop  # noqa: PLC0415
 
     in_memory = config.data.model_copy(update={"source": "synthetic", "workers": 0})
@@ -334,7 +336,7 @@ def _as_measured(
     if not whole:
         msg = f"{file}: train.batch_size: must be at most {len(examples)} here, got {batch_size}"
         raise GateInputError(msg)
-    # As many whole epochs as it takes; what comes after the last step that counts is a rest.
+    # Round up to whole epochs; steps after the last measured one are ignored.
     epochs = loop.batches_in(steps, whole // batch_size)
     here = config.train.model_copy(update={"device": device.type, "epochs": epochs})
     return config.model_copy(update={"train": here}), _WholeBatches(examples, whole)

@@ -1,4 +1,4 @@
-"""How fast a machine multiplies matrices and copies memory: the most that training could reach."""
+"""Measures a machine's upper limits for training: matrix multiplication and memory copies."""
 
 import itertools
 import statistics
@@ -13,13 +13,13 @@ import torch
 from gates.errors import GateInputError
 from gates.evidence import provenance
 
-_REPEATS = 30  # of a matrix product or a copy, after as many to warm up
+_REPEATS = 30  # measured repetitions, after as many for warm-up
 _UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """How long something took, in milliseconds, over `count` repetitions."""
+    """The distribution of a time, in milliseconds, over `count` repetitions."""
 
     count: int
     median: float
@@ -31,7 +31,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """How fast square matrices of one size were multiplied."""
+    """The measured speed of multiplying two square matrices with `size` rows."""
 
     size: int
     ms: Spread
@@ -40,13 +40,13 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True)
 class Ceilings:
-    """The most that this machine did when it did nothing else.
+    """The highest speeds measured on this machine.
 
     Args:
-        matmul_tflops: 10^12 operations per second, of the fastest of `matmuls`.
+        matmul_tflops: 10^12 operations per second in the fastest of `matmuls`.
         matmuls: bfloat16 products of square matrices.
-        copy_gb_per_s: 10^9 bytes per second, read and written, of a copy within its memory.
-        copy_mib: the size of what was copied.
+        copy_gb_per_s: 10^9 bytes per second, read and written, in a copy within device memory.
+        copy_mib: the size of the copy.
     """
 
     matmul_tflops: float
@@ -56,14 +56,14 @@ class Ceilings:
 
 
 class Clock:
-    """Marks moments in the device's own time: by CUDA events, or a CPU's clock."""
+    """Measures times on the device, with CUDA events or a CPU clock."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._marks: list[Any] = []
 
     def mark(self) -> None:
-        """Mark the moment at which all work that was given to the device so far is done."""
+        """Mark the time at which the device has finished all work submitted so far."""
         if self._device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -72,7 +72,7 @@ class Clock:
             self._marks.append(time.perf_counter())
 
     def intervals_ms(self, *, after: int, count: int) -> Spread:
-        """Return how long it was from each mark to the next: `count` of them, past `after`."""
+        """Return the spread of `count` intervals between marks, starting at mark `after`."""
         marks = self._marks[after : after + count + 1]
         pairs = list(itertools.pairwise(marks))
         if self._device.type == "cuda":
@@ -82,7 +82,7 @@ class Clock:
 
 
 def spread_of(times_ms: Sequence[float]) -> Spread:
-    """Return the median and the spread of at least one time."""
+    """Return the distribution of at least one time."""
     ordered = sorted(times_ms)
     last = len(ordered) - 1
     return Spread(
@@ -96,10 +96,10 @@ def spread_of(times_ms: Sequence[float]) -> Spread:
 
 
 def measure_ceilings(device: torch.device, matmul_sizes: Sequence[int], copy_mib: int) -> Ceilings:
-    """Return how fast `device` multiplies matrices and copies memory.
+    """Measure how fast `device` multiplies matrices and copies memory.
 
     Raises:
-        GateInputError: they do not fit its memory.
+        GateInputError: the matrices or the copy do not fit in its memory.
     """
     try:
         matmuls = tuple(_measure_product(device, size) for size in matmul_sizes)
@@ -107,9 +107,9 @@ def measure_ceilings(device: torch.device, matmul_sizes: Sequence[int], copy_mib
         target = torch.empty_like(source)
         copy_ms = _repeat(lambda: target.copy_(source), device)
     except torch.OutOfMemoryError as error:
-        msg = "--matmul-size, --copy-mib: too large for the memory of this GPU; take less"
+        msg = "--matmul-size, --copy-mib: too large for this GPU's memory; choose smaller sizes"
         raise GateInputError(msg) from error
-    # Read once and written once.
+    # Each byte is read once and written once.
     copy_gb_per_s = 2 * source.nbytes / 1e9 / (copy_ms.median / 1e3)
     return Ceilings(
         matmul_tflops=max(product.tflops for product in matmuls),
@@ -120,7 +120,7 @@ def measure_ceilings(device: torch.device, matmul_sizes: Sequence[int], copy_mib
 
 
 def _measure_product(device: torch.device, size: int) -> Product:
-    # Random numbers: a GPU multiplies zeros with less power and so at higher clocks.
+    # Random numbers, because a GPU multiplying zeros uses less power and so runs at higher clocks.
     generator = torch.Generator(device).manual_seed(0)
     left, right = (
         torch.randn(size, size, generator=generator, dtype=torch.bfloat16, device=device)
@@ -141,12 +141,12 @@ def _repeat(work: Callable[[], object], device: torch.device) -> Spread:
 
 
 def per_second(amount: float, ms: Spread) -> float:
-    """Return an amount per second, if it takes `ms` at the median."""
+    """Return `amount` per second, given the median time that it takes."""
     return amount / (ms.median / 1e3)
 
 
 def hardware_of(device: torch.device) -> dict[str, str]:
-    """Return what was measured on: the machine, and the GPU with its driver and clocks."""
+    """Return a description of the machine, and of the GPU with its driver and clocks."""
     versions = {**provenance.machine(), "torch": torch.__version__}
     if device.type == "cpu":
         return {**versions, "device": "cpu", "threads": str(torch.get_num_threads())}
@@ -163,19 +163,19 @@ def hardware_of(device: torch.device) -> dict[str, str]:
 
 
 def driver_facts(gpu: str) -> dict[str, str]:
-    """Return what the driver says of itself and of the clocks of `gpu`, a UUID."""
-    asked = {
+    """Return the driver's version and the clocks and power limit of `gpu`, a UUID."""
+    fields = {
         "driver": "driver_version",
         "sm_clock_mhz": "clocks.sm",
         "largest_sm_clock_mhz": "clocks.max.sm",
         "power_limit_w": "power.limit",
     }
-    query = f"--query-gpu={','.join(asked.values())}"
+    query = f"--query-gpu={','.join(fields.values())}"
     command = ["nvidia-smi", query, "--format=csv,noheader,nounits", f"--id={gpu}"]
     try:
-        answer = subprocess.run(  # noqa: S603 - arguments of our own
+        answer = subprocess.run(  # noqa: S603 - no outside input
             command, capture_output=True, text=True, check=True, timeout=60
         ).stdout
-        return dict(zip(asked, map(str.strip, answer.split(",")), strict=True))
+        return dict(zip(fields, map(str.strip, answer.split(",")), strict=True))
     except (OSError, ValueError, subprocess.SubprocessError):
-        return dict.fromkeys(asked, _UNKNOWN)  # a container may lack the program
+        return dict.fromkeys(fields, _UNKNOWN)  # a container may lack nvidia-smi

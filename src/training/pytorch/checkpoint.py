@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, and read without running any code that they contain."""
+"""Checkpoints: written atomically, and read without running any code they contain."""
 
 import hashlib
 import pickle
@@ -17,20 +17,21 @@ from gates.files import atomic_write
 from training.config import Config, dump_tree, validate
 
 _FORMAT = "training.checkpoint/1"
-# What projects wrote before they had this library; the contents are the same.
+# Projects wrote these formats before they shared this library; the contents are the same.
 _OLDER = re.compile(r"\w+\.checkpoint/1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Generic[Config]):
-    """A trained model with what it takes to use and to trace it.
+    """A trained model, with everything needed to use it and to trace where it came from.
 
     Args:
         weights: the model's parameters by name.
         config: the configuration of the run.
-        data_digest: SHA-256 of the data that it learned from.
-        step: optimiser steps that it was trained for.
-        tree: the configuration as it was written, where a later version knows more keys.
+        data_digest: SHA-256 of the training data.
+        step: number of optimiser steps the model was trained for.
+        tree: the configuration as read from the file, which may lack keys added since; None if
+            the checkpoint was not read from a file.
     """
 
     weights: dict[str, Tensor]
@@ -43,7 +44,7 @@ class Checkpoint(Generic[Config]):
         """Return the model on the CPU, ready to predict.
 
         Args:
-            build_model: returns an untrained model of a configuration.
+            build_model: returns an untrained model for a configuration.
         """
         model = build_model(self.config)
         model.load_state_dict(self.weights)
@@ -51,15 +52,15 @@ class Checkpoint(Generic[Config]):
 
     @property
     def config_digest(self) -> str:
-        """SHA-256 of the configuration as it was written."""
+        """SHA-256 of the configuration as the run wrote it."""
         return hashlib.sha256(dump_tree(self.tree or self.config.model_dump())).hexdigest()
 
 
 def save(checkpoint: Checkpoint[Config], file: Path) -> None:
-    """Write `checkpoint` to `file`, whole or not at all.
+    """Write `checkpoint` to `file` atomically.
 
     Raises:
-        CheckpointError: it cannot be written.
+        CheckpointError: the file cannot be written.
     """
     document = {
         "weights": checkpoint.weights,
@@ -71,9 +72,9 @@ def save(checkpoint: Checkpoint[Config], file: Path) -> None:
     try:
         with atomic_write(file) as stream:
             torch.save(document, stream)
-    except (GateInputError, RuntimeError) as error:  # a full disk becomes either of them
-        msg = f"{file}: cannot be written ({underlying(error)}); once that is mended, --resume "
-        msg += "goes on from the newest snapshot"
+    except (GateInputError, RuntimeError) as error:  # a full disk can raise either of them
+        msg = f"{file}: cannot be written ({underlying(error)}); fix the cause, and --resume "
+        msg += "continues from the newest snapshot"
         raise CheckpointError(msg) from error
 
 
@@ -84,15 +85,15 @@ def load(
 
     Args:
         file: the checkpoint.
-        kind: the class of the project's configurations.
-        build_model: returns an untrained model of a configuration.
+        kind: the project's configuration class.
+        build_model: returns an untrained model for a configuration.
 
-    A checkpoint is a pickle, which can run any code when it is read; this reads tensors and
-    plain values only.
+    A checkpoint is a pickle, which can run any code when it is loaded; this function loads
+    tensors and plain values only.
 
     Raises:
-        CheckpointError: the file is missing, damaged, holds anything else, or does not fit
-            the model that its configuration describes.
+        CheckpointError: the file is missing, damaged or not a checkpoint, or does not fit the
+            model that its configuration describes.
     """
     try:
         _check_sums(file)
@@ -102,7 +103,7 @@ def load(
         msg = f"{file}: no such checkpoint; train one: python -m {package}.train --config …"
         raise CheckpointError(msg) from error
     except pickle.UnpicklingError as error:
-        msg = f"{file}: refused, as it holds more than tensors and plain values and reading it "
+        msg = f"{file}: refused: it contains more than tensors and plain values, so loading it "
         msg += "could run code; use a checkpoint that this project's training wrote"
         raise CheckpointError(msg) from error
     except IsADirectoryError as error:
@@ -111,11 +112,11 @@ def load(
     except OSError as error:
         msg = f"{file}: cannot be read ({error.strerror or error})"
         raise CheckpointError(msg) from error
-    except Exception as error:  # a damaged pickle can ask for anything
+    except Exception as error:  # a damaged pickle can raise anything
         if not _begins_as_zip(file):
-            msg = f"{file}: is no checkpoint; name one, such as outputs/latest.pt"
+            msg = f"{file}: is not a checkpoint; name one, such as outputs/latest.pt"
             raise CheckpointError(msg) from error
-        msg = f"{file}: damaged, cut off or no checkpoint; take an earlier one or train again"
+        msg = f"{file}: damaged, truncated or not a checkpoint; use an earlier one or train again"
         raise CheckpointError(msg) from error
     return _parse(document, file, kind, build_model)
 
@@ -137,13 +138,13 @@ def _parse(
         )
         _check_finite(checkpoint.model(build_model))
     except (ConfigError, KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        msg = f"{file}: its contents do not fit together ({error}); train again"
+        msg = f"{file}: its contents are inconsistent ({error}); train again"
         raise CheckpointError(msg) from error
     return checkpoint
 
 
-def _is_known(form: object) -> bool:
-    return isinstance(form, str) and (form == _FORMAT or _OLDER.fullmatch(form) is not None)
+def _is_known(name: object) -> bool:
+    return isinstance(name, str) and (name == _FORMAT or _OLDER.fullmatch(name) is not None)
 
 
 def _check_finite(model: nn.Module) -> None:
@@ -154,11 +155,11 @@ def _check_finite(model: nn.Module) -> None:
 
 
 def _check_sums(file: Path) -> None:
-    """Raise unless `file` is a zip with the checksums it names: torch writes, but ignores, them."""
+    """Raise unless `file` is a zip with correct checksums, which torch writes but never checks."""
     with zipfile.ZipFile(file) as archive:
         damaged = archive.testzip()
     if damaged:
-        msg = f"{damaged} does not have its checksum"
+        msg = f"{damaged} does not match its checksum"
         raise zipfile.BadZipFile(msg)
 
 

@@ -10,12 +10,12 @@ from training.config import TorchConfig
 
 
 def configure(config: TorchConfig) -> dict[str, str]:
-    """Seed every generator and choose the algorithms; return what was set, for the provenance.
+    """Seed every generator and choose the algorithms; return these settings for the provenance.
 
-    Call it before anything is computed on a GPU: cuBLAS reads its workspace once.
+    Call this before the first computation on a GPU: cuBLAS reads its workspace setting once.
     """
     random.seed(config.seed)
-    np.random.seed(config.seed)  # noqa: NPY002 - forks and libraries use the global one
+    np.random.seed(config.seed)  # noqa: NPY002 - forks and libraries use the global generator
     torch.manual_seed(config.seed)
     if config.train.deterministic:
         # https://docs.nvidia.com/cuda/cublas/#results-reproducibility

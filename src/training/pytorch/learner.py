@@ -1,4 +1,4 @@
-"""What the loop must know of a project: its model, its loss, and how its examples are changed."""
+"""What the loop needs from a project: the model, the loss, the score and the augmentation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from training.config import TorchConfig
 Torch = TypeVar("Torch", bound=TorchConfig)
 
 Batch = tuple[Tensor, ...]
-"""Rows of each of an example's tensors: what a loss takes."""
+"""The same rows of each tensor in `TensorExamples.tensors`; the input of a loss."""
 
 EVALUATION_BATCH = 1024  # examples in one forward pass
 
@@ -23,50 +23,50 @@ class TensorExamples(Protocol):
 
     @property
     def ids(self) -> npt.NDArray[np.str_]:
-        """(n_examples,) unique names."""
+        """(n_examples,) unique identifiers."""
 
     @property
     def data_digest(self) -> str:
-        """SHA-256 of the file that they come from."""
+        """SHA-256 of the file the examples come from."""
 
     @property
     def tensors(self) -> Batch:
-        """Each (n_examples, …), such as inputs and targets."""
+        """Tensors (n_examples, …), such as inputs and targets."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of examples."""
 
 
 class Draws(Protocol):
-    """What was drawn at random for the examples of a batch, a row for each."""
+    """Random numbers that augment a batch, with a row for each example."""
 
     def of(self, rows: Tensor) -> Self:
-        """Return what was drawn for some rows of the batch."""
+        """Return the draws for some rows of the batch."""
 
     def to(self, place: device) -> Self:
-        """Return the same on another device."""
+        """Return the draws on another device."""
 
     def needed(self, batch: Tensor, rows: Tensor) -> Tensor:
-        """Return the indices of the examples that `rows` of `batch` are made from."""
+        """Return the indices of all examples needed to augment `rows` of `batch`."""
 
     def applied(self, batch: Batch) -> Batch:
-        """Return the examples, changed."""
+        """Return the augmented examples."""
 
 
-def nothing_drawn(config: TorchConfig, seeds: tuple[int, int], size: int) -> None:  # noqa: ARG001
-    """Leave examples as they are."""
+def no_augmentation(config: TorchConfig, seeds: tuple[int, int], size: int) -> None:  # noqa: ARG001
+    """Draw nothing, which leaves examples unchanged."""
     return
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """What a model is watched by after each epoch: the mean of a quantity of each example.
+    """A validation metric, computed after each epoch as a mean over examples.
 
     Args:
-        name: what metrics.jsonl calls it, as `validation_NAME`.
+        name: metrics.jsonl has it as `validation_NAME`.
         better: which direction is better.
-        of: the quantity, (rows,), for a model and a batch.
-        batch_size: examples in one forward pass; fewer where each takes much memory.
+        of: returns the score of each example, (rows,), for a model and a batch.
+        batch_size: examples in one forward pass; smaller if each takes much memory.
     """
 
     name: str
@@ -77,18 +77,19 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Learner(Generic[Torch]):
-    """What is learned, and how far it is from that.
+    """The model, the loss, the score and the augmentation of a project.
 
     Args:
         build_model: returns an untrained model.
-        loss: of each example of a batch, (rows,), under autocast where the run asks for bfloat16.
-        score: what the model is watched by.
-        draw: for a configuration, two seeds and the size of a batch, what changes its examples;
-            None for nothing. It must depend on these alone: then it is the same for however many
-            processes and parts, and after a run was resumed.
+        loss: returns the loss of each example, (rows,); called under autocast if the run uses
+            bfloat16.
+        score: the validation metric.
+        draw: returns random numbers to augment a batch, or None to leave it unchanged. They must
+            depend only on the arguments (configuration, two seeds, batch size), so that they are
+            the same with any number of processes and micro-batches, and after a resume.
     """
 
     build_model: Callable[[Torch], nn.Module]
     loss: Callable[[nn.Module, Batch], Tensor]
     score: Score
-    draw: Callable[[Torch, tuple[int, int], int], Draws | None] = nothing_drawn
+    draw: Callable[[Torch, tuple[int, int], int], Draws | None] = no_augmentation

@@ -1,7 +1,7 @@
 """The training loop: AdamW, warm-up and cosine, the same curve on any number of processes.
 
-What a step does depends on its number alone: the order of the examples and the learning
-rate are functions of it. So a run that was interrupted goes on exactly where it was.
+The order of the examples and the learning rate are functions of the step number, so an
+interrupted run continues exactly where it stopped.
 """
 
 import itertools
@@ -21,15 +21,15 @@ from training.pytorch.learner import Batch, Draws, Learner, TensorExamples, Torc
 from training.pytorch.processes import Processes, device_of
 from training.pytorch.selection import Selection
 
-Part = tuple[Tensor, Draws | None]  # indices of the examples, and what changes them
+MicroBatch = tuple[Tensor, Draws | None]  # indices of the examples, and their augmentation
 
 
 @dataclass
 class Trainer:
-    """A model in training: all that a step changes.
+    """A model in training: everything a step changes.
 
     Args:
-        model: what is trained; it may be shared among processes.
+        model: the model to train; it may be distributed over several processes.
         optimizer: AdamW over its parameters.
         step: optimiser steps taken so far.
         selection: the best epoch so far, if the run selects one.
@@ -43,15 +43,15 @@ class Trainer:
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one optimiser step came to.
+    """The results of one optimiser step.
 
     Args:
         step: counted from 1.
         epoch: counted from 1.
-        ends_epoch: whether it is the last step of its epoch.
+        ends_epoch: whether this is the last step of its epoch.
         loss: the mean over the global batch, before the step.
         lr: learning rate.
-        gradient_norm: of all gradients together, before clipping.
+        gradient_norm: norm of the gradient over all parameters, before clipping.
     """
 
     step: int
@@ -69,7 +69,7 @@ def new_model(learner: Learner[Torch], config: Torch) -> nn.Module:
 
 
 def new_trainer(model: nn.Module, config: TrainConfig) -> Trainer:
-    """Return `model` with an optimiser that has not taken a step."""
+    """Return `model` with a new optimiser."""
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
     )
@@ -85,16 +85,16 @@ def fit(
     processes: Processes | None = None,
     on_step: Callable[[StepReport], bool | None] = lambda _: None,
 ) -> None:
-    """Train from the trainer's step to the end of the last epoch, or until `on_step` says stop.
+    """Train from the trainer's step to the end of the last epoch, or until `on_step` stops it.
 
     Args:
         trainer: changed in place.
-        examples: what the model learns from, all of it in each epoch.
-        config: how, and by its seed in which order.
-        learner: the loss of the model, and how its examples are changed.
-        processes: those that train together; this one alone if not given.
-        on_step: called after each step, in every process; training stops where it returns True,
-            which it must do in all of them.
+        examples: the training examples; each epoch uses all of them.
+        config: the configuration; its seed decides the order of the examples.
+        learner: the loss and the augmentation.
+        processes: the processes that train together; None for this one alone.
+        on_step: called after each step in every process; training stops when it returns True,
+            which it must do in all processes at the same step.
 
     Raises:
         TrainingError: a loss, a gradient or a weight is not finite.
@@ -103,24 +103,24 @@ def fit(
     processes = processes or Processes(rank=0, count=1, device=device_of(train))
     steps_per_epoch = batches_in(len(examples), train.batch_size)
     steps = steps_per_epoch * train.epochs
-    # What loads runs ahead of the steps, so it has an order of its own.
+    # Loading runs ahead of training and `_Order` caches one epoch, so each has its own.
     order, loading = (_Order(len(examples), train.batch_size, config.seed) for _ in range(2))
     remaining = range(trainer.step, steps)
-    parts = _parts(loading, remaining, config, learner, processes)
-    batches = _load(examples, parts, config.data.workers, processes.device)
+    micro_batches = _micro_batches(loading, remaining, config, learner, processes)
+    batches = _load(examples, micro_batches, config.data.workers, processes.device)
     _keep_freed_memory()
     trainer.model.train()
     for step in remaining:
         indices = order.batch(step)
         lr = learning_rate(step, steps, train)
-        # Read before the weights are changed: what is not finite spoils none, and a GPU is still
-        # changing them while this process prepares the next step.
+        # Read the loss before the update: a loss that is not finite then does not damage the
+        # weights, and the GPU updates them while the CPU prepares the next step.
         gradients = _Gradients(learner, trainer, train, processes)
         loss, norm = gradients.compute(batches, len(indices))
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            named = ", ".join(examples.ids[indices.numpy()])
-            msg = f"step {step + 1}: loss {loss}, gradient norm {norm}; lower train.lr, or look at "
-            msg += f"what the batch holds: {named}"
+            ids = ", ".join(examples.ids[indices.numpy()])
+            msg = f"step {step + 1}: loss {loss}, gradient norm {norm}; lower train.lr, or check "
+            msg += f"the examples in the batch: {ids}"
             raise TrainingError(msg)
         _change_weights(trainer, lr)
         trainer.step = step + 1
@@ -138,11 +138,11 @@ def fit(
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep the memory that a step frees for the step after it.
+    """Make glibc keep the memory that a step frees, for the next step.
 
-    How much it keeps grows with the largest block that was ever freed (M_MMAP_THRESHOLD in
-    mallopt(3), at most 32 MiB). Without this block a step on a CPU may return its memory to
-    the kernel and take it again page by page: 6 % of the time of configs/base.yaml.
+    The amount it keeps grows with the largest block ever freed (M_MMAP_THRESHOLD in mallopt(3), at
+    most 32 MiB). Otherwise each step on a CPU may return its memory to the kernel and fault it back
+    in page by page, which takes 6 % of the time of configs/base.yaml.
     """
     torch.empty(30 * 2**20, dtype=torch.uint8)
 
@@ -153,7 +153,7 @@ def batches_in(examples: int, batch_size: int) -> int:
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Return the rate of `step` of `steps`: linear warm-up, then half a cosine down to zero."""
+    """Return the learning rate of `step`: linear warm-up, then a half cosine down to zero."""
     warmup = round(steps * config.warmup_share)
     if step < warmup:
         return config.lr * (step + 1) / warmup
@@ -162,10 +162,7 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
 
 
 class _Order:
-    """Which examples each step takes: every epoch all of them, in an order of its own.
-
-    It depends on the seed and the epoch only.
-    """
+    """The order of the examples: reshuffled in each epoch, by the seed and the epoch only."""
 
     def __init__(self, examples: int, batch_size: int, seed: int) -> None:
         self.examples = examples
@@ -175,7 +172,7 @@ class _Order:
         self._batches: tuple[Tensor, ...] = ()
 
     def batch(self, step: int) -> Tensor:
-        """Return the indices of `step`, (batch_size,); the last of an epoch may be fewer."""
+        """Return the indices for `step`, (batch_size,); fewer in the last batch of an epoch."""
         epoch, position = divmod(step, batches_in(self.examples, self.batch_size))
         if epoch != self._epoch:
             # Not seed + epoch: the second epoch of one seed would be the first of the next.
@@ -186,27 +183,30 @@ class _Order:
         return self._batches[position]
 
 
-def _parts(
+def _micro_batches(
     order: _Order, steps: range, config: Torch, learner: Learner[Torch], processes: Processes
-) -> Iterator[Part]:
-    """Yield this process's share of each step's batch, in parts that may be empty."""
+) -> Iterator[MicroBatch]:
+    """Yield this process's share of each step's batch in micro-batches, which may be empty."""
     for step in steps:
         batch = order.batch(step)
         rows = torch.arange(len(batch))[processes.rank :: processes.count]
         draws = learner.draw(config, (order.seed, step), len(batch))
-        for part in rows.tensor_split(config.train.accumulation_steps):
+        for micro_batch in rows.tensor_split(config.train.accumulation_steps):
             if draws is None:
-                yield batch[part], None
+                yield batch[micro_batch], None
             else:
-                drawn = draws.of(part)
-                yield drawn.needed(batch, part), drawn
+                drawn = draws.of(micro_batch)
+                yield drawn.needed(batch, micro_batch), drawn
 
 
 def _load(
-    examples: TensorExamples, parts: Iterator[Part], workers: int, device: torch.device
+    examples: TensorExamples,
+    micro_batches: Iterator[MicroBatch],
+    workers: int,
+    device: torch.device,
 ) -> Iterator[Batch]:
-    """Yield the tensors of each part on `device`, changed as was drawn."""
-    loaded, drawn = itertools.tee(parts)
+    """Yield the augmented tensors of each micro-batch on `device`."""
+    loaded, drawn = itertools.tee(micro_batches)
     batches = (
         _from_workers(examples, loaded, workers, device)
         if workers
@@ -217,23 +217,26 @@ def _load(
 
 
 def _from_memory(
-    examples: TensorExamples, parts: Iterator[Part], device: torch.device
+    examples: TensorExamples, micro_batches: Iterator[MicroBatch], device: torch.device
 ) -> Iterator[Batch]:
     tensors = [tensor.to(device) for tensor in examples.tensors]
-    for part, _ in parts:
-        on_device = part.to(device, non_blocking=True)  # else it waits for the step before
+    for indices, _ in micro_batches:
+        on_device = indices.to(device, non_blocking=True)  # a blocking copy waits for the last step
         yield tuple(tensor[on_device] for tensor in tensors)
 
 
 def _from_workers(
-    examples: TensorExamples, parts: Iterator[Part], workers: int, device: torch.device
+    examples: TensorExamples,
+    micro_batches: Iterator[MicroBatch],
+    workers: int,
+    device: torch.device,
 ) -> Iterator[Batch]:
     loader = DataLoader(
         TensorDataset(*examples.tensors),
-        sampler=(part.tolist() for part, _ in parts),
-        batch_size=None,  # a part at a time, which may be empty
+        sampler=(indices.tolist() for indices, _ in micro_batches),
+        batch_size=None,  # the sampler yields micro-batches, which may be empty
         num_workers=workers,
-        generator=torch.Generator(),  # from the global one it would take a number
+        generator=torch.Generator(),  # by default it would draw from the global generator
         pin_memory=device.type == "cuda",
     )
     for batch in loader:
@@ -242,7 +245,7 @@ def _from_workers(
 
 @dataclass(frozen=True)
 class _Gradients(Generic[Torch]):
-    """What computes a step's gradients."""
+    """Computes the gradients of a step."""
 
     learner: Learner[Torch]
     trainer: Trainer
@@ -250,26 +253,27 @@ class _Gradients(Generic[Torch]):
     processes: Processes
 
     def compute(self, batches: Iterator[Batch], batch_size: int) -> tuple[float, float]:
-        """Compute and clip them; return the step's loss and their norm before that."""
+        """Compute and clip the gradients; return the loss and the norm before clipping."""
         model, config, processes = self.trainer.model, self.config, self.processes
         device = processes.device
         loss_of_batch = torch.zeros((), dtype=torch.float64, device=device)
         self.trainer.optimizer.zero_grad(set_to_none=True)
-        for part in range(config.accumulation_steps):
+        for micro_batch in range(config.accumulation_steps):
             batch = next(batches)
-            is_last = part == config.accumulation_steps - 1
+            is_last = micro_batch == config.accumulation_steps - 1
             with processes.reducing(model, now=is_last):
                 with torch.autocast(
                     device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
                 ):
                     losses = self.learner.loss(model, batch)
-                # Summed and divided by the global batch, so that how it is split does not matter;
-                # times the processes, as their gradients are averaged.
+                # Divided by the size of the global batch, so that the split into micro-batches
+                # does not matter, and multiplied by the number of processes, because gradients
+                # are averaged over them.
                 loss = losses.sum() / batch_size
                 (loss * processes.count).backward()
             loss_of_batch += loss.detach()
         norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-        # Under FSDP the norm is spread over the processes until it is asked for.
+        # Under FSDP the norm is a DTensor distributed over the processes.
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
         return processes.sum(loss_of_batch).item(), norm.item()
 
@@ -281,7 +285,7 @@ def _change_weights(trainer: Trainer, lr: float) -> None:
 
 
 def _check_finite(model: nn.Module) -> None:
-    """Raise if the last step, whose loss nobody has seen, has spoiled the weights."""
+    """Raise if the last step, which no later loss checks, left weights that are not finite."""
     for name, weights in model.named_parameters():
         if not weights.isfinite().all():
             msg = f"the last step left {name} not finite; lower train.lr"

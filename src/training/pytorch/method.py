@@ -1,4 +1,4 @@
-"""How torch trains a run: with snapshots to resume from, on one process or many."""
+"""Trains a run with PyTorch, on one process or many, with snapshots to resume from."""
 
 import time
 from contextlib import AbstractContextManager
@@ -32,11 +32,11 @@ from training.tracking import Track
 
 @dataclass(frozen=True)
 class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
-    """Trains with torch's loop.
+    """Trains with the PyTorch loop.
 
     Args:
-        kind: the class of the project's configurations.
-        learner: what is learned.
+        kind: the project's configuration class.
+        learner: the model, the loss, the score and the augmentation.
     """
 
     kind: type[Torch]
@@ -46,16 +46,16 @@ class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
     can_resume: bool = True
 
     def check(self, *, run_id: str | None, resume: bool) -> None:
-        """Refuse restarts by torchrun without a run to go on with."""
+        """Refuse restarts by torchrun unless the run to continue is named."""
         may_restart = number_in("TORCHELASTIC_MAX_RESTARTS", 0) > 0
-        # Not by itself: a worker that is started again could not tell its own run from another's.
+        # Not implied: a restarted worker cannot tell which run is its own.
         if may_restart and not (run_id and resume):
-            msg = "torchrun --max-restarts needs --run-id and --resume: with which run a worker "
-            msg += "goes on"
+            msg = "torchrun --max-restarts needs --run-id and --resume: the run that a restarted "
+            msg += "worker continues"
             raise GateInputError(msg)
 
     def joined(self, config: Torch) -> AbstractContextManager[Processes]:
-        """Join the other processes that `torchrun` has started."""
+        """Join the process group of `torchrun` while the block runs."""
         return joined(config.train)
 
     def configure(self, config: Torch) -> dict[str, str]:
@@ -63,17 +63,17 @@ class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
         return determinism.configure(config)
 
     def train(self, run: Run[Torch, TensorExamples]) -> list[Attempt]:
-        """Train the run to its end, leave its checkpoint and return its attempts."""
-        under_way = _UnderWay(run, self.learner, self.kind)
-        trainer, attempts = under_way.start()
+        """Train the run to its end, write its checkpoint and return its attempts."""
+        active = _ActiveRun(run, self.learner, self.kind)
+        trainer, attempts = active.start()
         is_first = run.group.is_first
         with tracking.tracked(
             run.config if is_first else None, run.project, run.folder.name, run.display.line
         ) as track:
-            under_way.fit(trainer, attempts, track)
-        step = under_way.select(trainer)
-        weights = _whole_weights(trainer.model)
-        run.group.first_does(lambda: under_way.save(weights, step))
+            active.fit(trainer, attempts, track)
+        step = active.select(trainer)
+        weights = _full_weights(trainer.model)
+        run.group.first_does(lambda: active.save(weights, step))
         return attempts
 
     def config_of(self, checkpoint: Path) -> Torch:
@@ -84,7 +84,7 @@ class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
         """Return the checkpoint in a file.
 
         Raises:
-            CheckpointError: it cannot be read, or is of another project.
+            CheckpointError: the file cannot be read, or belongs to another project.
         """
         return checkpoints.load(checkpoint, self.kind, self.learner.build_model)
 
@@ -94,8 +94,8 @@ class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
 
 
 @dataclass(frozen=True)
-class _UnderWay(Generic[Torch]):
-    """A run under way."""
+class _ActiveRun(Generic[Torch]):
+    """A run in progress."""
 
     run: Run[Torch, TensorExamples]
     learner: Learner[Torch]
@@ -115,17 +115,17 @@ class _UnderWay(Generic[Torch]):
 
     @property
     def steps(self) -> int:
-        """Those of all epochs; training that stops early takes fewer."""
+        """Number of steps in all epochs; training that stops early takes fewer."""
         return self.steps_per_epoch * self.run.config.train.epochs
 
     @property
-    def measure(self) -> str:
+    def metric(self) -> str:
         return f"validation_{self.learner.score.name}"
 
     def start(self) -> tuple[Trainer, list[Attempt]]:
-        """Return a trainer at its first step, or where the newest whole snapshot is.
+        """Return a trainer, restored from the newest intact snapshot if there is one.
 
-        And the attempts of the run up to this one.
+        Also return the attempts at the run so far, including this one.
         """
         run, processes = self.run, self.processes
         model = loop.new_model(self.learner, run.config)
@@ -141,13 +141,13 @@ class _UnderWay(Generic[Torch]):
         if snapshot is not None:
             snapshots.restore(snapshot, trainer, processes)
             run.display.line(f"resumed at step {trainer.step} from {snapshot}")
-        now = run.attempt(trainer.step, _runtime(processes))
-        return trainer, [*earlier, now]
+        current = run.attempt(trainer.step, _runtime(processes))
+        return trainer, [*earlier, current]
 
     def _newest(self) -> tuple[Path | None, list[Attempt]]:
-        """Return the snapshot to go on from, if any, and the attempts in which it was reached."""
+        """Return the snapshot to continue from, if any, and the attempts that led to it."""
         newest = snapshots.newest_whole(self.snapshots, say=self.run.display.line)
-        # What a kill has left: old snapshots, and those that were not whole.
+        # A killed process may have left unfinished snapshots and old ones.
         snapshots.drop_remains(self.snapshots, newest)
         if newest is None:
             self.run.begin()
@@ -157,22 +157,22 @@ class _UnderWay(Generic[Torch]):
         return newest, [*origin.attempts]
 
     def _check_origin(self, origin: Origin, snapshot: Path) -> None:
-        """Refuse a snapshot of another configuration, other data or, for a release, source."""
+        """Refuse a snapshot with another configuration, other data or, for a release, source."""
         run = self.run
         check_same(origin.config, run.config, snapshot)
         if origin.data_digest != run.training.data_digest:
-            msg = f"{snapshot}: made from other data than data.source has now; start a new run"
+            msg = f"{snapshot}: made with different data than data.source has now; start a new run"
             raise GateInputError(msg)
         sources = [attempt.source for attempt in origin.attempts]
         if run.needs_clean_tree and any(source != run.source for source in sources):
-            msg = f"{snapshot}: made from other source than the commit that is checked out, which "
-            msg += "alone would not say what this run was; start a new run"
+            msg = f"{snapshot}: made with different source than the current commit, so this commit "
+            msg += "alone would not describe the run; start a new run"
             raise GateInputError(msg)
 
     def fit(self, trainer: Trainer, attempts: list[Attempt], track: Track) -> None:
-        """Train to the end or until it stops early, with metrics and snapshots on the way."""
+        """Train to the end or until early stopping, and write metrics and snapshots."""
         run, processes, config = self.run, self.processes, self.run.config.train
-        score, measure = self.learner.score, self.measure
+        score, metric = self.learner.score, self.metric
         started = time.monotonic()
         metrics = None
         if processes.is_first:
@@ -182,7 +182,7 @@ class _UnderWay(Generic[Torch]):
         def record(report: StepReport) -> bool:
             line: dict[str, Any] = asdict(report)
             if report.ends_epoch:
-                line[measure] = mean_score(
+                line[metric] = mean_score(
                     trainer.model,
                     run.validation,
                     score.of,
@@ -197,15 +197,15 @@ class _UnderWay(Generic[Torch]):
                     run.display.line(
                         f"epoch {report.epoch}/{config.epochs}: "
                         f"loss {metrics.mean_loss(report.epoch):.4f}, "
-                        f"{measure.replace('_', ' ')} {line[measure]:.4f}"
+                        f"{metric.replace('_', ' ')} {line[metric]:.4f}"
                     )
             stops = (
                 report.ends_epoch
                 and trainer.selection is not None
-                and trainer.selection.stops_after(report.epoch, line[measure], trainer.model)
+                and trainer.selection.stops_after(report.epoch, line[metric], trainer.model)
             )
             if stops:
-                return True  # without a snapshot: a resumed run would go on from it
+                return True  # no snapshot: a resumed run would train beyond the early stop
             if report.step % config.snapshot_every == 0 and report.step < self.steps:
                 snapshots.save(self.snapshots, trainer, origin, processes)
             return False
@@ -215,37 +215,37 @@ class _UnderWay(Generic[Torch]):
         )
 
     def select(self, trainer: Trainer) -> int:
-        """Put the weights that the run keeps into the model; return the step they were reached in.
+        """Load the weights to keep into the model; return the step that produced them.
 
-        And say so, if that is not the last step of the last epoch.
+        Print a line if training stopped early, and if the best weights are kept.
         """
         selection, train, say = trainer.selection, self.run.config.train, self.run.display.line
         if selection is None:
             return trainer.step
-        best = f"epoch {selection.epoch}, {self.measure.replace('_', ' ')} {selection.score:.4f}"
+        best = f"epoch {selection.epoch}, {self.metric.replace('_', ' ')} {selection.score:.4f}"
         if trainer.step < self.steps:
             ended = trainer.step // self.steps_per_epoch
             say(f"stopped after epoch {ended}/{train.epochs}: no improvement since {best}")
         if train.keep == "last":
             return trainer.step
-        selection.put_into(trainer.model)
+        selection.load_best_into(trainer.model)
         say(f"the checkpoint holds {best}")
         return selection.epoch * self.steps_per_epoch
 
     def save(self, weights: dict[str, Tensor], step: int) -> None:
-        """Leave the checkpoint."""
+        """Write the checkpoint."""
         run = self.run
-        ended = Checkpoint(
+        checkpoint = Checkpoint(
             weights=weights,
             config=run.config,
             data_digest=run.training.data_digest,
             step=step,
         )
-        checkpoints.save(ended, run.checkpoint)
+        checkpoints.save(checkpoint, run.checkpoint)
 
 
-def _whole_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return all weights on the CPU, gathered from the processes that share them."""
+def _full_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return all weights on the CPU, gathered from all processes."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return cast("dict[str, Tensor]", get_model_state_dict(model, options=options))
 

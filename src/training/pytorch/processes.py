@@ -1,4 +1,4 @@
-"""The processes that train together: one, or as many as `torchrun` has started."""
+"""The processes that train together: one, or all that `torchrun` has started."""
 
 import contextlib
 import gc
@@ -24,27 +24,27 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Processes(Group):
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, as seen from one of them.
 
     Args:
-        rank: which one this is, from 0.
-        count: how many there are.
-        device: where this one computes.
+        rank: index of this process, from 0.
+        count: number of processes.
+        device: the device of this process.
     """
 
     device: torch.device
 
     def sum(self, value: Tensor) -> Tensor:
-        """Return the sum of `value` over all processes."""
+        """Return the sum of `value` over all processes; may change `value` in place."""
         if self.count > 1:
             dist.all_reduce(value)
         return value
 
     def first_does(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` comes to in the first process, which alone does it, everywhere.
+        """Call `work` in the first process only; return its result in every process.
 
-        If it fails, the first process raises the error; the others end without a word and with
-        the same exit code.
+        If it fails, the first process raises the error; the others exit silently with the same
+        exit code.
         """
         if self.count == 1:
             return work()
@@ -53,7 +53,7 @@ class Processes(Group):
         if self.is_first:
             try:
                 outcome[0] = work()
-            except Exception as error:  # noqa: BLE001 - raised below, when the others know
+            except Exception as error:  # noqa: BLE001 - raised below, after telling the others
                 failure = error
                 outcome[1] = getattr(error, "exit_code", ExitCode.COULD_NOT_JUDGE).value
         dist.broadcast_object_list(outcome, src=0)
@@ -65,13 +65,13 @@ class Processes(Group):
         return cast("Result", result)
 
     def distribute(self, model: nn.Module, config: TrainConfig) -> nn.Module:
-        """Return `model`, compiled and shared among the processes as `config` says.
+        """Return `model`, compiled and distributed over the processes as `config` says.
 
-        Gradients are averaged over the processes in both kinds of sharing. FSDP2 shards each of
-        the model's `blocks`, if it has an attribute of that name, and then what is left.
+        Both kinds of parallelism average gradients over the processes. FSDP2 shards each of the
+        model's `blocks`, if it has that attribute, and then the remaining parameters.
         """
         if self.count > 1 and config.parallelism == "fsdp":
-            # Half a second to import, which one process need not wait for.
+            # Takes half a second to import, and a single process does not need it.
             from torch.distributed.fsdp import fully_shard  # noqa: PLC0415
 
             mesh = init_device_mesh(self.device.type, (self.count,))
@@ -86,7 +86,7 @@ class Processes(Group):
 
     @contextlib.contextmanager
     def reducing(self, model: nn.Module, *, now: bool) -> Iterator[None]:
-        """Average gradients in the backward pass of this block only if `now`."""
+        """Average gradients over the processes in this block's backward pass only if `now`."""
         if self.count == 1:
             yield
             return
@@ -103,10 +103,10 @@ class Processes(Group):
 
 
 def device_of(config: TrainConfig) -> torch.device:
-    """Return the device that the configuration asks for, this process's own if it is a GPU.
+    """Return the device that the configuration asks for; each process has its own GPU.
 
     Raises:
-        ConfigError: it asks for CUDA where there is none.
+        ConfigError: the configuration asks for CUDA, but there is no GPU.
     """
     available = torch.cuda.is_available()
     if config.device == "cuda" and not available:
@@ -119,7 +119,7 @@ def device_of(config: TrainConfig) -> torch.device:
 
 @contextlib.contextmanager
 def joined(config: TrainConfig) -> Iterator[Processes]:
-    """Join the other processes that `torchrun` has started, if there are any, for this block."""
+    """Join the process group of `torchrun`, if it started several, while this block runs."""
     device = device_of(config)
     count = number_in("WORLD_SIZE", 1)
     rank = number_in("RANK", 0)
@@ -132,20 +132,20 @@ def joined(config: TrainConfig) -> Iterator[Processes]:
     dist.init_process_group(backend, store=_store(), rank=rank, world_size=count)
     try:
         yield Processes(rank=rank, count=count, device=device)
-        dist.barrier()  # a process that leaves early would break off what others still send
+        dist.barrier()  # a process that leaves early would break the others' communication
     finally:
-        # Models refer to the group in circles. While one is left, gloo's threads go on, and one
-        # that still lets go of a tensor when Python ends aborts the process.
+        # Models refer to the group in reference cycles. As long as one is alive, gloo's threads
+        # keep running, and a thread that frees a tensor while Python exits aborts the process.
         gc.collect()
         dist.destroy_process_group()
 
 
 def _store() -> PrefixStore:
-    """Return where the processes find each other.
+    """Return the store through which the processes find each other.
 
-    torchrun keeps one store over its restarts, and in it the addresses of those that died
-    (https://github.com/pytorch/pytorch/issues/167288): so each restart gets a part of its own.
-    Hosts count their restarts apart, so several of them need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+    torchrun keeps one store across restarts, with the addresses of dead processes in it
+    (https://github.com/pytorch/pytorch/issues/167288), so each restart gets a separate prefix.
+    Each host counts its own restarts, so several hosts need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
     """
     store, _, _ = next(rendezvous("env://"))
     is_one_host = os.environ.get("GROUP_WORLD_SIZE", "1") == "1"
@@ -157,11 +157,11 @@ def number_in(variable: str, default: int) -> int:
     """Return the number in an environment variable, such as torchrun sets.
 
     Raises:
-        ConfigError: it is something else.
+        ConfigError: the value is not a whole number.
     """
     value = os.environ.get(variable, str(default))
     if not (value.isascii() and value.isdigit()):
-        msg = f"{variable} is {value!r}; expected a whole number, as torchrun sets it, or no such "
-        msg += "variable"
+        msg = f"{variable} is {value!r}; expected a whole number, as torchrun sets it; correct or "
+        msg += "unset it"
         raise ConfigError(msg)
     return int(value)

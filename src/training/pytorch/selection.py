@@ -1,4 +1,4 @@
-"""Early stopping, and the choice of the best epoch: both by the score on the validation split."""
+"""Early stopping and selection of the best epoch, both by the score on the validation split."""
 
 import math
 from dataclasses import dataclass, field
@@ -19,9 +19,9 @@ class Selection:
     Args:
         better: the direction in which the score improves.
         patience: epochs without an improvement after which training stops; None for never.
-        epoch: the best one, counted from 1; 0 before the first has ended.
+        epoch: the best epoch, counted from 1; 0 before the first one has ended.
         score: its score.
-        weights: its weights, each process's own shards; empty if the run keeps its last epoch.
+        weights: its weights, only this process's shards; empty if the run keeps its last epoch.
     """
 
     better: Literal["higher", "lower"]
@@ -34,7 +34,7 @@ class Selection:
     def of(
         cls, config: TrainConfig, better: Literal["higher", "lower"], model: nn.Module
     ) -> Self | None:
-        """Return what `config` asks for, or None if it asks for neither."""
+        """Return a new selection, or None if `config` asks for neither stopping nor selection."""
         if config.patience is None and config.keep == "last":
             return None
         weights = {}
@@ -43,29 +43,32 @@ class Selection:
         return cls(better=better, patience=config.patience, weights=weights)
 
     def stops_after(self, epoch: int, score: float, model: nn.Module) -> bool:
-        """Take note of an epoch that has ended; return whether training should stop after it.
+        """Record an epoch that has ended; return whether training should stop after it.
 
         Raises:
             TrainingError: the score is not finite.
         """
         if not math.isfinite(score):
-            msg = f"epoch {epoch}: the validation score is {score}, by which no epoch can be "
-            msg += "selected; lower train.lr, or look at the validation split"
+            msg = f"epoch {epoch}: the validation score is {score}, so no epoch can be selected; "
+            msg += "lower train.lr, or check the validation split"
             raise TrainingError(msg)
         improves = score > self.score if self.better == "higher" else score < self.score
         if improves or self.epoch == 0:
             self.epoch, self.score = epoch, score
-            now = _weights_of(model) if self.weights else {}
+            current = _weights_of(model) if self.weights else {}
             for name, kept in self.weights.items():
-                kept.copy_(now[name])
+                kept.copy_(current[name])
         return self.patience is not None and epoch - self.epoch >= self.patience
 
-    def put_into(self, model: nn.Module) -> None:
-        """Give `model` the weights of the best epoch."""
+    def load_best_into(self, model: nn.Module) -> None:
+        """Load the weights of the best epoch into `model`."""
         set_model_state_dict(model, dict(self.weights))
 
     def state(self) -> dict[str, Any]:
-        """Return everything that changes, as tensors; `weights` itself, to be read in place."""
+        """Return the mutable state as tensors, for snapshots.
+
+        `weights` is not copied, so that a snapshot can be loaded into it in place.
+        """
         state: dict[str, Any] = {
             "epoch": torch.tensor(self.epoch),
             "score": torch.tensor(self.score, dtype=torch.float64),
@@ -73,7 +76,7 @@ class Selection:
         return {**state, "weights": self.weights} if self.weights else state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a `state` that was read."""
+        """Set the epoch and the score from `state`; the weights were loaded in place."""
         self.epoch, self.score = int(state["epoch"]), float(state["score"])
 
 

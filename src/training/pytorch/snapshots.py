@@ -1,10 +1,10 @@
-"""Snapshots of a run: all that it takes to go on exactly where it was, on any number of processes.
+"""Snapshots, from which a run can continue exactly where it was, on any number of processes.
 
-A snapshot is a folder, `step-00000120`, with the shards that torch's Distributed Checkpoint
-writes (model, optimiser, random-number generators, and the best epoch if the run selects one) and
-a manifest with the step, the configuration and the SHA-256 of every file. Its schedule and its
-position in the data are functions of the step. It gets its name when it is whole, so a kill leaves
-no half a snapshot.
+A snapshot is a folder, such as `step-00000120`, with the shards that PyTorch's Distributed
+Checkpoint writes (model, optimiser, random-number generators, and the best epoch if the run selects
+one) and a manifest with the step, the configuration and the SHA-256 of every file. The learning
+rate and the position in the data are functions of the step. The folder gets its name only when it
+is complete, so a kill never leaves a partial snapshot under that name.
 """
 
 import contextlib
@@ -42,17 +42,17 @@ from training.pytorch.loop import Trainer
 from training.pytorch.processes import Processes
 
 _MANIFEST = "manifest.json"
-_KEPT = 2  # the newest, and one to fall back on
+_KEPT = 2  # the newest, and a fallback
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What a run's snapshots have in common.
+    """The run that a snapshot belongs to.
 
     Args:
-        config: the run's.
-        data_digest: SHA-256 of the data that it learns from.
-        attempts: the parts in which it came so far.
+        config: its configuration.
+        data_digest: SHA-256 of its training data.
+        attempts: the attempts at the run so far.
     """
 
     config: RunConfig
@@ -61,17 +61,17 @@ class Origin:
 
 
 def save(folder: Path, trainer: Trainer, origin: Origin, processes: Processes) -> Path:
-    """Write a snapshot of `trainer` into `folder` and drop all but the newest two.
+    """Write a snapshot of `trainer` into `folder` and delete all but the newest two.
 
-    Every process calls it, and all of them see the same folder.
+    Every process must call this function with the same shared folder.
 
     Raises:
-        CheckpointError: it cannot be written; the snapshots before it are untouched.
+        CheckpointError: the snapshot cannot be written; earlier snapshots are untouched.
     """
     target = folder / f"step-{trainer.step:08d}"
     unfinished = folder / f".{target.name}.unfinished"
     try:
-        processes.first_does(lambda: _make_anew(unfinished))
+        processes.first_does(lambda: _recreate(unfinished))
         with _quiet():
             save_shards(
                 _state_of(trainer),
@@ -82,9 +82,9 @@ def save(folder: Path, trainer: Trainer, origin: Origin, processes: Processes) -
     except (OSError, CheckpointException, RuntimeError, GateInputError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         before = names(folder)
-        kept = f"{folder / before[-1]} is whole" if before else "there is none before it"
-        msg = f"{target}: cannot be written ({_root_cause(error)}); {kept}; once that is mended, "
-        msg += "--resume goes on"
+        kept = f"{folder / before[-1]} is intact" if before else "there is no earlier snapshot"
+        msg = f"{target}: cannot be written ({_root_cause(error)}); {kept}; fix the cause, then "
+        msg += "--resume"
         raise CheckpointError(msg) from error
     return target
 
@@ -95,27 +95,27 @@ def names(folder: Path) -> list[str]:
 
 
 def newest_whole(folder: Path, *, say: Callable[[str], None]) -> Path | None:
-    """Return the newest snapshot in `folder` whose files have their digests; name those that not.
+    """Return the newest intact snapshot in `folder`; report damaged ones with `say`.
 
-    None if there is no snapshot yet.
+    Return None if there is no snapshot yet.
 
     Raises:
-        CheckpointError: there are snapshots, and none of them is whole.
+        CheckpointError: there are snapshots, but none of them is intact.
     """
     found = names(folder)
     for name in reversed(found):
-        problem = _problem(folder / name)
+        problem = _find_damage(folder / name)
         if problem is None:
             return folder / name
         say(f"{folder / name}: damaged ({problem}); using the snapshot before it")
     if found:
-        msg = f"{folder}: no snapshot is whole; start a new run with another --run-id"
+        msg = f"{folder}: no snapshot is intact; start a new run with another --run-id"
         raise CheckpointError(msg)
     return None
 
 
 def drop_remains(folder: Path, newest: Path | None) -> None:
-    """Drop what a process that was killed left in `folder`, all but `newest` and one before it."""
+    """Delete unfinished snapshots, and all snapshots older than the one before `newest`."""
     for unfinished in folder.glob(".step-*"):
         shutil.rmtree(unfinished, ignore_errors=True)
     before = [name for name in names(folder) if newest is not None and name < newest.name]
@@ -130,10 +130,10 @@ def manifest_of(snapshot: Path) -> dict[str, Any]:
 
 
 def origin_of(snapshot: Path, kind: type[RunConfig]) -> Origin:
-    """Return of which run `snapshot` is, whose configuration is of the class `kind`.
+    """Return the run this snapshot belongs to; `kind` is the class of its configuration.
 
     Raises:
-        CheckpointError: its manifest is of another form than that of today.
+        CheckpointError: another version of this code wrote the manifest.
     """
     manifest = manifest_of(snapshot)
     try:
@@ -143,20 +143,20 @@ def origin_of(snapshot: Path, kind: type[RunConfig]) -> Origin:
             attempts=[Attempt.of(document) for document in manifest["attempts"]],
         )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        msg = f"{snapshot}: from another version of this project ({said_by(error)}); "
+        msg = f"{snapshot}: written by another version of this project ({said_by(error)}); "
         msg += "start a new run"
         raise CheckpointError(msg) from error
 
 
 def restore(snapshot: Path, trainer: Trainer, processes: Processes) -> None:
-    """Put `trainer` and the random-number generators into the state that `snapshot` holds.
+    """Restore `trainer` and the random-number generators from `snapshot`.
 
     Raises:
-        CheckpointError: it does not fit the model.
+        CheckpointError: the snapshot cannot be read, or does not fit the model.
     """
     state = _state_of(trainer)
-    if not _holds_gpu_generator(snapshot):
-        # Made where there is no GPU: the generator of this one stays as it was seeded.
+    if not _has_gpu_generator(snapshot):
+        # Made without a GPU: this GPU's generator keeps its seed.
         state["generators"].pop("cuda", None)
     try:
         with _quiet():
@@ -176,14 +176,14 @@ def restore(snapshot: Path, trainer: Trainer, processes: Processes) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what torch warns of: that one process alone is what we say it is."""
+    """Suppress torch's warning that it assumes a single process, which is true here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
 def _state_of(trainer: Trainer) -> dict[str, Any]:
-    """Return the state as tensors only: what is read back must not be able to run code."""
+    """Return the state as tensors only, so that loading it cannot run code."""
     selection = trainer.selection
     return {
         **({} if selection is None else {"selection": selection.state()}),
@@ -197,7 +197,7 @@ def _state_of(trainer: Trainer) -> dict[str, Any]:
 def _generators() -> dict[str, Tensor]:
     """Return the state of every random-number generator that training code may use."""
     _, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global one
+    _, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002 - the global generator
     state = {
         "torch": torch.get_rng_state(),
         "python": torch.tensor(words, dtype=torch.int64),
@@ -211,10 +211,10 @@ def _generators() -> dict[str, Tensor]:
     return state
 
 
-def _holds_gpu_generator(snapshot: Path) -> bool:
+def _has_gpu_generator(snapshot: Path) -> bool:
     try:
         return "generators.cuda" in _PlainReader(snapshot).read_metadata().state_dict_metadata
-    except Exception:  # noqa: BLE001 - damaged: who reads all of it says how
+    except Exception:  # noqa: BLE001 - damaged: loading reports the cause
         return True
 
 
@@ -231,13 +231,13 @@ def _set_generators(state: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _make_anew(folder: Path) -> None:
+def _recreate(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
 
 def _finish(unfinished: Path, target: Path, step: int, origin: Origin) -> None:
-    """Give a written snapshot its manifest and its name, then drop the oldest."""
+    """Write the manifest, give the snapshot its final name and delete old snapshots."""
     files = {file.name: sha256(file) for file in sorted(unfinished.iterdir())}
     contents = {
         "step": step,
@@ -248,44 +248,44 @@ def _finish(unfinished: Path, target: Path, step: int, origin: Origin) -> None:
     }
     manifest = {**contents, "digest": _digest_of(contents)}
     write_text(unfinished / _MANIFEST, json.dumps(manifest, indent=2))
-    shutil.rmtree(target, ignore_errors=True)  # a damaged one that was passed over
+    shutil.rmtree(target, ignore_errors=True)  # may be a damaged snapshot that was skipped
     unfinished.rename(target)
     for name in names(target.parent)[:-_KEPT]:
         shutil.rmtree(target.parent / name, ignore_errors=True)
 
 
 def _digest_of(contents: dict[str, Any]) -> str:
-    """Return the SHA-256 of a manifest's other contents, as it can't be among its own files."""
+    """Return the SHA-256 of a manifest's contents, without the digest itself."""
     return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
-def _problem(snapshot: Path) -> str | None:
+def _find_damage(snapshot: Path) -> str | None:
     """Return what is wrong with the files of `snapshot`, or None."""
     try:
         contents = manifest_of(snapshot)
         if contents.pop("digest") != _digest_of(contents):
-            return f"{_MANIFEST} is not what it was"
+            return f"{_MANIFEST} does not match its digest"
         files = dict(contents["files"])
-    except Exception as error:  # noqa: BLE001 - whatever a damaged manifest can cause
+    except Exception as error:  # noqa: BLE001 - a damaged manifest can raise anything
         return f"{_MANIFEST}: {type(error).__name__}"
     for name, digest in files.items():
         file = snapshot / name
         if not file.is_file():
             return f"{name} is missing"
         if sha256(file) != digest:
-            return f"{name} is not what it was"
+            return f"{name} does not match its digest"
     return None
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return what lies under the exceptions in which torch wraps an error of the file system."""
+    """Return the file-system error inside the exceptions that torch wraps around it."""
     if isinstance(error, CheckpointException):
         for failure in error.failures.values():
             return _root_cause(failure[0])
     return underlying(error)
 
 
-# What a snapshot's metadata is made of. Names, not modules: a module also holds what it imports.
+# The classes in a snapshot's metadata. Not whole modules: a module also exposes its imports.
 _METADATA_CLASSES = frozenset(
     [
         *(
@@ -303,7 +303,7 @@ _METADATA_CLASSES = frozenset(
         ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
         ("torch.serialization", "_get_layout"),
         ("pathlib", "PosixPath"),
-        ("pathlib._local", "PosixPath"),  # where Python 3.13 keeps it
+        ("pathlib._local", "PosixPath"),  # its module in Python 3.13
         ("torch", "Size"),
         *(("torch", name) for name in ("bfloat16", "float32", "float64", "int64", "uint8")),
     ]
@@ -311,17 +311,17 @@ _METADATA_CLASSES = frozenset(
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads the classes that a snapshot's metadata is made of, and no other."""
+    """Loads only the classes that a snapshot's metadata needs."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _METADATA_CLASSES:
-            msg = f"metadata that asks for {module}.{name} is refused"
+            msg = f"metadata refers to {module}.{name}, which is not allowed"
             raise pickle.UnpicklingError(msg)
         return super().find_class(module, name)
 
 
 class _PlainReader(FileSystemReader):
-    """Torch's reader, but for the metadata, a pickle that it would let run any code."""
+    """PyTorch's reader, except that the metadata, a pickle, cannot run code when it is loaded."""
 
     def read_metadata(self, *_: Any, **__: Any) -> Metadata:
         with (Path(self.path) / ".metadata").open("rb") as stream:

@@ -1,1 +1,1 @@
-"""The folder that goes on PYTHONPATH where a run is watched; see tasks/evidence/inputs.py."""
+"""The folder that is on PYTHONPATH while a run is observed; see tasks/evidence/inputs.py."""

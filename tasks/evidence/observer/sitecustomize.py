@@ -1,7 +1,7 @@
-"""Notes the repository's files that this Python process opens for reading.
+"""Records which files of the repository this Python process opens for reading.
 
-Python imports a module of this name at its start, before any other code, if it finds one; this
-folder is on PYTHONPATH only where a run is watched. It is read by whatever Python a session starts.
+At start-up, Python imports a module with this name, if there is one, before any other code. This
+folder is on PYTHONPATH only while a run is observed, and then for any Python that a session starts.
 """
 
 import os
@@ -19,37 +19,37 @@ _is_installed = False
 
 
 def start(log: str) -> None:
-    """Note into the folder `log` from now on."""
-    global _log, _is_installed  # noqa: PLW0603 - an audit hook cannot be taken out again
+    """Start recording, into a file in the folder `log`."""
+    global _log, _is_installed  # noqa: PLW0603 - an audit hook cannot be removed
     _seen.clear()
     _log = log
     if not _is_installed:
-        sys.addaudithook(_note)
+        sys.addaudithook(_record)
         _is_installed = True
 
 
 def stop() -> None:
-    """Note nothing more."""
+    """Stop recording."""
     global _log  # noqa: PLW0603 - as in `start`
     _log = None
 
 
-def _note(event: str, arguments: Sequence[Any]) -> None:
+def _record(event: str, arguments: Sequence[Any]) -> None:
     if event != "open" or _log is None:
         return
-    # An error in here would become one of the program that opens the file.
+    # An error here would be raised in the program that opens the file.
     try:
         path, _, flags = arguments
         if not isinstance(path, int) and flags & os.O_ACCMODE != os.O_WRONLY:
             _write(os.path.abspath(os.fsdecode(path)), _log)  # noqa: PTH100 - as above
-    except Exception:  # noqa: BLE001, S110 - whatever it is
+    except Exception:  # noqa: BLE001, S110 - any error
         pass
 
 
 def _write(path: str, log: str) -> None:
     if not path.startswith(_ROOT) or path in _seen:
         return
-    _seen.add(path)  # first, as opening the log comes here as well
+    _seen.add(path)  # first, since opening the log calls the hook again
     file = os.path.join(log, f"{os.getpid()}.opened")  # noqa: PTH118 - as above
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
@@ -58,6 +58,6 @@ def _write(path: str, log: str) -> None:
         os.close(descriptor)
 
 
-# The name under which Python itself imports this; sessions import it as a part of tasks.
+# Python itself imports this module under that name; the sessions import it from tasks.
 if __name__ == "sitecustomize" and LOG in os.environ:
     start(os.environ[LOG])

@@ -1,1 +1,1 @@
-"""The smallest project there is: what the tests of `training` train. Nobody ships it."""
+"""A minimal project for the tests of `training`; it is not shipped."""

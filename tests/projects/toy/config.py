@@ -22,8 +22,8 @@ class TrainConfig(configs.TrainConfig):
     """How the network is trained.
 
     Args:
-        mix: the share of another image of the batch in each, which keeps its own label.
-        noise: standard deviation of the noise that is added to the pixels, which go from 0 to 1.
+        mix: the share of another image mixed into each image, which keeps its label.
+        noise: standard deviation of the noise added to the pixels, which are from 0 to 1.
     """
 
     mix: float = Field(ge=0, le=1)
@@ -31,7 +31,7 @@ class TrainConfig(configs.TrainConfig):
 
 
 class RunConfig(configs.TorchConfig):
-    """All that a run depends on besides the code."""
+    """Everything that a run depends on besides the code."""
 
     model: ModelConfig
     train: TrainConfig

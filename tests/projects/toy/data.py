@@ -1,4 +1,4 @@
-"""The examples: noise of 4 x 4 pixels in which one row is brighter; the label says which."""
+"""The examples: noise of 4 x 4 pixels with one brighter row, whose index is the label."""
 
 import hashlib
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Examples:
         images: (n_examples, 16) from 0 to 1, float32.
         labels: (n_examples,) the brightest row, int64.
         brightnesses: (n_examples,) `dark` or `bright`.
-        data_digest: SHA-256 of the file that they come from.
+        data_digest: SHA-256 of their file.
     """
 
     ids: npt.NDArray[np.str_]
@@ -67,7 +67,7 @@ class Examples:
 
 
 def examples_of(config: RunConfig, split: Split, where: str) -> Examples:
-    """Return the examples of one split that a run on `config` sees."""
+    """Return the examples of one split for a run with `config`."""
     if config.data.source == "synthetic":
         return synthetic(config.model)
     for key, needed in {"pixels": PIXELS, "classes": CLASSES}.items():
@@ -92,7 +92,7 @@ def load(file: Path, split: Split) -> Examples:
 
 
 def bars() -> pa.Table:
-    """Return the bundled examples, always the same, as a table with `SOURCE_SCHEMA`."""
+    """Return the bundled examples, which never change, as a table with `SOURCE_SCHEMA`."""
     random = np.random.default_rng(0)
     labels = np.arange(BUNDLED_EXAMPLES) % CLASSES
     images = random.integers(0, 6, (BUNDLED_EXAMPLES, SIDE, SIDE))
@@ -108,7 +108,7 @@ def bars() -> pa.Table:
 
 
 def synthetic(model: ModelConfig) -> Examples:
-    """Return noise in the shape that `model` takes; always the same."""
+    """Return noise, always the same, in the shape that `model` expects."""
     generator = torch.Generator().manual_seed(0)
     shape = (SYNTHETIC_EXAMPLES, model.pixels)
     return Examples(
@@ -126,7 +126,7 @@ def complete(source: pa.Table, name: str) -> pa.Table:
     hashes = [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in pixels]
     splits = np.array([DATASET.split_of(each) for each in hashes])
     if "train" not in splits:
-        msg = f"{name}: has no example in the split train"
+        msg = f"{name}: has no examples in the train split"
         raise GateInputError(msg)
     light = pixels.sum(axis=1, dtype=np.int64)
     is_bright = light > np.median(light[splits == "train"])

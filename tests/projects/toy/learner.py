@@ -1,4 +1,4 @@
-"""What is learned: which row of an image is brightest."""
+"""Learns which row of an image is brightest."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -15,7 +15,7 @@ from toy.config import ModelConfig, RunConfig, TrainConfig
 
 
 class Network(nn.Module):
-    """Images in, class logits out: fully connected layers, the last of which starts at zero."""
+    """Fully connected layers from images to class logits; the last layer starts at zero."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -38,12 +38,12 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """What was drawn for the examples of a batch, a row for each.
+    """The random draws for a batch, a row per example.
 
     Args:
-        partners: (batch,) the place in the batch of the example that each is mixed with.
+        partners: (batch,) index in the batch of the example that each is mixed with.
         noise: (batch, pixels) standard normal.
-        config: how much of each.
+        config: the strengths of mixing and noise.
     """
 
     partners: Tensor
@@ -51,11 +51,11 @@ class Draws:
     config: TrainConfig
 
     def of(self, rows: Tensor) -> Self:
-        """Return what was drawn for some rows of the batch."""
+        """Return the draws for some rows of the batch."""
         return replace(self, partners=self.partners[rows], noise=self.noise[rows])
 
     def to(self, place: torch.device) -> Self:
-        """Return the same on another device."""
+        """Return the draws on another device."""
         return replace(self, partners=self.partners.to(place), noise=self.noise.to(place))
 
     def needed(self, batch: Tensor, rows: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Draws:
         return torch.cat([batch[rows], batch[self.partners]])
 
     def applied(self, batch: Batch) -> Batch:
-        """Return the images, changed, and their labels."""
+        """Return the augmented images and their labels."""
         images, labels = batch
         count = len(self.partners)
         mixed = torch.lerp(images[:count], images[count:], self.config.mix)
@@ -71,7 +71,7 @@ class Draws:
 
 
 def draw(config: RunConfig, seeds: tuple[int, int], size: int) -> Draws | None:
-    """Draw for a batch; None if nothing is changed."""
+    """Draw for a batch; None if there is no augmentation."""
     if not (config.train.mix or config.train.noise):
         return None
     noise = np.random.default_rng(seeds).standard_normal((size, config.model.pixels))
@@ -92,7 +92,7 @@ def loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def is_right(model: nn.Module, batch: Batch) -> Tensor:
-    """Return whether each image is recognised, (rows,)."""
+    """Return whether each image is classified correctly, (rows,)."""
     images, labels = batch
     right: Tensor = model(images).argmax(dim=1) == labels
     return right.to(torch.float64)

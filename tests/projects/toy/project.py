@@ -1,4 +1,4 @@
-"""The project: what its commands are made of."""
+"""Defines the project for its commands."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from toy.learner import METHOD
 
 
 def predict(file: Path, examples: Examples) -> Predictions:
-    """Return what the checkpoint in `file` predicts for `examples`."""
+    """Return the predictions of the checkpoint in `file` for `examples`."""
     checkpoint = METHOD.load(file)
     takes, found = checkpoint.config.model.pixels, examples.images.shape[1]
     if takes != found:

@@ -14,7 +14,7 @@ from char_lm.data import Examples
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Steps of so small a model are short: on a busy machine threads mostly wait for each other."""
+    """Use one thread: steps are so short that several threads mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -30,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 @pytest.fixture(scope="session")
 def file(config: RunConfig) -> Path:
-    """The prepared data: reading all docstrings takes seconds."""
+    """The prepared data, shared because reading all docstrings takes seconds."""
     return data.DATASET.prepare(config.data)
 
 

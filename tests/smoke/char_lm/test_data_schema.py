@@ -1,4 +1,4 @@
-"""Does the data still look like what the model was made for?"""
+"""The data still has the properties that the model was designed for."""
 
 from collections import Counter
 from itertools import pairwise
@@ -33,10 +33,10 @@ def test_no_module_is_in_two_splits(table: pa.Table) -> None:
     assert len(places) == len(set(table["module"].to_pylist()))
 
 
-def test_splits_have_the_sizes_that_were_asked_for(table: pa.Table) -> None:
+def test_splits_have_the_configured_sizes(table: pa.Table) -> None:
     splits = dict(zip(table["module"].to_pylist(), table["split"].to_pylist(), strict=True))
     shares = {split: count / len(splits) for split, count in Counter(splits.values()).items()}
-    # Three standard errors of a share of 0.7 in 660 modules.
+    # Three standard errors of a share of 0.7 among 660 modules.
     assert shares == pytest.approx({"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.054)
 
 
@@ -61,9 +61,9 @@ def test_hardly_any_character_is_unknown(table: pa.Table) -> None:
     assert unknown / counts.total() < 1e-4
 
 
-def test_data_is_what_the_project_declares(config: RunConfig, file: Path) -> None:
-    # The digest is of every passage's text, so this also shows that it is the same on each Python.
-    # After a change that is meant: python -m char_lm.data > configs/data/char_lm.json
+def test_data_matches_the_declaration(config: RunConfig, file: Path) -> None:
+    # The digest covers the text of every passage, so this also shows that all Pythons agree.
+    # After an intended change: python -m char_lm.data > configs/data/char_lm.json
     assert file.exists()
     declared = read_declared(ROOT / "configs" / "data" / "char_lm.json")
     assert data.DATASET.declared(config.data) == declared

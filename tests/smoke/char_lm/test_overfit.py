@@ -1,4 +1,4 @@
-"""Can the model learn at all? One batch is driven to zero loss, and two controls must not be."""
+"""The model can memorise one batch, and two controls cannot."""
 
 import dataclasses
 import math
@@ -17,15 +17,15 @@ from char_lm.model import CharacterModel
 from char_lm.vocabulary import SYMBOLS
 
 BATCH = 8
-LENGTH = 32  # characters of each passage: enough to show it, in seconds
+LENGTH = 32  # characters of each passage: enough for this test, and fast
 OVERFIT_STEPS, OVERFIT_LR = 150, 3e-2
 CONTROL_STEPS = 96
-# It ends between 0.16 and 0.23 with any of five seeds, of which 3 / 32 say which of the 8 passages
-# this is. An untrained model has log2 97 = 6.60.
+# Training ends between 0.16 and 0.23 with each of five seeds; 3 / 32 of that identifies the passage
+# among 8. An untrained model has log2 97 = 6.60.
 BITS_BAR = 0.4
 
 
-def test_one_batch_is_learned_by_heart(config: RunConfig, training_examples: Examples) -> None:
+def test_one_batch_is_memorised(config: RunConfig, training_examples: Examples) -> None:
     batch = first(training_examples, BATCH)
     model, before = fitted(config, batch, steps=OVERFIT_STEPS, lr=OVERFIT_LR)
 
@@ -42,7 +42,7 @@ def test_without_learning_rate_nothing_is_learned(
     assert bits_of(model, batch) == before
 
 
-def test_characters_out_of_order_teach_no_more_than_how_frequent_they_are(
+def test_shuffled_characters_teach_only_their_frequencies(
     config: RunConfig, training_examples: Examples, held_out_examples: Examples
 ) -> None:
     ordered, held_out = first(training_examples, 128), first(held_out_examples, 128)
@@ -50,19 +50,19 @@ def test_characters_out_of_order_teach_no_more_than_how_frequent_they_are(
     shuffled = torch.stack(
         [row[torch.randperm(LENGTH, generator=generator)] for row in ordered.symbols]
     )
-    detached, _ = fitted(
+    from_shuffled, _ = fitted(
         config, dataclasses.replace(ordered, symbols=shuffled), steps=CONTROL_STEPS
     )
-    attached, _ = fitted(config, ordered, steps=CONTROL_STEPS)
+    from_ordered, _ = fitted(config, ordered, steps=CONTROL_STEPS)
 
-    assert bits_of(detached, held_out) > 0.97 * entropy(held_out)
-    assert bits_of(attached, held_out) < 0.93 * entropy(held_out)
+    assert bits_of(from_shuffled, held_out) > 0.97 * entropy(held_out)
+    assert bits_of(from_ordered, held_out) < 0.93 * entropy(held_out)
 
 
 def fitted(
     config: RunConfig, batch: Examples, *, steps: int, lr: float | None = None
 ) -> tuple[CharacterModel, float]:
-    """Return a model after `steps` steps on batches of 8, and its bits a character before."""
+    """Take `steps` steps on batches of 8; return the model and its bits per character before."""
     train = config.train.model_copy(
         # model_copy skips validation, which refuses a learning rate of 0.
         update={
@@ -85,13 +85,13 @@ def bits_of(model: torch.nn.Module, examples: Examples) -> float:
 
 
 def entropy(examples: Examples) -> float:
-    """What a code that knows how frequent each character is, and nothing more, takes."""
+    """Return the bits per character of an ideal code that knows only character frequencies."""
     counts = Counter(examples.symbols.flatten().tolist())
     return -sum(n / counts.total() * math.log2(n / counts.total()) for n in counts.values())
 
 
 def first(examples: Examples, count: int) -> Examples:
-    """Return the beginnings of the first passages that are long enough."""
+    """Return the first `LENGTH` characters of the first passages that are long enough."""
     rows = torch.nonzero(examples.symbols[:, LENGTH - 1] >= 0).flatten()[:count]
     return Examples(
         ids=examples.ids[rows],

@@ -1,4 +1,4 @@
-"""Does a checkpoint say the same in another process as the model did in the one that trained it?"""
+"""A checkpoint scores the same in another process as in the one that trained it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from char_lm.project import PROJECT
 
 @pytest.fixture(scope="module")
 def few(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source of every 40th passage: all of the test split takes seconds to score."""
+    """A source with every 40th passage: scoring the whole test split takes seconds."""
     table = pq.read_table(file, columns=data.SOURCE_SCHEMA.names)
     source = tmp_path_factory.mktemp("few") / "few.parquet"
     pq.write_table(table.take(pa.array(range(0, len(table), 40))), source)
@@ -45,7 +45,7 @@ def test_metric_survives_train_checkpoint_eval(
     test = data.examples_of(one_epoch, "test", "")
     here = mean_score(METHOD.model(METHOD.load(checkpoint)), test, bits_per_character)
 
-    # One epoch is below the floors of a release.
+    # A model after one epoch does not reach the floors of a release.
     committed = (ROOT / SETTINGS.configs / "gates.yaml").read_text()
     (tmp_path / "gates.yaml").write_text(re.sub(r"floor: [0-9.]+", "floor: 9.0", committed))
     report = tmp_path / "verdict.json"
@@ -56,7 +56,7 @@ def test_metric_survives_train_checkpoint_eval(
 
     found = json.loads(report.read_text())["metrics"]["bits_per_character"]
     assert found == pytest.approx(here, abs=1e-9)
-    assert here < 5, "one epoch beats guessing, which takes 6.6"
+    assert here < 5, "one epoch must beat guessing, which takes 6.6 bits"
     assert set(pq.read_table(run / "predictions.parquet").column_names) == {
         "id",
         "score.bits_per_character",

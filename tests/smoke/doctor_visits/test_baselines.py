@@ -1,4 +1,4 @@
-"""Is the model better than simpler ones? By the gate's own intervals, which count clusters."""
+"""The model beats simpler ones, by the gate's own cluster-based intervals."""
 
 import dataclasses
 import hashlib
@@ -36,7 +36,7 @@ def model(
     held_out: Examples,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Predictions:
-    """What the reference model predicts for the held-out split."""
+    """The reference model's predictions for the held-out split."""
     base = configs.load(RunConfig, ROOT / SETTINGS.defaults).model_copy(
         update={"data": config.data}
     )
@@ -86,17 +86,17 @@ def test_the_model_is_shown_to_be_better(
     assert found.outcome is Outcome.PASS, found
 
 
-def test_nothing_is_shown_of_the_squared_error_against_poisson(
+def test_squared_error_is_not_shown_to_beat_poisson(
     model: Predictions, training: Examples, held_out: Examples, tmp_path: Path
 ) -> None:
-    # The few people with dozens of visits decide, and there are too few of them.
+    # The squared error depends on the people with dozens of visits, and there are too few of them.
     simple = predictions_like(model, poisson(training, held_out), "poisson")
     found = judged(model, simple, "squared_error", tmp_path)
     assert found.outcome is not Outcome.PASS, found
 
 
 def predictions_like(model: Predictions, predicted: FloatArray, name: str) -> Predictions:
-    """Return what another model predicts for the same examples."""
+    """Return another model's predictions for the same examples."""
     digest = hashlib.sha256(name.encode()).hexdigest()
     return dataclasses.replace(
         model, predictions=predicted, checkpoint_digest=digest, config_digest=None
@@ -104,7 +104,7 @@ def predictions_like(model: Predictions, predicted: FloatArray, name: str) -> Pr
 
 
 def judged(model: Predictions, simple: Predictions, metric: str, folder: Path) -> Finding:
-    """Ask the gate whether the model is shown to be better on one metric, over all examples."""
+    """Return the gate's finding on whether the model is better on one metric, over all examples."""
     policy = (ROOT / SETTINGS.policy).read_text()
     superior = re.sub(
         r"require: noninferiority(?=\n  subgroups|[\n}])", "require: superiority", policy

@@ -1,4 +1,4 @@
-"""Does the data still look like what the model was made for?"""
+"""The data still has the properties that the model was designed for."""
 
 from collections import Counter
 from pathlib import Path
@@ -27,12 +27,12 @@ def test_columns_and_types(table: pa.Table) -> None:
     assert described == {"id": "string", **numbers, "cluster": "string", "split": "string"}
 
 
-def test_every_value_is_there(table: pa.Table) -> None:
+def test_no_value_is_missing(table: pa.Table) -> None:
     assert len(table) == 20_190
     assert sum(column.null_count for column in table.columns) == 0
 
 
-def test_figures_are_the_published_ones(table: pa.Table) -> None:
+def test_statistics_match_the_published_table(table: pa.Table) -> None:
     # Cameron and Trivedi (2005), Microeconometrics, table 20.4: mean and standard deviation.
     visits = table["mdvis"].to_numpy()
     assert (visits.mean(), visits.std(ddof=1)) == pytest.approx((2.8604, 4.5044), abs=5e-4)
@@ -41,15 +41,15 @@ def test_figures_are_the_published_ones(table: pa.Table) -> None:
         assert np.mean(table[name].to_numpy()) == pytest.approx(published, abs=5e-5)
 
 
-def test_splits_are_about_as_large_as_asked_for(table: pa.Table) -> None:
+def test_splits_have_about_the_configured_sizes(table: pa.Table) -> None:
     counts = Counter(table["split"].to_pylist())
     shares = {split: count / len(table) for split, count in counts.items()}
-    # Clusters have up to hundreds of rows, so the shares of rows vary more than those of clusters.
+    # Some clusters have hundreds of rows, so shares of rows vary more than shares of clusters.
     assert shares == pytest.approx({"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.03)
 
 
-def test_data_is_what_the_project_declares(config: RunConfig) -> None:
-    # After a change that is meant:
+def test_data_matches_the_declaration(config: RunConfig) -> None:
+    # After an intended change:
     # python -m doctor_visits.data > configs/data/doctor_visits.json
     declared = read_declared(ROOT / "configs" / "data" / "doctor_visits.json")
     assert data.DATASET.declared(config.data) == declared

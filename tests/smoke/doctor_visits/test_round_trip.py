@@ -1,4 +1,4 @@
-"""Does the file predict in another process what the model did where it was trained?"""
+"""The file predicts the same in another process as the model did where it was trained."""
 
 import json
 import subprocess
@@ -43,7 +43,7 @@ def test_metric_survives_train_checkpoint_eval(
     assert {"idp", "hlthg", "hlthf", "hlthp"} <= set(predictions.column_names)
 
 
-def test_a_model_that_learned_nothing_fails_against_one_that_did(
+def test_an_untrained_model_fails_against_a_trained_one(
     config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lazy = {"trees": 1, "learning_rate": 1e-6}  # it predicts the median
@@ -54,20 +54,22 @@ def test_a_model_that_learned_nothing_fails_against_one_that_did(
         assert train.main(["--config", str(file), "--outputs", str(tmp_path), "--run-id", run]) == 0
     trained, untrained = (str(tmp_path / run / "checkpoint.onnx") for run in models)
     policy = str(ROOT / "configs" / "doctor_visits" / "gates.yaml")
-    asked = ["--config", str(tmp_path / "trained.yaml"), "--policy", policy]
-    assert evaluate.main(["--checkpoint", untrained, "--baseline", trained, *asked]) == 1
-    assert "squared_error, overall: at most 1.5000 may be lost" in capsys.readouterr().out
+    options = ["--config", str(tmp_path / "trained.yaml"), "--policy", policy]
+    assert evaluate.main(["--checkpoint", untrained, "--baseline", trained, *options]) == 1
+    assert (
+        "squared_error, overall: worse by more than the margin of 1.5000" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"not ONNX", b"\x08\x08"])
-def test_a_file_that_is_no_model_is_one_line(
+def test_a_file_that_is_not_a_model_is_reported_in_one_line(
     content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "checkpoint.onnx"
     file.write_bytes(content)
     policy = str(ROOT / "configs" / "doctor_visits" / "gates.yaml")
-    asked = ["--checkpoint", str(file), "--no-baseline", "a trial", "--policy", policy]
-    assert evaluate.main([*asked, "--config", str(ROOT / "configs/doctor_visits/base.yaml")]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert str(file) in told
+    options = ["--checkpoint", str(file), "--no-baseline", "a trial", "--policy", policy]
+    assert evaluate.main([*options, "--config", str(ROOT / "configs/doctor_visits/base.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(file) in error

@@ -1,4 +1,4 @@
-"""Does the data still look like what the model was made for?"""
+"""The data still has the properties that the model was designed for."""
 
 from collections import Counter
 from pathlib import Path
@@ -36,7 +36,7 @@ def test_columns_and_types(table: pa.Table) -> None:
     }
 
 
-def test_every_value_is_there(table: pa.Table) -> None:
+def test_no_value_is_missing(table: pa.Table) -> None:
     assert len(table) == 1797
     assert {name: table[name].null_count for name in table.column_names} == dict.fromkeys(
         table.column_names, 0
@@ -58,10 +58,10 @@ def test_classes_are_balanced_in_every_split(table: pa.Table) -> None:
         assert shares.max() < 0.15, split
 
 
-def test_splits_have_the_sizes_that_were_asked_for(table: pa.Table) -> None:
+def test_splits_have_the_configured_sizes(table: pa.Table) -> None:
     counts = Counter(table["split"].to_pylist())
     shares = {split: count / len(table) for split, count in counts.items()}
-    # Three standard errors of a share of 0.7 in 1,797.
+    # Three standard errors of a share of 0.7 among 1,797 images.
     assert shares == pytest.approx({"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.033)
 
 
@@ -72,7 +72,9 @@ def test_no_image_is_in_two_splits(file: Path) -> None:
     assert len(set(images)) == len(images) == len(set(ids)) == 1797
 
 
-def test_data_is_what_the_project_declares(config: RunConfig) -> None:
+def test_data_matches_the_declaration(config: RunConfig) -> None:
     file = ROOT / "configs" / "data" / "my_project.json"
     command = f"python -m my_project.data > {file}"
-    assert data.DATASET.declared(config.data) == read_declared(file), f"if it is meant: {command}"
+    assert data.DATASET.declared(config.data) == read_declared(file), (
+        f"if the change is intended, run: {command}"
+    )

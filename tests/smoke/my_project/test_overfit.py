@@ -1,11 +1,11 @@
-"""Can the model learn at all? One batch is driven to zero loss, and two controls must not be."""
+"""The model can memorise one batch, and two controls cannot."""
 
 import dataclasses
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the conventional name
 from torch import nn
 
 from training.pytorch import loop
@@ -16,12 +16,12 @@ from my_project.data import CLASSES, Examples
 from my_project.learner import LEARNER, is_right
 
 BATCH = 32
-OVERFIT_STEPS = 200  # the loss ends near 0.004 with any of five seeds
-CONTROL_STEPS = 96  # enough for 0.70 to 0.83 on held-out examples when labels are attached
+OVERFIT_STEPS = 200  # the loss ends near 0.004 with each of five seeds
+CONTROL_STEPS = 96  # with correct labels, enough for 0.70 to 0.83 on held-out examples
 LOSS_BAR = 0.01  # an untrained model has ln 10 = 2.30
 
 
-def test_one_batch_is_learned_by_heart(config: RunConfig, training_examples: Examples) -> None:
+def test_one_batch_is_memorised(config: RunConfig, training_examples: Examples) -> None:
     batch = first(training_examples, BATCH)
     model = loop.new_model(LEARNER, config)
     before = loss_of(model, batch)
@@ -44,24 +44,26 @@ def test_without_learning_rate_nothing_is_learned(
     assert loss_of(model, batch) == pytest.approx(math.log(CLASSES), abs=0.1)
 
 
-def test_labels_detached_from_their_images_teach_nothing(
+def test_shuffled_labels_teach_nothing(
     config: RunConfig, training_examples: Examples, held_out_examples: Examples
 ) -> None:
     batch = first(training_examples, 8 * BATCH)
     shuffled = batch.labels[torch.randperm(len(batch), generator=torch.Generator().manual_seed(0))]
-    detached = loop.new_model(LEARNER, config)
-    attached = loop.new_model(LEARNER, config)
+    from_shuffled = loop.new_model(LEARNER, config)
+    from_correct = loop.new_model(LEARNER, config)
 
-    fit_steps(detached, dataclasses.replace(batch, labels=shuffled), config, steps=CONTROL_STEPS)
-    fit_steps(attached, batch, config, steps=CONTROL_STEPS)
+    fit_steps(
+        from_shuffled, dataclasses.replace(batch, labels=shuffled), config, steps=CONTROL_STEPS
+    )
+    fit_steps(from_correct, batch, config, steps=CONTROL_STEPS)
 
     # Chance is 0.1; with 277 held-out examples its standard error is 0.018.
-    assert mean_score(detached, held_out_examples, is_right) < 0.2
-    assert mean_score(attached, held_out_examples, is_right) > 0.5
+    assert mean_score(from_shuffled, held_out_examples, is_right) < 0.2
+    assert mean_score(from_correct, held_out_examples, is_right) > 0.5
 
 
 def has_overfitted(model: nn.Module, batch: Examples) -> bool:
-    """Whether the model has learned the batch by heart: the check that the controls must fail."""
+    """Whether the model has memorised the batch: the check that the controls must fail."""
     return loss_of(model, batch) < LOSS_BAR and mean_score(model, batch, is_right) == 1.0
 
 
@@ -73,7 +75,7 @@ def fit_steps(
     steps: int,
     lr: float | None = None,
 ) -> None:
-    """Take `steps` steps on batches of 32, without weight decay, which works against it."""
+    """Take `steps` steps on batches of 32, without weight decay, which hinders overfitting."""
     epochs = steps // math.ceil(len(batch) / BATCH)
     # model_copy skips validation, which refuses a learning rate of 0.
     train = config.train.model_copy(

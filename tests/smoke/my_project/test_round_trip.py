@@ -1,4 +1,4 @@
-"""Does a checkpoint say the same in another process as the model did in the one that trained it?"""
+"""A checkpoint scores the same in another process as in the one that trained it."""
 
 import json
 import re
@@ -30,7 +30,7 @@ def test_metric_survives_train_checkpoint_eval(config: RunConfig, tmp_path: Path
     test = data.load(data.DATASET.prepare(config.data), "test")
     here = mean_score(METHOD.model(METHOD.load(checkpoint)), test, is_right)
 
-    # One epoch is below the floors of a release.
+    # A model after one epoch does not reach the floors of a release.
     policy = re.sub(r"floor: [0-9.]+", "floor: 0.0", (ROOT / "configs" / "gates.yaml").read_text())
     (tmp_path / "gates.yaml").write_text(policy)
     report = tmp_path / "verdict.json"
@@ -41,6 +41,6 @@ def test_metric_survives_train_checkpoint_eval(config: RunConfig, tmp_path: Path
     subprocess.run(command, check=True, cwd=tmp_path)
 
     assert json.loads(report.read_text())["metrics"]["accuracy"] == pytest.approx(here, abs=1e-12)
-    assert here > 0.2, "one epoch beats chance"
+    assert here > 0.2, "one epoch must beat chance"
     assert configs.load(RunConfig, run / "config.yaml").train.epochs == 1
     assert (run / "predictions.parquet").exists()

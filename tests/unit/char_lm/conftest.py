@@ -1,4 +1,4 @@
-"""A workplace in which everything is real but small: 40 made-up modules, a model of 3,000."""
+"""Real but small fixtures: 40 made-up modules and a model of 3,000 parameters."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +46,7 @@ train:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Steps of so small a model are short: on a busy machine threads mostly wait for each other."""
+    """Use one thread: steps are so short that several threads mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -55,7 +55,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file as a user has it: two passages of each module, the second one short."""
+    """A user's file: two passages of each module, the second one short."""
     characters = np.random.default_rng(0)
     rows = [
         (f"{package}.m{number}:{part}", "".join(characters.choice(list("aeintr \n"), length)))

@@ -21,6 +21,6 @@ def test_schema_is_current() -> None:
 
 
 @pytest.mark.parametrize("override", ["model.width=0", "data.passages=0", "model.heads=2"])
-def test_what_is_not_allowed_is_named(config_file: Path, override: str) -> None:
+def test_invalid_value_or_key_is_named(config_file: Path, override: str) -> None:
     with pytest.raises(ConfigError, match=override.partition("=")[0]):
         configs.load(RunConfig, config_file, [override])

@@ -47,7 +47,7 @@ def error_of(call: Callable[[], object]) -> str:
     return str(raised.value)
 
 
-def test_docstrings_are_cleaned_and_in_the_order_of_the_source() -> None:
+def test_docstrings_are_cleaned_and_in_source_order() -> None:
     assert data.docstrings_in(MODULE) == [
         "About the module.\n\nFirst.\n    Indented.",
         "About   a class.",
@@ -57,7 +57,7 @@ def test_docstrings_are_cleaned_and_in_the_order_of_the_source() -> None:
     ]
 
 
-def test_an_escape_that_means_nothing_is_no_warning() -> None:
+def test_an_invalid_escape_gives_no_warning() -> None:
     assert data.docstrings_in('"""Digits are \\d."""') == ["Digits are \\d."]
 
 
@@ -90,7 +90,7 @@ def test_passages_of_installed_packages(tmp_path: Path, monkeypatch: pytest.Monk
     ]
 
 
-def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "PACKAGES", ("no_such_package",))
     assert "no_such_package is not installed" in error_of(data.docstrings)
 
@@ -102,7 +102,7 @@ def test_a_module_is_in_one_split(config: RunConfig) -> None:
     assert sum(map(len, splits)) == 80
 
 
-def test_symbols_are_the_text(config: RunConfig, source: Path) -> None:
+def test_symbols_encode_the_text(config: RunConfig, source: Path) -> None:
     texts = {row["id"]: row["text"] for row in pq.read_table(source).to_pylist()}
     examples = data.examples_of(config, "train", "")
     assert examples.symbols.shape == (len(examples), data.PASSAGE)
@@ -111,22 +111,22 @@ def test_symbols_are_the_text(config: RunConfig, source: Path) -> None:
         assert (symbols[len(texts[name]) :] == PADDING).all()
 
 
-def test_a_limit_takes_passages_from_everywhere(config: RunConfig) -> None:
+def test_a_limit_takes_evenly_spaced_passages(config: RunConfig) -> None:
     limited = config.model_copy(update={"data": config.data.model_copy(update={"passages": 7})})
     whole = data.examples_of(config, "train", "")
     some = data.examples_of(limited, "train", "")
     assert len(some) == 7
     places = [whole.ids.tolist().index(name) for name in some.ids]
     assert places == [number * len(whole) // 7 for number in range(7)]
-    # What a model is judged on does not depend on what it has seen.
+    # The limit applies to training only: every model is judged on the same examples.
     assert len(data.examples_of(limited, "test", "")) == len(data.examples_of(config, "test", ""))
 
 
 @pytest.mark.parametrize(
     ("text", "lengths"),
-    [pytest.param("", "0 to 9", id="empty"), pytest.param("x" * 257, "9 to 257", id="too long")],
+    [pytest.param("", "0 to 9", id="empty"), pytest.param("x" * 257, "9 to 257", id="too_long")],
 )
-def test_a_passage_of_another_length_is_refused(tmp_path: Path, text: str, lengths: str) -> None:
+def test_a_passage_of_invalid_length_is_refused(tmp_path: Path, text: str, lengths: str) -> None:
     file = tmp_path / "own.parquet"
     columns = {"id": ["a", "b"], "text": [text, "x" * 9], "module": ["m"] * 2, "package": ["p"] * 2}
     pq.write_table(pa.table(columns), file)

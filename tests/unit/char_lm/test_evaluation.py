@@ -42,7 +42,9 @@ def test_a_module_is_a_cluster(checkpoint: Path, held_out_examples: Examples) ->
     assert set(np.unique(predictions.subgroups["package"])) == {"left", "right"}
 
 
-def test_predictions_name_what_they_are_of(checkpoint: Path, held_out_examples: Examples) -> None:
+def test_predictions_name_their_data_and_checkpoint(
+    checkpoint: Path, held_out_examples: Examples
+) -> None:
     predictions = predict(checkpoint, held_out_examples)
     assert predictions.data_digest == held_out_examples.data_digest
     assert predictions.checkpoint_digest == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
@@ -51,20 +53,22 @@ def test_predictions_name_what_they_are_of(checkpoint: Path, held_out_examples: 
 def test_training_again_gives_the_same_model(
     config: RunConfig, checkpoint: Path, tmp_path: Path
 ) -> None:
-    again = runs.train(
+    repeated = runs.train(
         runs.Request(project=PROJECT, config=config, outputs=tmp_path, run_id="second")
     )
-    assert again.read_bytes() == checkpoint.read_bytes()
+    assert repeated.read_bytes() == checkpoint.read_bytes()
 
 
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, held_out_examples: Examples) -> None:
+def test_file_that_is_not_a_checkpoint_is_refused(
+    tmp_path: Path, held_out_examples: Examples
+) -> None:
     file = tmp_path / "checkpoint.pt"
     file.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="is no checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
         predict(file, held_out_examples)
 
 
-def test_the_committed_policy_is_one() -> None:
+def test_committed_policy_is_valid() -> None:
     policy = load_policy(ROOT / SETTINGS.policy)
     assert policy.declared_data is not None
     assert policy.declared_data.resolve() == ROOT / "configs" / "data" / "char_lm.json"

@@ -11,7 +11,7 @@ from char_lm.vocabulary import PADDING, SYMBOLS, encode
 
 
 class Fixed(nn.Module):
-    """Gives the symbol of `a` half of the probability everywhere, and the others the rest."""
+    """Gives `a` a probability of 1/2 everywhere; the other symbols share the rest equally."""
 
     def forward(self, symbols: Tensor) -> Tensor:
         probabilities = torch.full((SYMBOLS,), 0.5 / (SYMBOLS - 1))
@@ -33,20 +33,20 @@ def test_loss_is_the_mean_over_the_characters_of_a_passage() -> None:
     assert found.tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_bits_are_the_loss_to_another_base() -> None:
+def test_bits_are_the_loss_in_base_2() -> None:
     found = bits_per_character(Fixed(), batch("a", "aa", "aaaaaa"))
     assert found.tolist() == pytest.approx([1, 1, 1], rel=1e-6)
 
 
-def test_what_comes_after_a_passage_teaches_nothing() -> None:
+def test_padding_has_no_gradient() -> None:
     logits = torch.zeros(1, 6, SYMBOLS, requires_grad=True)
 
-    class Given(nn.Module):
+    class FixedLogits(nn.Module):
         def forward(self, symbols: Tensor) -> Tensor:
             del symbols
             return logits
 
-    loss(Given(), batch("abc")).sum().backward()
+    loss(FixedLogits(), batch("abc")).sum().backward()
     gradient = cast("Tensor", logits.grad)[0]
     assert (gradient[:3] != 0).any(dim=1).all()
     assert (gradient[3:] == 0).all()

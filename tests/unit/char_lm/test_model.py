@@ -11,7 +11,7 @@ LENGTH = 12
 
 
 def model_of(layers: int) -> CharacterModel:
-    """A model whose head is not zero, so that its logits depend on what it reads."""
+    """Return a model whose head is not zero, so that its logits depend on the input."""
     torch.manual_seed(0)
     model = CharacterModel(ModelConfig(embedding=4, width=8, layers=layers))
     torch.nn.init.normal_(model.head.weight)
@@ -37,7 +37,7 @@ def test_a_later_character_does_not_change_an_earlier_prediction(draw: st.DataOb
     changed = symbols.clone()
     changed[0, place] = symbol
     before, after = model(symbols), model(changed)
-    # Its own prediction is made before it is read.
+    # The prediction of the changed character is made before the model reads it.
     assert torch.equal(before[0, : place + 1], after[0, : place + 1])
     assert torch.equal(before[1], after[1])
 
@@ -51,12 +51,12 @@ def test_an_earlier_character_changes_every_later_prediction(model: CharacterMod
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5])
-def test_logits_have_a_row_for_each_character(model: CharacterModel, rows: int) -> None:
+def test_there_is_a_row_of_logits_for_each_character(model: CharacterModel, rows: int) -> None:
     logits = model(passages(rows))
     assert logits.shape == (rows, LENGTH, SYMBOLS)
-    logits.sum().backward()  # a process whose share of a batch is empty computes gradients as well
+    logits.sum().backward()  # a process with an empty share of a batch computes gradients too
 
 
-def test_an_untrained_model_knows_nothing() -> None:
+def test_an_untrained_model_predicts_uniformly() -> None:
     model = CharacterModel(ModelConfig(embedding=4, width=8, layers=1))
     assert torch.equal(model(passages(3)), torch.zeros(3, LENGTH, SYMBOLS))

@@ -9,7 +9,7 @@ KNOWN = st.text(alphabet="\n" + "".join(map(chr, range(32, 127))))
 
 @settings(deadline=None)
 @given(KNOWN)
-def test_known_characters_survive(text: str) -> None:
+def test_known_characters_round_trip(text: str) -> None:
     assert decode(encode(text)) == text
 
 

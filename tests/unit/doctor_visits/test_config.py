@@ -10,11 +10,11 @@ from doctor_visits import train
 from doctor_visits.config import SETTINGS, RunConfig
 
 ROOT = Path(__file__).parents[3]
-RUNS = [ROOT / SETTINGS.configs / name for name in ("base.yaml", "ci-tiny.yaml")]
+CONFIGS = [ROOT / SETTINGS.configs / name for name in ("base.yaml", "ci-tiny.yaml")]
 
 
-@pytest.mark.parametrize("file", RUNS, ids=lambda file: file.stem)
-def test_every_configuration_is_one(file: Path) -> None:
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_configuration_is_valid(file: Path) -> None:
     config = configs.load(RunConfig, file)
     assert config.tracking == "none"
     assert configs.load(RunConfig, file, ["model.trees=3"]).model.trees == 3
@@ -28,7 +28,7 @@ def test_the_schema_is_current() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("model.trees=0", "--set: model.trees"),
         ("model.learning_rate=1.5", "--set: model.learning_rate"),
@@ -38,15 +38,15 @@ def test_the_schema_is_current() -> None:
         ("seed=-1", "seed"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_one_line(override: str, said: str) -> None:
+def test_an_invalid_value_or_key_is_reported_in_one_line(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        configs.load(RunConfig, RUNS[0], [override])
-    assert said in str(raised.value)
+        configs.load(RunConfig, CONFIGS[0], [override])
+    assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
-def test_what_would_be_trained_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main(["--config", str(RUNS[0]), "--print-config"]) == 0
+def test_print_config_prints_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--config", str(CONFIGS[0]), "--print-config"]) == 0
     assert "huber_quantile: 0.9\n" in capsys.readouterr().out
 
 

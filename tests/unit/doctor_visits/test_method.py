@@ -39,7 +39,7 @@ def outputs(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def test_a_run_leaves_its_files(outputs: Path, training: Examples) -> None:
+def test_a_run_writes_its_files(outputs: Path, training: Examples) -> None:
     names = {file.name for file in (outputs / "a").iterdir()}
     assert names == {"checkpoint.onnx", "config.yaml", "metrics.jsonl", "provenance.json"}
     assert (outputs / "latest.onnx").resolve() == outputs / "b" / "checkpoint.onnx"
@@ -49,7 +49,7 @@ def test_a_run_leaves_its_files(outputs: Path, training: Examples) -> None:
     assert {"scikit-learn", "onnx"} <= provenance.runtime(statement).keys()
 
 
-def test_a_line_is_left_for_each_tree(outputs: Path, config: RunConfig) -> None:
+def test_metrics_have_a_line_per_tree(outputs: Path, config: RunConfig) -> None:
     text = (outputs / "a" / "metrics.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert len(lines) == config.model.trees
@@ -57,12 +57,12 @@ def test_a_line_is_left_for_each_tree(outputs: Path, config: RunConfig) -> None:
     assert lines[-1]["validation_absolute_error"] > 0
 
 
-def test_two_trainings_leave_the_same_bytes(outputs: Path) -> None:
+def test_two_runs_write_identical_checkpoints(outputs: Path) -> None:
     one, other = ((outputs / run / "checkpoint.onnx").read_bytes() for run in ("a", "b"))
     assert one == other
 
 
-def test_the_file_predicts_what_scikit_learn_does(
+def test_the_file_predicts_the_same_as_scikit_learn(
     outputs: Path, config: RunConfig, training: Examples, held_out: Examples
 ) -> None:
     checkpoint = trees.load(outputs / "a" / "checkpoint.onnx", RunConfig)
@@ -74,26 +74,26 @@ def test_the_file_predicts_what_scikit_learn_does(
     assert METHOD.config_of(outputs / "a" / "checkpoint.onnx") == config
 
 
-def test_it_is_trained_again_from_its_provenance(
+def test_a_run_is_reproduced_from_its_provenance(
     outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--from-provenance", str(outputs / "a" / "provenance.json"), "--outputs"]
-    known = ["--config", str(outputs / "config.yaml")]
-    assert train.main([*asked, str(tmp_path), *known]) == 0
+    options = ["--from-provenance", str(outputs / "a" / "provenance.json"), "--outputs"]
+    config_options = ["--config", str(outputs / "config.yaml")]
+    assert train.main([*options, str(tmp_path), *config_options]) == 0
     assert "reproduced: the checkpoint is the same" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("more", "environment", "said"),
+    ("extra_options", "environment", "message"),
     [
-        pytest.param(["--resume"], {}, "trains in one go and keeps no snapshots", id="resume"),
+        pytest.param(["--resume"], {}, "trains in one call and keeps no snapshots", id="resume"),
         pytest.param([], {"WORLD_SIZE": "2"}, "torchrun has started 2 processes", id="torchrun"),
     ],
 )
-def test_what_it_cannot_do_exits_2(  # noqa: PLR0913, PLR0917 - fixtures
-    more: list[str],
+def test_unsupported_options_exit_2(  # noqa: PLR0913, PLR0917 - fixtures
+    extra_options: list[str],
     environment: dict[str, str],
-    said: str,
+    message: str,
     outputs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,14 +101,14 @@ def test_what_it_cannot_do_exits_2(  # noqa: PLR0913, PLR0917 - fixtures
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    asked = ["--config", str(outputs / "config.yaml"), "--outputs", str(tmp_path / "none")]
-    assert train.main([*asked, "--run-id", "a", *more]) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
+    options = ["--config", str(outputs / "config.yaml"), "--outputs", str(tmp_path / "none")]
+    assert train.main([*options, "--run-id", "a", *extra_options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "none").exists()
 
 
-def test_torch_is_nowhere() -> None:
+def test_commands_import_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

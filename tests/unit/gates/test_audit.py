@@ -1,4 +1,4 @@
-"""The audit of the real lock, against a database and an index that are served on this machine."""
+"""Audits the real lock against a local stand-in for the database and the index."""
 
 import json
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ LICENCES = ROOT / "configs" / "licences.json"
 
 
 class Audit(Protocol):
-    """Runs the command with these settings and arguments."""
+    """Runs `gates audit` with the given settings and arguments."""
 
     def __call__(self, settings: str = SETTINGS, *arguments: str) -> int: ...
 
@@ -63,109 +63,109 @@ def with_ignored(expires: str, identifier: str = "CVE-of-OSV-1") -> str:
     return SETTINGS.replace("ignore: []\n", entry)
 
 
-def a_numpy() -> str:
+def numpy_key() -> str:
     return next(package.key for package in LOCKED if package.name == "numpy")
 
 
-def test_every_locked_version_is_asked_for(audit: Audit, services: Services) -> None:
+def test_every_locked_version_is_queried(audit: Audit, services: Services) -> None:
     assert audit() == 0
-    asked = {f"{each['package']['name']}=={each['version']}" for each in services.asked}
-    assert asked == {package.key for package in LOCKED}
+    queried = {f"{each['package']['name']}=={each['version']}" for each in services.asked}
+    assert queried == {package.key for package in LOCKED}
 
 
-def test_a_vulnerability_fails_unless_it_is_ignored(
+def test_a_vulnerability_fails_the_audit_unless_it_is_ignored(
     audit: Audit, services: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    services.planted[a_numpy()] = ("OSV-1",)
+    services.planted[numpy_key()] = ("OSV-1",)
     assert audit() == 1
     assert "OSV-1, CVE-of-OSV-1: planted" in capsys.readouterr().out
     assert audit(with_ignored("2999-01-01")) == 0
 
 
-def test_a_withdrawn_advisory_is_none(audit: Audit, services: Services) -> None:
-    services.planted[a_numpy()] = ("OSV-1",)
+def test_a_withdrawn_advisory_does_not_count(audit: Audit, services: Services) -> None:
+    services.planted[numpy_key()] = ("OSV-1",)
     services.withdrawn.add("OSV-1")
     assert audit() == 0
 
 
-def test_advisories_on_further_pages_count(
+def test_advisories_on_later_pages_count(
     audit: Audit, services: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
     services.page_size = 2
-    services.planted[a_numpy()] = tuple(f"OSV-{number}" for number in range(5))
+    services.planted[numpy_key()] = tuple(f"OSV-{number}" for number in range(5))
     assert audit() == 1
     assert "5 findings" in capsys.readouterr().out
 
 
-def test_an_expired_or_unused_entry_fails(
+def test_an_expired_or_unused_ignore_entry_fails(
     audit: Audit, services: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert audit(with_ignored("2999-01-01")) == 1
     assert "CVE-of-OSV-1 for numpy covers nothing" in capsys.readouterr().out
-    services.planted[a_numpy()] = ("OSV-1",)
+    services.planted[numpy_key()] = ("OSV-1",)
     assert audit(with_ignored("2020-01-01")) == 1
     assert "CVE-of-OSV-1 for numpy expired on 2020-01-01" in capsys.readouterr().out
 
 
 def test_malware_cannot_be_ignored(audit: Audit, services: Services) -> None:
-    services.planted[a_numpy()] = ("MAL-1",)
+    services.planted[numpy_key()] = ("MAL-1",)
     assert audit(with_ignored("2999-01-01", "MAL-1")) == 1
 
 
 @pytest.mark.parametrize("as_html", [False, True])
-def test_a_yanked_or_vanished_release_fails(
+def test_a_yanked_or_deleted_release_fails(
     *, as_html: bool, audit: Audit, services: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
     services.as_html = as_html
     index = ("--index", f"{services.address}/simple")
     assert audit(SETTINGS, *index) == 0
-    services.yanked.add(a_numpy())
+    services.yanked.add(numpy_key())
     assert audit(SETTINGS, *index) == 1
     assert "yanked by its authors: broken" in capsys.readouterr().out
-    services.gone.add(a_numpy())
+    services.gone.add(numpy_key())
     assert audit(SETTINGS, *index) == 1
     assert "none of its locked files is on the index" in capsys.readouterr().out
 
 
-def test_without_an_index_the_verdict_says_that_none_was_asked(
+def test_without_an_index_the_verdict_says_that_none_was_queried(
     audit: Audit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert audit() == 0
-    assert "no index is named, so none was asked" in capsys.readouterr().out
+    assert "not checked without a package index" in capsys.readouterr().out
 
 
-def test_without_an_answer_nothing_is_shown(
+def test_an_unreachable_database_exits_2(
     audit: Audit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     nowhere = ("--database", "http://127.0.0.1:9")
     assert audit(SETTINGS, *nowhere) == 2
-    assert "never answered here before" in capsys.readouterr().err
+    assert "has never answered on this machine" in capsys.readouterr().err
     asked = (datetime.now(UTC) - timedelta(hours=5)).isoformat()
     (tmp_path / "last.json").write_text(json.dumps({"asked": asked, "lock": sha256(LOCK)}))
     assert audit(SETTINGS, *nowhere) == 2
-    said = capsys.readouterr().err
-    assert "the last answer is 5.0 hours old and about this lock" in said
-    assert said.count("\n") == 1
+    error = capsys.readouterr().err
+    assert "its last answer is 5.0 hours old and about this lock" in error
+    assert error.count("\n") == 1
 
 
-def test_what_is_wrong_without_the_database_is_found_offline(audit: Audit) -> None:
+def test_findings_that_need_no_database_are_reported_offline(audit: Audit) -> None:
     nowhere = ("--database", "http://127.0.0.1:9")
     assert audit(with_ignored("2020-01-01"), *nowhere) == 1
 
 
-def test_an_answer_for_some_of_the_packages_is_none(audit: Audit, services: Services) -> None:
+def test_an_incomplete_answer_is_an_error(audit: Audit, services: Services) -> None:
     services.answers_to = 10
     assert audit() == 2
 
 
-def test_a_busy_database_is_asked_again(audit: Audit, services: Services) -> None:
+def test_a_busy_database_is_retried(audit: Audit, services: Services) -> None:
     services.busy = 1
     assert audit() == 0
     services.busy = 100
     assert audit() == 2
 
 
-def test_an_address_that_is_no_database_is_no_answer(
+def test_an_address_without_a_database_is_an_error(
     audit: Audit, services: Services, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert audit(SETTINGS, "--database", f"{services.address}/nothing") == 2
@@ -173,7 +173,7 @@ def test_an_address_that_is_no_database_is_no_answer(
 
 
 @pytest.mark.parametrize("address", ["ftp://127.0.0.1", "nowhere", "http://", "file:///etc/passwd"])
-def test_an_address_that_is_none_is_one_line(
+def test_an_invalid_address_is_reported(
     address: str, audit: Audit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert audit(SETTINGS, "--database", address) == 2
@@ -199,23 +199,23 @@ def test_a_licence_that_is_not_allowed_fails(
         ("MIT AND", False),
     ],
 )
-def test_what_an_expression_needs(expression: str, *, allowed: bool) -> None:
+def test_licence_expressions_are_evaluated(expression: str, *, allowed: bool) -> None:
     assert is_allowed(expression, ["MIT", "ISC", "Apache-2.0"]) is allowed
 
 
-def test_an_exception_that_nothing_needs_fails(
+def test_an_unneeded_licence_exception_fails(
     audit: Audit, capsys: pytest.CaptureFixture[str]
 ) -> None:
     entry = "licence_exceptions:\n  - package: numpy\n    licence: MIT\n    reason: why not\n"
     assert audit(SETTINGS.replace("licence_exceptions:\n", entry)) == 1
-    assert "an exception that nothing needs" in capsys.readouterr().out
+    assert "an exception that is not needed" in capsys.readouterr().out
 
 
 def test_a_version_without_a_recorded_licence_fails(
     audit: Audit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record = json.loads(LICENCES.read_text())
-    del record[a_numpy()]
+    del record[numpy_key()]
     file = tmp_path / "licences.json"
     file.write_text(json.dumps(record))
     assert audit(SETTINGS, "--licences", str(file)) == 1
@@ -223,27 +223,31 @@ def test_a_version_without_a_recorded_licence_fails(
 
 
 @pytest.mark.parametrize("squat", ["numpyy", "nunpy", "nmupy", "pandsa", "huggingface-hubb"])
-def test_a_name_like_a_locked_one_is_found(squat: str) -> None:
+def test_a_name_similar_to_a_locked_one_is_found(squat: str) -> None:
     locked = [package.name for package in LOCKED]
     assert len(lookalikes([*locked, squat])) == len(lookalikes(locked)) + 1
 
 
-@pytest.mark.parametrize("before", [True, False], ids=["beside it", "in its place"])
+@pytest.mark.parametrize(
+    "beside_original", [True, False], ids=["beside_the_original", "in_its_place"]
+)
 def test_a_squatted_name_in_the_lock_fails(
-    *, before: bool, audit: Audit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    *, beside_original: bool, audit: Audit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = LOCK.read_text(encoding="utf-8")
     entry = '\n[[package]]\nname = "huye"\nversion = "3.5.4"\n'
     entry += 'source = { registry = "https://index.invalid/simple" }\n'
     huey = next(part for part in text.split("\n[[package]]\n") if part.startswith('name = "huey"'))
     changed = tmp_path / "uv.lock"
-    squatted = text + entry if before else text.replace(huey, huey.replace('"huey"', '"huye"'))
+    squatted = (
+        text + entry if beside_original else text.replace(huey, huey.replace('"huey"', '"huye"'))
+    )
     changed.write_text(squatted.replace('{ name = "huey"', '{ name = "huye"'))
     assert audit(SETTINGS, "--lock", str(changed), "--base-lock", str(LOCK)) == 1
     assert "huey / huye" in capsys.readouterr().out
 
 
-def test_two_names_that_are_both_gone_resemble_nobody(audit: Audit, tmp_path: Path) -> None:
+def test_two_removed_packages_are_not_lookalikes(audit: Audit, tmp_path: Path) -> None:
     before = tmp_path / "before.lock"
     entries = [
         f'[[package]]\nname = "{name}"\nversion = "1"\n'
@@ -255,7 +259,7 @@ def test_two_names_that_are_both_gone_resemble_nobody(audit: Audit, tmp_path: Pa
 
 
 @pytest.mark.parametrize("damage", ["", "[[package]]\n", "not = toml = at all", "package = 3"])
-def test_a_damaged_lock_is_one_line(
+def test_a_damaged_lock_is_named_in_the_error(
     damage: str, audit: Audit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "uv.lock"
@@ -275,7 +279,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("has_ranges", [True, False])
-def test_licences_are_recorded_from_what_the_index_has(
+def test_licences_are_recorded_from_the_metadata_on_the_index(
     *, has_ranges: bool, audit: Audit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock, record = tmp_path / "uv.lock", tmp_path / "licences.json"
@@ -291,20 +295,24 @@ def test_licences_are_recorded_from_what_the_index_has(
                 f'wheels = [{{ url = "https://index.invalid/{file}", hash = "sha256:{digest}" }}]\n'
             )
         lock.write_text("\n".join(entries))
-        asked = ["--record-licences", "--index", f"{index.address}/simple"]
-        assert audit(SETTINGS, "--lock", str(lock), "--licences", str(record), *asked) == 1
-        assert "silent==1.0: its metadata names none" in capsys.readouterr().out
-        assert (index.sent < 1_000_000) is has_ranges, "only what is needed of a large file"
-    expected = {f"{name}=={version}": told for (name, version), (_, told) in FIELDS.items() if told}
+        arguments = ["--record-licences", "--index", f"{index.address}/simple"]
+        assert audit(SETTINGS, "--lock", str(lock), "--licences", str(record), *arguments) == 1
+        assert "silent==1.0: its metadata has none" in capsys.readouterr().out
+        assert (index.sent < 1_000_000) is has_ranges, "a large file is only read in part"
+    expected = {
+        f"{name}=={version}": licence for (name, version), (_, licence) in FIELDS.items() if licence
+    }
     assert json.loads(record.read_text()) == expected
 
 
-def test_recording_needs_an_index(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
+def test_recording_licences_needs_an_index(
+    audit: Audit, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert audit(SETTINGS, "--record-licences") == 2
     assert "AUDIT_INDEX" in capsys.readouterr().err
 
 
-def test_a_file_that_is_not_what_the_lock_has_is_not_asked(services: Services) -> None:
+def test_a_release_whose_files_differ_from_the_lock_counts_as_withdrawn(services: Services) -> None:
     numpy = next(package for package in services.locked if package.name == "numpy")
     services.locked.remove(numpy)
     services.publish("numpy", numpy.version, "License-Expression: MIT")

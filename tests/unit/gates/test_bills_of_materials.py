@@ -1,4 +1,4 @@
-"""What software and what model there is, as CycloneDX, from the real lock."""
+"""Bills of materials for software and models, in CycloneDX, from the real lock."""
 
 import json
 import shutil
@@ -41,14 +41,14 @@ def sbom(file: Path, *more: str, lock: Path = LOCK) -> int:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sbom_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("sbom") / "sbom.json"
     assert sbom(file) == 0
     return file
 
 
-def test_the_sbom_lists_what_the_lock_does_and_nothing_else(written: Path) -> None:
-    document = json.loads(written.read_bytes())
+def test_the_sbom_lists_exactly_the_locked_packages(sbom_file: Path) -> None:
+    document = json.loads(sbom_file.read_bytes())
     listed = {f"{each['name']}=={each['version']}" for each in document["components"]}
     locked = {package.key: package for package in LOCKED}
     assert listed == locked.keys()
@@ -56,11 +56,11 @@ def test_the_sbom_lists_what_the_lock_does_and_nothing_else(written: Path) -> No
         hashes = {digest["content"] for digest in each["hashes"]}
         assert hashes == {d for _, d in locked[f"{each['name']}=={each['version']}"].files}
         assert each["licenses"], each["name"]
-    assert "index.invalid" not in written.read_text()
+    assert "index.invalid" not in sbom_file.read_text()
 
 
-def test_the_graph_is_the_locks(written: Path) -> None:
-    document = json.loads(written.read_bytes())
+def test_the_dependency_graph_matches_the_lock(sbom_file: Path) -> None:
+    document = json.loads(sbom_file.read_bytes())
     graph = {each["ref"]: set(each.get("dependsOn", [])) for each in document["dependencies"]}
     assert graph.keys() == {"project", *(each["bom-ref"] for each in document["components"])}
     (torch,) = [ref for ref in graph if ref.startswith("pkg:pypi/torch@2.15")]
@@ -107,39 +107,39 @@ def relock(document: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "message"),
     [
         (drop, "is missing"),
         (add, "pkg:pypi/more@1: is not in the lock"),
-        (relicense, "is not what the lock says"),
-        (rehash, "is not what the lock says"),
+        (relicense, "differs from the lock"),
+        (rehash, "differs from the lock"),
         (cut, "dependencies: was changed"),
         (relock, "metadata: was changed"),
     ],
 )
-def test_an_sbom_edited_by_hand_is_found(
+def test_an_sbom_edited_by_hand_fails_the_check(
     edit: Callable[[dict[str, Any]], None],
-    said: str,
-    written: Path,
+    message: str,
+    sbom_file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    document = json.loads(written.read_bytes())
+    document = json.loads(sbom_file.read_bytes())
     edit(document)
     file = tmp_path / "sbom.json"
     file.write_text(json.dumps(document))
     assert sbom(file, "--check") == 1
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
-def test_an_sbom_as_written_is_the_locks(written: Path, tmp_path: Path) -> None:
-    file = Path(shutil.copy(written, tmp_path))
+def test_an_unchanged_sbom_passes_the_check(sbom_file: Path, tmp_path: Path) -> None:
+    file = Path(shutil.copy(sbom_file, tmp_path))
     assert sbom(file, "--check") == 0
-    assert file.read_bytes() == written.read_bytes()
+    assert file.read_bytes() == sbom_file.read_bytes()
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"metadata": {"timestamp": 3}}'])
-def test_what_is_no_sbom_is_one_line(
+def test_a_file_that_is_not_an_sbom_is_reported(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "sbom.json"
@@ -148,7 +148,7 @@ def test_what_is_no_sbom_is_one_line(
     assert f"{file}: not a CycloneDX document" in capsys.readouterr().err
 
 
-def test_one_cell_lists_what_is_exported_for_it(tmp_path: Path) -> None:
+def test_a_cell_lists_only_its_exported_requirements(tmp_path: Path) -> None:
     exported, file = tmp_path / "requirements.txt", tmp_path / "sbom.json"
     torches = {each.version for each in LOCKED if each.name == "torch"}
     newest = max(torches)
@@ -165,9 +165,9 @@ def test_one_cell_lists_what_is_exported_for_it(tmp_path: Path) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     (tmp_path / "outputs").mkdir()
-    made = Run(tmp_path / "outputs" / "first", b"weights")
-    made.judge(policy(tmp_path))
-    return made
+    first = Run(tmp_path / "outputs" / "first", b"weights")
+    first.judge(policy(tmp_path))
+    return first
 
 
 def mlbom(run: Run, file: Path, *more: str) -> int:
@@ -176,13 +176,17 @@ def mlbom(run: Run, file: Path, *more: str) -> int:
     return main(["mlbom", *where, "--output", str(file), *more])
 
 
-def test_the_mlbom_joins_code_data_and_model(run: Run, tmp_path: Path) -> None:
+def test_the_mlbom_links_code_data_and_model(run: Run, tmp_path: Path) -> None:
     data, wheel, file = tmp_path / "data", tmp_path / "some.whl", tmp_path / "mlbom.json"
     wheel.write_bytes(b"wheel")
     data.mkdir()
     for name, digest in (("another", "0" * 64), ("digits", DATA)):
-        told = {"sha256": digest, "schema": {"label": "int64"}, "counts": {"train": len(name)}}
-        (data / f"{name}.manifest.json").write_text(json.dumps(told))
+        manifest = {
+            "sha256": digest,
+            "schema": {"label": "int64"},
+            "counts": {"train": len(name)},
+        }
+        (data / f"{name}.manifest.json").write_text(json.dumps(manifest))
     linked = ["--sbom", str(LOCK), "--wheel", str(wheel), "--data", str(data)]
     assert mlbom(run, file, *linked) == 0
     document = json.loads(file.read_bytes())
@@ -198,15 +202,15 @@ def test_the_mlbom_joins_code_data_and_model(run: Run, tmp_path: Path) -> None:
         f"file:{sha256(LOCK)}",
         f"file:{sha256(wheel)}",
     }
-    (together,) = [each for each in document["dependencies"] if "dependsOn" in each]
-    assert together["ref"] == model["bom-ref"] == f"model:{run.checkpoint}"
-    assert set(together["dependsOn"]) == parts.keys()
-    told = {each["name"]: each["value"] for each in parts[f"data:{DATA}"]["properties"]}
-    assert told == {"rows:train": "6", "schema": "label: int64"}
+    (links,) = [each for each in document["dependencies"] if "dependsOn" in each]
+    assert links["ref"] == model["bom-ref"] == f"model:{run.checkpoint}"
+    assert set(links["dependsOn"]) == parts.keys()
+    properties = {each["name"]: each["value"] for each in parts[f"data:{DATA}"]["properties"]}
+    assert properties == {"rows:train": "6", "schema": "label: int64"}
     assert model["modelCard"]["modelParameters"]["datasets"] == [{"ref": f"data:{DATA}"}]
 
 
-def test_the_card_in_it_has_every_figure_of_the_verdict(run: Run, tmp_path: Path) -> None:
+def test_the_mlbom_card_has_every_metric_of_the_verdict(run: Run, tmp_path: Path) -> None:
     verdict = json.loads(run.verdict_file.read_text())
     floor = {"check": "accuracy floor", "group": "digit=3", "outcome": "pass", "reason": "-"}
     figures = {"n": 9, "value": 0.9, "reference": 0.6, "interval": [0.2, 0.4]}
@@ -225,7 +229,9 @@ def test_the_card_in_it_has_every_figure_of_the_verdict(run: Run, tmp_path: Path
     assert {each["type"] for each in metrics} >= verdict["metrics"].keys()
 
 
-def test_data_that_it_was_judged_on_is_listed_if_it_is_other(run: Run, tmp_path: Path) -> None:
+def test_evaluation_data_is_listed_if_it_differs_from_training_data(
+    run: Run, tmp_path: Path
+) -> None:
     verdict = json.loads(run.verdict_file.read_text())
     verdict["evidence"]["data"] = "9" * 64
     run.verdict_file.write_text(json.dumps(verdict))
@@ -246,26 +252,26 @@ def test_a_verdict_on_another_model_is_refused(
     assert not (tmp_path / "mlbom.json").exists()
 
 
-def test_a_damaged_manifest_of_data_is_one_line(
+def test_a_damaged_data_manifest_is_reported(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "digits.manifest.json").write_text("{")
     assert mlbom(run, tmp_path / "mlbom.json", "--data", str(tmp_path)) == 2
-    assert "not a manifest of data" in capsys.readouterr().err
+    assert "not a data manifest" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["model", "data", "source"])
-def test_trace_goes_from_each_part_to_the_others(
+def test_trace_finds_the_other_parts_from_any_one(
     part: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     digests = {"model": run.checkpoint, "data": DATA, "source": COMMIT}
     assert main(["trace", digests[part][:12], "--outputs", str(run.folder.parent)]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"first: {digests[part][:12]} is its {part}")
-    assert all(f"{name} {digest}" in told for name, digest in digests.items())
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"first: {digests[part][:12]} is its {part}")
+    assert all(f"{name} {digest}" in printed for name, digest in digests.items())
 
 
-def test_trace_knows_the_models_of_the_registry(
+def test_trace_finds_models_in_the_registry(
     run: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -277,30 +283,32 @@ def test_trace_knows_the_models_of_the_registry(
     shutil.rmtree(run.folder)
     digests = {"model": run.checkpoint, "data": DATA, "source": COMMIT}
     for digest in digests.values():
-        asked = ["trace", digest[:12], "--outputs", str(tmp_path / "none"), "--name", "mine"]
-        assert main(asked) == 0
-        told = capsys.readouterr().out
-        assert told.startswith("version 1 of mine in sqlite:")
-        assert all(f"{name} {each}" in told for name, each in digests.items())
+        arguments = ["trace", digest[:12], "--outputs", str(tmp_path / "none"), "--name", "mine"]
+        assert main(arguments) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith("version 1 of mine in sqlite:")
+        assert all(f"{name} {each}" in printed for name, each in digests.items())
 
 
-def test_trace_names_every_model_that_data_went_into(
+def test_trace_names_every_model_trained_on_the_data(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dirty = SourceState(commit=COMMIT, diff_digest="5" * 64, lock_digest=None)
     Run(tmp_path / "outputs" / "second", b"other weights", source=dirty)
     assert main(["trace", DATA, "--outputs", str(run.folder.parent)]) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert "commit does not describe" not in first
-    assert second.endswith("from a tree that its commit does not describe")
+    assert "no commit describes" not in first
+    assert second.endswith("from source that no commit describes")
 
 
-@pytest.mark.parametrize(("digest", "said"), [("ddd", "too short"), ("0" * 12, "no part in any")])
-def test_what_trace_cannot_answer_is_one_line(
-    digest: str, said: str, run: Run, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("digest", "message"), [("ddd", "too short"), ("0" * 12, "not part of any")]
+)
+def test_trace_reports_a_short_or_unknown_digest(
+    digest: str, message: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["trace", digest, "--outputs", str(run.folder.parent)]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["trace", "mlbom"])
@@ -309,16 +317,16 @@ def test_provenance_of_another_checkpoint_is_refused(
 ) -> None:
     (run.folder / "checkpoint.pt").write_bytes(b"other weights")
     outputs = str(run.folder.parent)
-    ended = (
+    exit_code = (
         main(["trace", DATA, "--outputs", outputs])
         if command == "trace"
         else mlbom(run, tmp_path / "mlbom.json")
     )
-    assert ended == 2
+    assert exit_code == 2
     assert "one of them was changed" in capsys.readouterr().err
 
 
-def test_a_package_ships_what_it_needs_at_run_time_and_no_more() -> None:
+def test_a_package_ships_only_its_run_time_dependencies() -> None:
     text = (ROOT / "uv.lock").read_text()
     gates, training = (shipped(text, name, where="uv.lock") for name in ("gates", "training"))
     names = {each.name for each in gates}

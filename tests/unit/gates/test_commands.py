@@ -20,7 +20,7 @@ Judge = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Three points worse than the baseline in `candidate.parquet`, judged by `policy.yaml`."""
+    """A candidate three points worse than its baseline, and a policy to judge it by."""
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -42,15 +42,15 @@ def judge(capsys: pytest.CaptureFixture[str]) -> Judge:
         code: object = None
         try:
             code = main(["evaluate", "--policy", "policy.yaml", *options])
-        except SystemExit as stop:  # argparse ends this way
-            code = stop.code
+        except SystemExit as error:  # raised by argparse
+            code = error.code
         printed = capsys.readouterr()
         return int(str(code)), printed.out, printed.err
 
     return run
 
 
-def test_worse_candidate_fails_with_its_report_and_plot(folder: Path, judge: Judge) -> None:
+def test_worse_candidate_fails_and_writes_report_and_plot(folder: Path, judge: Judge) -> None:
     code, out, err = judge(*_FILES, "--report", "v/verdict.json", "--plot", "v/verdict.svg")
     assert (code, err) == (1, "")
     assert out.startswith("evaluation: FAIL - accuracy 0.9300 -> 0.9000 (-0.0300) on 200")
@@ -65,18 +65,18 @@ def without_content_digest(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_predictions_that_nothing_vouches_for_are_said_to_be_unproved(
+def test_predictions_without_a_content_digest_are_reported_as_unproved(
     folder: Path, judge: Judge, name: str
 ) -> None:
     without_content_digest(folder / f"{name}.parquet")
     _, out, _ = judge(*_FILES)
-    assert f"unproved: nothing shows that {name}.parquet is as it was written" in out
+    assert f"unproved: no content_digest in {name}.parquet; later changes" in out
     if name == "candidate":
         _, out, _ = judge(_FILES[0], "--no-baseline", "first")
-        assert "unproved: nothing shows that candidate.parquet is" in out
+        assert "unproved: no content_digest in candidate.parquet" in out
 
 
-# Every other command that writes, with each file that it reads as the place to write to.
+# Every other command that writes a file, with each of its inputs given as the output.
 @pytest.mark.parametrize(
     ("command", "read", "written"),
     [
@@ -94,7 +94,7 @@ def test_predictions_that_nothing_vouches_for_are_said_to_be_unproved(
         (["history", "--name=m"], ["--against"], "--export"),
     ],
 )
-def test_no_command_writes_over_what_it_reads(
+def test_no_command_overwrites_its_input(
     command: list[str],
     read: list[str],
     written: str,
@@ -107,37 +107,37 @@ def test_no_command_writes_over_what_it_reads(
         (folder / "read").write_bytes(b"the user's")
         given = [f"{each}={'read' if each == option else 'absent'}" for each in read]
         assert main([*command, *given, f"{written}=./read"]) == 2
-        assert "read: would be written over read, which is read" in capsys.readouterr().err
+        assert "read: would overwrite read, which is an input" in capsys.readouterr().err
         assert (folder / "read").read_bytes() == b"the user's"
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "provenance.json", "config.yaml"])
-def test_a_card_does_not_replace_another_file_of_its_run(
+def test_a_card_does_not_overwrite_another_file_of_its_run(
     name: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "run").mkdir()
     (folder / "run" / name).write_bytes(b"the run's")
     given = ["--verdict=absent", "--settings=absent", f"--output=run/{name}"]
     assert main(["card", "--run=run", *given]) == 2
-    assert "would be written over" in capsys.readouterr().err
+    assert "would overwrite" in capsys.readouterr().err
     assert (folder / "run" / name).read_bytes() == b"the run's"
 
 
 @pytest.mark.parametrize(("margin", "code"), [("0.02", 1), ("0.0299", 1), ("0.03", 3), ("0.2", 0)])
-def test_margin_may_be_given(judge: Judge, margin: str, code: int) -> None:
+def test_margin_option_overrides_the_policy(judge: Judge, margin: str, code: int) -> None:
     assert judge(*_FILES, "--fail-if-worse-than", margin)[0] == code
 
 
-def test_first_release(judge: Judge) -> None:
+def test_first_release_needs_no_baseline(judge: Judge) -> None:
     code, out, _ = judge(_FILES[0], "--no-baseline", "first release")
     assert code == 0
     assert "no baseline: first release" in out
 
 
-def test_same_model_is_refused_unless_asked_for(judge: Judge) -> None:
-    itself = (_FILES[0], "--baseline=candidate.parquet")
-    assert judge(*itself)[0] == 2
-    code, out, _ = judge(*itself, "--allow-same-model", "--fail-if-worse-than", "0.05")
+def test_same_model_is_refused_unless_allowed(judge: Judge) -> None:
+    same_model = (_FILES[0], "--baseline=candidate.parquet")
+    assert judge(*same_model)[0] == 2
+    code, out, _ = judge(*same_model, "--allow-same-model", "--fail-if-worse-than", "0.05")
     assert code == 0, out
 
 
@@ -157,15 +157,15 @@ def test_same_model_is_refused_unless_asked_for(judge: Judge) -> None:
         ([*_FILES, "--unknown\n"], "unrecognized arguments: --unknown"),
         ([*_FILES, "--policy", "absent.yaml"], "absent.yaml: cannot be read"),
         ([*_FILES, "--policy", "baseline.parquet"], "baseline.parquet: not valid YAML"),
-        ([*_FILES, "--report", "candidate.parquet"], "would be written over"),
-        ([*_FILES, "--report", "./policy.yaml"], "would be written over"),
-        ([*_FILES, "--plot", "baseline.parquet"], "would be written over"),
-        ([*_FILES, "--report", "new", "--plot", "./new"], "new, which is written as well"),
+        ([*_FILES, "--report", "candidate.parquet"], "would overwrite"),
+        ([*_FILES, "--report", "./policy.yaml"], "would overwrite"),
+        ([*_FILES, "--plot", "baseline.parquet"], "would overwrite"),
+        ([*_FILES, "--report", "new", "--plot", "./new"], "new, which is another output"),
         ([*_FILES, "--report", "/proc/v.json"], "/proc/v.json: cannot be written"),
         ([*_FILES, "--plot", "policy.yaml/v.svg"], "cannot be written"),
     ],
 )
-def test_wrong_use_is_told_in_one_line(
+def test_wrong_usage_is_reported_in_one_line_and_changes_no_file(
     folder: Path, judge: Judge, options: list[str], explanation: str
 ) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir()}
@@ -176,7 +176,7 @@ def test_wrong_use_is_told_in_one_line(
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_summary_that_cannot_be_written_shows_no_verdict(
+def test_no_verdict_is_shown_if_the_summary_cannot_be_written(
     folder: Path, judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(folder / "absent" / "summary.md"))
@@ -190,11 +190,11 @@ def test_on_github_each_finding_that_did_not_pass_is_annotated(
     judge: Judge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    assert "\n::error title=evaluation%3A accuracy%2C overall::at most" in judge(*_FILES)[1]
+    assert "\n::error title=evaluation%3A accuracy%2C overall::worse by" in judge(*_FILES)[1]
     assert not judge(*_FILES, "--fail-if-worse-than", "0.2")[1].endswith("\n\n")
 
 
-def test_interrupt_is_told(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_is_reported(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -202,7 +202,9 @@ def test_interrupt_is_told(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> Non
     assert judge(*_FILES) == (130, "", "interrupted\n")
 
 
-def test_lack_of_memory_is_told(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_is_reported_in_one_line(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
@@ -212,7 +214,7 @@ def test_lack_of_memory_is_told(judge: Judge, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("options", [["--help"], ["evaluate", "--help"], ["evaluate", "--typo"]])
-def test_help_imports_nothing_that_takes_a_moment(options: list[str]) -> None:
+def test_help_imports_nothing_slow(options: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "gates", *options]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == (2 if "--typo" in options else 0)
@@ -226,8 +228,8 @@ def test_help_imports_nothing_that_takes_a_moment(options: list[str]) -> None:
 
 
 def mutations(content: bytes, seed: int) -> Iterator[bytes]:
-    """Yield damaged copies of `content`, in bits, bytes, cuts, gaps and repetitions."""
-    rng = random.Random(seed)  # noqa: S311 - the same each time
+    """Yield copies of `content` with bytes flipped, replaced, deleted, repeated or cut off."""
+    rng = random.Random(seed)  # noqa: S311 - reproducible on purpose
     while True:
         damaged = bytearray(content)
         for _ in range(rng.choice([1, 1, 1, 2, 8])):
@@ -245,7 +247,7 @@ def mutations(content: bytes, seed: int) -> Iterator[bytes]:
                 case 4 if rng.random() < 0.2:
                     del damaged[start:]
                 case _ if damaged:
-                    # Lengths and kinds are near the end, in the footer.
+                    # Parquet keeps lengths and types in the footer, near the end.
                     damaged[-rng.randrange(1, min(2000, len(damaged)) + 1)] = rng.randrange(256)
         if damaged != content:
             yield bytes(damaged)
@@ -254,7 +256,7 @@ def mutations(content: bytes, seed: int) -> Iterator[bytes]:
 @pytest.mark.parametrize(
     ("name", "count"), [("candidate.parquet", 350), ("baseline.parquet", 350), ("policy.yaml", 300)]
 )
-def test_damaged_file_is_never_a_pass_nor_a_traceback(
+def test_damaged_file_never_passes_or_prints_a_traceback(
     folder: Path, judge: Judge, name: str, count: int
 ) -> None:
     file = folder / name
@@ -266,12 +268,12 @@ def test_damaged_file_is_never_a_pass_nor_a_traceback(
         code, out, err = judge(*_FILES)
         codes.append(code)
         if code == 1 and name != "policy.yaml":
-            # What was damaged was not a value: the verdict is the one of the sound files.
+            # The damage changed no value, so the verdict is the same.
             assert out.startswith("evaluation: FAIL - accuracy 0.9300 -> 0.9000 (-0.0300)")
         elif code == 2:
             assert (out, err.count("\n")) == ("", 1)
         else:
-            # Not malformed: a policy still, with another number in it, such as a margin of 0.92.
+            # Still a valid policy, but with another number, such as a margin of 0.92.
             assert name == "policy.yaml"
             assert code == 1 or load_policy(file).evaluation != rules
     assert codes.count(2) > count / 2

@@ -29,21 +29,21 @@ class Outer(Section):
         pytest.param(b"- 1", "found a list", id="list"),
         pytest.param(b"word", "found a str", id="word"),
         pytest.param(b"a: 1\nb: [", "line 2: not valid YAML: ", id="open_bracket"),
-        pytest.param(b"a: 1\na: 2", 'not valid YAML: found duplicate key "a"', id="twice"),
-        pytest.param(b"a: \xff", "not valid YAML: ", id="no_utf8"),
+        pytest.param(b"a: 1\na: 2", 'not valid YAML: found duplicate key "a"', id="duplicate_key"),
+        pytest.param(b"a: \xff", "not valid YAML: ", id="not_utf8"),
         pytest.param(b"a: \x00", "not valid YAML: ", id="nul"),
         pytest.param(b"a: 2024-13-45", "not valid YAML: ", id="no_such_date"),
         pytest.param(b"a: 2001-01-01T00:00:00+99:99", "not valid YAML: ", id="no_such_zone"),
-        pytest.param(b"a: !!python/object:os.system x", "not valid YAML: ", id="object"),
-        pytest.param(b"a: !!bool x", "not valid YAML: ", id="no_bool"),
-        pytest.param(b"a: !!int x", "not valid YAML: ", id="no_int"),
-        pytest.param(b"a: " + b"9" * 5000, "not valid YAML: ", id="endless_number"),
-        pytest.param(b"[" * 300, "not valid YAML: ", id="deep"),
+        pytest.param(b"a: !!python/object:os.system x", "not valid YAML: ", id="python_object"),
+        pytest.param(b"a: !!bool x", "not valid YAML: ", id="not_a_bool"),
+        pytest.param(b"a: !!int x", "not valid YAML: ", id="not_an_int"),
+        pytest.param(b"a: " + b"9" * 5000, "not valid YAML: ", id="huge_number"),
+        pytest.param(b"[" * 300, "not valid YAML: ", id="deeply_nested"),
         pytest.param(b"? [a]\n: 1\n--- {}", "not valid YAML: ", id="two_documents"),
-        pytest.param(b"a: *nowhere", "not valid YAML: ", id="alias"),
+        pytest.param(b"a: *nowhere", "not valid YAML: ", id="undefined_alias"),
     ],
 )
-def test_yaml_that_is_none_is_told_with_its_place(
+def test_invalid_yaml_is_reported_with_its_file(
     tmp_path: Path, content: bytes, explanation: str
 ) -> None:
     file = tmp_path / "file.yaml"
@@ -54,7 +54,7 @@ def test_yaml_that_is_none_is_told_with_its_place(
     assert explanation in str(raised.value)
 
 
-def test_yaml_is_that_of_1_2() -> None:
+def test_yaml_is_read_as_version_1_2() -> None:
     assert parse_yaml(b"a: 1e-3\nb: no\nc: 0o17", where="x") == {"a": 1e-3, "b": "no", "c": 15}
 
 
@@ -68,15 +68,18 @@ def test_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     ("text", "explanation"),
     [
         ("name: x", "inner: missing; every key must be given"),
-        ("name: x\ninner: 3", "inner: must be a section with keys of its own, got 3"),
+        ("name: x\ninner: 3", "inner: must be a section with keys, got 3"),
         ("name: x\ninner: {size: 1, sizes: 2}", "inner.sizes: unknown key; did you mean size?"),
-        ("name: x\ninner: {size: 1}\nzzz: 2", "zzz: unknown key; known are inner, name"),
-        ("seed: 1\ndata: 2", "has the keys seed, data; expected inner, name: is it another file?"),
+        ("name: x\ninner: {size: 1}\nzzz: 2", "zzz: unknown key; known keys: inner, name"),
+        (
+            "seed: 1\ndata: 2",
+            "has the keys seed, data; expected inner, name; is this the right file?",
+        ),
         ("name: 3\ninner: {}", "inner.size: missing; every key must be given (and 1 more)"),
         ("name: 3\ninner: {size: 1}", "name: input should be a valid string, got 3"),
     ],
 )
-def test_key_or_value_that_is_not_allowed_is_told(text: str, explanation: str) -> None:
+def test_invalid_key_or_value_is_reported(text: str, explanation: str) -> None:
     with pytest.raises(ConfigError) as raised:
         validate(Outer, parse_yaml(text.encode(), where="x"), where="x")
     assert str(raised.value) == f"x: {explanation}"
@@ -85,17 +88,17 @@ def test_key_or_value_that_is_not_allowed_is_told(text: str, explanation: str) -
 @pytest.mark.parametrize(
     "value",
     [
-        # Each line doubles the one before it: written out, the last has 2^40 words.
+        # Each line doubles the one before it; expanded, the last has about 2^40 words.
         pytest.param(
             "&a0 [x]\n" + "\n".join(f"k{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40)),
             id="billion_laughs",
         ),
-        pytest.param("x" * 100_000, id="endless_word"),
-        pytest.param("[" + "1, " * 3_000 + "]", id="endless_list"),
-        pytest.param("0x" + "F" * 9000, id="number_that_python_does_not_write"),
+        pytest.param("x" * 100_000, id="long_string"),
+        pytest.param("[" + "1, " * 3_000 + "]", id="long_list"),
+        pytest.param("0x" + "F" * 9000, id="integer_too_long_to_print"),
     ],
 )
-def test_no_value_makes_an_endless_line(value: str) -> None:
+def test_error_line_is_short_for_any_value(value: str) -> None:
     class Switch(Section):
         name: bool
 

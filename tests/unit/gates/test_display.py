@@ -1,4 +1,4 @@
-"""Text that anybody may choose neither steers a terminal nor gives the CI runner a command."""
+"""Untrusted text can neither control a terminal nor give the CI runner a command."""
 
 import re
 from pathlib import Path
@@ -34,27 +34,27 @@ texts = st.sampled_from(HOSTILE) | st.text(
 )
 
 
-def acts(line: str) -> bool:
-    """Whether GitHub's runner would take `line` for a command, as its source has it."""
+def is_command(line: str) -> bool:
+    """Return whether GitHub's runner parses `line` as a command, going by its source."""
     return line.lstrip().startswith("::") or "##[" in line
 
 
 @given(texts)
-def test_a_harmless_text_is_one_printable_line_without_a_command(text: str) -> None:
+def test_escaped_text_is_one_printable_line_without_a_command(text: str) -> None:
     for shown in (harmless(text), in_one_line(text)):
         assert shown.isprintable()
-        assert not acts(shown)
+        assert not is_command(shown)
 
 
 @given(st.text(st.characters(categories=["L", "N", "P"]), max_size=12))
-def test_a_text_without_anything_of_it_stays_as_it_is(text: str) -> None:
-    if not acts(text):
+def test_text_without_a_command_is_unchanged(text: str) -> None:
+    if not is_command(text):
         assert harmless(text) == text
 
 
 @pytest.fixture
 def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A job of GitHub's in a folder of its own; returns its summary."""
+    """Simulate a GitHub job in an empty folder; return the path of its summary."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
@@ -64,20 +64,20 @@ def github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 OUR_COMMAND = re.compile(r"::(error|warning) title=[^:]*::")
 
 
-def check(out: str, err: str, summary: Path) -> None:
-    """Hold what a command leaves on a runner to what may be there."""
+def assert_harmless(out: str, err: str, summary: Path) -> None:
+    """Assert that neither a command's output nor its summary can do harm on a runner."""
     for line in (out + err).split("\n"):
         assert line.isprintable()
-        own = OUR_COMMAND.match(line)
-        assert not acts(line[own.end() :] if own else line), line
+        ours = OUR_COMMAND.match(line)
+        assert not is_command(line[ours.end() :] if ours else line), line
     page = summary.read_text(encoding="utf-8") if summary.exists() else ""
     assert all(line.isprintable() for line in page.split("\n"))
-    outside_of_code = re.sub(r"`[^`\n]*`", "", page.replace("\\`", ""))
-    assert not re.search(r"://|www\.|<img|(?<!\\)\[a|@everyone", outside_of_code), page
+    outside_code = re.sub(r"`[^`\n]*`", "", page.replace("\\`", ""))
+    assert not re.search(r"://|www\.|<img|(?<!\\)\[a|@everyone", outside_code), page
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_subgroups_of_any_name_are_shown_as_text(
+def test_subgroup_names_are_shown_as_plain_text(
     text: str, github: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kinds = {"kind": np.array([text, "b"] * 100)}
@@ -88,7 +88,7 @@ def test_subgroups_of_any_name_are_shown_as_text(
     write_policy(Path("policy.yaml"), {"subgroups.columns": {"kind": []}})
     files = ["--candidate", "candidate.parquet", "--baseline", "baseline.parquet"]
     assert main(["evaluate", *files, "--policy", "policy.yaml"]) == 1
-    check(*capsys.readouterr(), github)
+    assert_harmless(*capsys.readouterr(), github)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -113,20 +113,20 @@ def test_subgroups_of_any_name_are_shown_as_text(
     ],
     ids=" ".join,
 )
-def test_an_argument_of_any_text_is_shown_as_text(
+def test_arguments_are_shown_as_plain_text(
     command: list[str], text: str, github: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_policy(Path("policy.yaml"))
     try:
         code = main([word.format(text) for word in command])
-    except SystemExit as ended:  # argparse ends this way
-        code = int(str(ended.code))
+    except SystemExit as error:  # raised by argparse
+        code = int(str(error.code))
     assert code == 2
-    check(*capsys.readouterr(), github)
+    assert_harmless(*capsys.readouterr(), github)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_who_promotes_and_why_is_shown_as_text(
+def test_approver_and_reason_are_shown_as_plain_text(
     text: str, github: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GATES_REGISTRY", "wandb://a/b")
@@ -134,11 +134,11 @@ def test_who_promotes_and_why_is_shown_as_text(
     rules = write_promotion_policy(Path())
     arguments = ["--why", text, "--approver", text, "--policy", str(rules)]
     assert main(["promote", "--name", "m", "--to", "staging", *arguments]) == 2
-    check(*capsys.readouterr(), github)
+    assert_harmless(*capsys.readouterr(), github)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_provenance_of_any_text_is_shown_as_text(
+def test_provenance_is_shown_as_plain_text(
     text: str, github: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("outputs").mkdir()
@@ -149,9 +149,9 @@ def test_provenance_of_any_text_is_shown_as_text(
         file.read_text().replace("0123456789abcdef0123456789abcdef01234567", f"1234567{escaped}")
     )
     main(["trace", "1234567"])
-    check(*capsys.readouterr(), github)
+    assert_harmless(*capsys.readouterr(), github)
 
 
-def test_a_tab_is_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tab_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     show("a\tb")
     assert capsys.readouterr().out == "a\\tb\n"

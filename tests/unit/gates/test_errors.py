@@ -34,7 +34,7 @@ from gates.errors import (
         (["promote", ""], "promote: unrecognized arguments: ; see --help"),
     ],
 )
-def test_a_misspelt_argument_is_told_with_the_nearest_one(
+def test_a_misspelt_argument_is_reported_with_a_suggestion(
     words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parser = CommandParser(prog="python -m gates", allow_abbrev=False)
@@ -43,24 +43,24 @@ def test_a_misspelt_argument_is_told_with_the_nearest_one(
     promote = commands.add_parser("promote", allow_abbrev=False)
     promote.add_argument("--policy")
     promote.add_argument("--to", choices=["staging", "production"])
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as raised:
         parser.parse_args(words)
-    assert stopped.value.code == 2
+    assert raised.value.code == 2
     # Python 3.11 and 3.12 put quotes around each choice.
-    choices = re.sub(r"(?<=[( ])'([\w-]+)'(?=[,)])", r"\1", capsys.readouterr().err)
-    assert hint in choices
-    assert choices.count("\n") == 1
+    printed = re.sub(r"(?<=[( ])'([\w-]+)'(?=[,)])", r"\1", capsys.readouterr().err)
+    assert hint in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("code", list(ExitCode))
-def test_exit_code_of_the_command_is_passed_on(code: ExitCode) -> None:
+def test_exit_code_of_the_command_is_returned(code: ExitCode) -> None:
     assert run_command(lambda: code) == code
 
 
 @pytest.mark.parametrize(
     ("kind", "code"),
     [
-        pytest.param(GateError, 2, id="any_other"),
+        pytest.param(GateError, 2, id="base_class"),
         pytest.param(GateInputError, 2, id="input"),
         pytest.param(ConfigError, 2, id="config"),
         pytest.param(CheckpointError, 2, id="checkpoint"),
@@ -80,11 +80,11 @@ def test_error_becomes_its_exit_code_and_one_line(
     assert printed.out == ""
 
 
-def test_interrupt_ends_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupt_prints_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     def command() -> ExitCode:
         raise KeyboardInterrupt
 
-    # 128 and the number of SIGINT, as shells have it.
+    # 128 plus the number of SIGINT, as in a shell.
     assert run_command(command) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -97,10 +97,10 @@ def test_interrupt_ends_without_a_traceback(capsys: pytest.CaptureFixture[str]) 
             "a.pt: No space left on device\n",
             id="full_disk",
         ),
-        pytest.param(OSError("gone"), "a file: gone\n", id="of_few_words"),
+        pytest.param(OSError("gone"), "a file: gone\n", id="message_only"),
     ],
 )
-def test_error_of_the_system_is_told_in_one_line(
+def test_os_error_is_reported_in_one_line(
     error: OSError, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command() -> ExitCode:
@@ -111,7 +111,7 @@ def test_error_of_the_system_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyError, RuntimeError, AssertionError, TypeError])
-def test_what_nobody_foresaw_is_one_line_and_no_verdict(
+def test_unexpected_error_is_one_line_and_exits_2(
     kind: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command() -> ExitCode:
@@ -127,44 +127,44 @@ def test_what_nobody_foresaw_is_one_line_and_no_verdict(
     assert "Traceback (most recent call last):" in capsys.readouterr().err
 
 
-PASSES = (
+FAILING_PROGRAM = (
     "from gates.display import show; from gates.errors import ExitCode, run_command; import sys; "
 )
-PASSES += "sys.exit(run_command(lambda: show('x' * 100_000) or ExitCode.FAILED))"
+FAILING_PROGRAM += "sys.exit(run_command(lambda: show('x' * 100_000) or ExitCode.FAILED))"
 
 
-def test_a_closed_stdout_changes_no_verdict() -> None:
-    ended = subprocess.run(
-        ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", PASSES],  # noqa: S607
+def test_a_closed_stdout_does_not_change_the_exit_code() -> None:
+    completed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-c", FAILING_PROGRAM],  # noqa: S607
         stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
-    assert (ended.returncode, ended.stderr) == (1, "")
+    assert (completed.returncode, completed.stderr) == (1, "")
 
 
-def shown_to(descriptor: int) -> tuple[int, str]:
+def run_with_stdout(descriptor: int) -> tuple[int, str]:
     """Return the exit code and stderr of a command whose stdout is `descriptor`."""
-    ended = subprocess.run(
-        [sys.executable, "-c", PASSES],
+    completed = subprocess.run(
+        [sys.executable, "-c", FAILING_PROGRAM],
         stdout=descriptor,
         stderr=subprocess.PIPE,
         text=True,
         check=False,
     )
     os.close(descriptor)
-    return ended.returncode, ended.stderr
+    return completed.returncode, completed.stderr
 
 
-def test_a_verdict_that_a_full_disk_cannot_hold_exits_2() -> None:
-    code, error = shown_to(os.open("/dev/full", os.O_WRONLY))
+def test_a_verdict_that_does_not_fit_on_the_disk_exits_2() -> None:
+    code, error = run_with_stdout(os.open("/dev/full", os.O_WRONLY))
     assert (code, error.count("\n"), "Traceback" in error) == (2, 1, False)
 
 
-def test_a_reader_that_has_seen_enough_changes_no_verdict() -> None:
+def test_a_closed_pipe_does_not_change_the_exit_code() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    assert shown_to(writing) == (1, "")
+    assert run_with_stdout(writing) == (1, "")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_reader_that_has_seen_enough_changes_no_verdict() -> None:
         ("cyclonedx", ["sbom", "--project", "mine"]),
     ],
 )
-def test_a_command_whose_extra_is_missing_names_it(
+def test_a_missing_extra_is_named(
     module: str,
     command: list[str],
     monkeypatch: pytest.MonkeyPatch,

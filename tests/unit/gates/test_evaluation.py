@@ -28,8 +28,8 @@ from tests.judged import (
     written,
 )
 
-# Examples are drawn the same way each time; the folder of a test may be written to by all.
-quickly = settings(
+# Reproducible; all examples of a test share its folder, which is harmless here.
+few_examples = settings(
     derandomize=True,
     deadline=None,
     max_examples=15,
@@ -88,21 +88,21 @@ def with_groups(
     ("counts", "outcome"),
     [
         pytest.param((900, 50, 0, 50), Outcome.PASS, id="better"),
-        pytest.param((900, 20, 20, 60), Outcome.PASS, id="as_good"),
+        pytest.param((900, 20, 20, 60), Outcome.PASS, id="equal"),
         pytest.param((950, 0, 5, 45), Outcome.PASS, id="worse_within_the_margin"),
-        # The point is within the margin, the interval is not.
-        pytest.param((900, 40, 55, 5), Outcome.INCONCLUSIVE, id="open"),
+        # The estimate is within the margin, but its interval is not.
+        pytest.param((900, 40, 55, 5), Outcome.INCONCLUSIVE, id="undecided"),
         # 0.88 - 0.90 is -0.020000000000000018 in floats: not more than the margin.
         pytest.param((880, 0, 20, 100), Outcome.INCONCLUSIVE, id="worse_by_the_margin"),
-        pytest.param((879, 0, 21, 100), Outcome.FAIL, id="worse_by_one_more"),
+        pytest.param((879, 0, 21, 100), Outcome.FAIL, id="one_example_beyond_the_margin"),
         pytest.param((870, 0, 30, 100), Outcome.FAIL, id="three_points_worse"),
         pytest.param((0, 0, 900, 100), Outcome.FAIL, id="never_right"),
         pytest.param((50, 0, 0, 0), Outcome.INCONCLUSIVE, id="too_few"),
-        pytest.param((1, 0, 0, 0), Outcome.INCONCLUSIVE, id="one"),
-        pytest.param((48, 0, 2, 0), Outcome.FAIL, id="four_points_worse_of_few"),
+        pytest.param((1, 0, 0, 0), Outcome.INCONCLUSIVE, id="one_example"),
+        pytest.param((48, 0, 2, 0), Outcome.FAIL, id="four_points_worse_on_few"),
     ],
 )
-def test_accuracy_on_all_examples(
+def test_outcome_of_accuracy_on_all_examples(
     folder: Path, counts: tuple[int, int, int, int], outcome: Outcome
 ) -> None:
     verdict = judge(folder, pair(*counts))
@@ -117,7 +117,7 @@ def test_models_that_never_differ_need_133_examples(folder: Path, n: int) -> Non
     assert outcome is (Outcome.PASS if n == 133 else Outcome.INCONCLUSIVE)
 
 
-def test_what_is_open_names_the_examples_that_would_settle_it(folder: Path) -> None:
+def test_inconclusive_verdict_says_how_many_examples_would_settle_it(folder: Path) -> None:
     verdict = judge(folder, pair(46, 2, 2, 0))
     expected = sample_size(difference=0, discordance=0.08, margin=0.02, alpha=0.05, power=0.8)
     assert expected == 1237  # published: shared/facts, Tango's variance
@@ -126,17 +126,17 @@ def test_what_is_open_names_the_examples_that_would_settle_it(folder: Path) -> N
     assert "1,237 examples would settle it, 1,187 more" in verdict.reason
 
 
-def test_no_number_is_promised_where_none_would_settle_it(folder: Path) -> None:
+def test_no_sample_size_is_promised_if_none_would_settle_it(folder: Path) -> None:
     verdict = judge(folder, pair(880, 0, 20, 100))
     assert verdict.n_needed is None
     assert "no number of examples would settle it" in verdict.reason
 
 
-def test_margin_of_nothing_lets_nothing_be_lost(folder: Path) -> None:
-    none = {"accuracy.margin": 0.0}
-    assert judge(folder, pair(999, 0, 1, 0), none).outcome is Outcome.FAIL
-    assert judge(folder, pair(1000, 0, 0, 0), none).outcome is Outcome.INCONCLUSIVE
-    verdict = judge(folder, pair(980, 20, 0, 0), none)
+def test_margin_of_zero_allows_no_loss(folder: Path) -> None:
+    no_margin = {"accuracy.margin": 0.0}
+    assert judge(folder, pair(999, 0, 1, 0), no_margin).outcome is Outcome.FAIL
+    assert judge(folder, pair(1000, 0, 0, 0), no_margin).outcome is Outcome.INCONCLUSIVE
+    verdict = judge(folder, pair(980, 20, 0, 0), no_margin)
     assert verdict.outcome is Outcome.PASS
     assert '"limit": 0.0' in verdict.to_json()
 
@@ -145,12 +145,12 @@ def test_margin_of_nothing_lets_nothing_be_lost(folder: Path) -> None:
     ("counts", "outcome"),
     [
         pytest.param((900, 30, 5, 65), Outcome.PASS, id="better"),
-        pytest.param((900, 20, 20, 60), Outcome.INCONCLUSIVE, id="as_good"),
+        pytest.param((900, 20, 20, 60), Outcome.INCONCLUSIVE, id="equal"),
         pytest.param((900, 0, 10, 90), Outcome.FAIL, id="worse_within_the_margin"),
-        pytest.param((900, 0, 30, 70), Outcome.FAIL, id="worse_beyond_it"),
+        pytest.param((900, 0, 30, 70), Outcome.FAIL, id="worse_beyond_the_margin"),
     ],
 )
-def test_superiority_may_be_required(
+def test_superiority_can_be_required(
     folder: Path, counts: tuple[int, int, int, int], outcome: Outcome
 ) -> None:
     assert judge(folder, pair(*counts), {"accuracy.require": "superiority"}).outcome is outcome
@@ -161,7 +161,7 @@ def test_verdict_of_a_worked_example(folder: Path) -> None:
     assert verdict.gate == "evaluation"
     assert verdict.reason == (
         "accuracy 0.9100 -> 0.8800 (-0.0300) on 1,000 held-out examples: "
-        "accuracy, overall: at most 0.0200 may be lost"
+        "accuracy, overall: worse by more than the margin of 0.0200"
     )
     expected = {"accuracy": 0.88, "baseline_accuracy": 0.91, "difference": -0.03}
     assert verdict.metrics == pytest.approx(expected)
@@ -175,7 +175,7 @@ def test_verdict_of_a_worked_example(folder: Path) -> None:
     assert verdict.policy["metrics.accuracy.margin"] == 0.02
 
 
-def test_verdict_names_the_digests_of_all_that_it_judged(folder: Path) -> None:
+def test_verdict_lists_the_digests_of_all_its_inputs(folder: Path) -> None:
     verdict = judge(folder, pair(900, 0, 0, 100))
     files = {name: _sha256(folder / name) for name in ("candidate.parquet", "baseline.parquet")}
     assert verdict.evidence == {
@@ -190,7 +190,7 @@ def test_verdict_names_the_digests_of_all_that_it_judged(folder: Path) -> None:
 
 
 def _sha256(file: Path) -> str:
-    import hashlib  # noqa: PLC0415 - another road than the one that is tested
+    import hashlib  # noqa: PLC0415 - independent of the code under test
 
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
@@ -206,7 +206,9 @@ def _sha256(file: Path) -> str:
         pytest.param(40, Outcome.FAIL, id="shown_to_be_below"),
     ],
 )
-def test_floor_holds_whatever_the_baseline_does(folder: Path, right: int, outcome: Outcome) -> None:
+def test_floor_applies_regardless_of_the_baseline(
+    folder: Path, right: int, outcome: Outcome
+) -> None:
     both = pair(right, 0, 0, 100 - right)
     verdict = judge(folder, both, {"accuracy.floor": 0.6, "accuracy.margin": 0.2})
     assert finding(verdict, "accuracy floor").outcome == outcome
@@ -214,7 +216,7 @@ def test_floor_holds_whatever_the_baseline_does(folder: Path, right: int, outcom
     assert verdict.outcome is outcome
 
 
-def test_floor_that_is_open_names_the_examples_that_would_settle_it(folder: Path) -> None:
+def test_inconclusive_floor_says_how_many_examples_would_settle_it(folder: Path) -> None:
     # (1.6449 sqrt(.6 * .4) + .8416 sqrt(.5 * .5))^2 / .1^2, Fleiss et al. (2003), section 2.5
     verdict = judge(folder, pair(10, 0, 0, 10), {"accuracy.floor": 0.6, "accuracy.margin": 0.5})
     assert finding(verdict, "accuracy floor").n_needed == 151
@@ -222,7 +224,7 @@ def test_floor_that_is_open_names_the_examples_that_would_settle_it(folder: Path
     assert "151 examples would settle it, 131 more" in verdict.reason
 
 
-def test_floor_of_a_subgroup_names_it(folder: Path) -> None:
+def test_subgroup_below_its_floor_is_named(folder: Path) -> None:
     both = with_groups(
         pair(900, 0, 0, 100), kind=["good"] * 880 + ["bad"] * 120
     )  # 20 of 120 are right
@@ -236,12 +238,14 @@ def test_floor_of_a_subgroup_names_it(folder: Path) -> None:
 # ---- subgroups
 
 
-def ruined(harmed: int, n: int = 1000, groups: int = 10) -> tuple[Predictions, Predictions]:
-    """Return a pair in which the last group lost `harmed` answers that others have won."""
+def pair_with_harmed_group(
+    harmed: int, n: int = 1000, groups: int = 10
+) -> tuple[Predictions, Predictions]:
+    """Return a pair where the last group loses `harmed` answers and all others gain."""
     size = n // groups
     kinds = [f"g{row // size}" for row in range(n)]
     theirs = np.ones(n, dtype=np.bool_)
-    theirs[: (groups - 1) * size : groups] = False  # a tenth of the others, for the candidate
+    theirs[: (groups - 1) * size : groups] = False  # candidate wins a tenth of these
     ours = np.ones(n, dtype=np.bool_)
     ours[n - harmed :] = False
     both = scored(ours), scored(theirs, checkpoint_digest=BASELINE)
@@ -249,9 +253,9 @@ def ruined(harmed: int, n: int = 1000, groups: int = 10) -> tuple[Predictions, P
 
 
 @pytest.mark.parametrize("correction", ["holm", "max_t"])
-def test_one_ruined_subgroup_fails_and_is_named(folder: Path, correction: str) -> None:
+def test_one_harmed_subgroup_fails_and_is_named(folder: Path, correction: str) -> None:
     changes = {"subgroups.columns": {"kind": []}, "subgroups.correction": correction}
-    verdict = judge(folder, ruined(harmed=40), changes)
+    verdict = judge(folder, pair_with_harmed_group(harmed=40), changes)
     assert verdict.metrics["difference"] == pytest.approx(0.05)
     assert finding(verdict).outcome == Outcome.PASS
     assert verdict.outcome is Outcome.FAIL
@@ -261,9 +265,9 @@ def test_one_ruined_subgroup_fails_and_is_named(folder: Path, correction: str) -
 
 
 def test_harm_must_be_shown_after_correction(folder: Path) -> None:
-    # Six points beyond the margin: shown for one subgroup alone, not for one of ten.
+    # Six points beyond the margin: significant for a single subgroup, but not for one of ten.
     changes: dict[str, Any] = {"subgroups.columns": {"kind": []}}
-    verdict = judge(folder, ruined(harmed=11), changes)
+    verdict = judge(folder, pair_with_harmed_group(harmed=11), changes)
     found = finding(verdict, group="kind=g9")
     assert found.p_value is not None
     assert found.adjusted_p_value is not None
@@ -272,16 +276,16 @@ def test_harm_must_be_shown_after_correction(folder: Path) -> None:
     assert verdict.outcome is Outcome.PASS
 
 
-def test_noninferiority_of_each_subgroup_may_be_required(folder: Path) -> None:
+def test_noninferiority_of_each_subgroup_can_be_required(folder: Path) -> None:
     changes = {"subgroups.columns": {"kind": []}, "subgroups.require": "noninferiority"}
-    verdict = judge(folder, ruined(harmed=4), changes)
+    verdict = judge(folder, pair_with_harmed_group(harmed=4), changes)
     assert verdict.outcome is Outcome.INCONCLUSIVE
     found = finding(verdict, group="kind=g9")
     assert found.n_needed is not None
     assert found.n_needed > 100
-    # Of all examples, a tenth of which are of that kind.
+    # The total over all examples, a tenth of which are in that subgroup.
     assert verdict.n_needed == 10 * found.n_needed
-    assert judge(folder, ruined(harmed=0, n=2000), changes).outcome is Outcome.PASS
+    assert judge(folder, pair_with_harmed_group(harmed=0, n=2000), changes).outcome is Outcome.PASS
 
 
 @pytest.mark.parametrize(
@@ -293,7 +297,7 @@ def test_noninferiority_of_each_subgroup_may_be_required(folder: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("has_baseline", [True, False])
-def test_subgroup_that_is_too_small_does_what_the_policy_says(
+def test_too_small_subgroup_is_treated_as_the_policy_says(
     folder: Path, too_small: str, outcome: Outcome, found: str, *, has_baseline: bool
 ) -> None:
     both = with_groups(pair(1000, 0, 0, 0), kind=["many"] * 991 + ["few"] * 9)
@@ -309,22 +313,22 @@ def test_subgroup_that_is_too_small_does_what_the_policy_says(
     assert small.reason == "has 9 examples, fewer than 10"
     assert verdict.outcome is outcome
     if too_small == "report":
-        assert "not judged, as there are too few examples: kind=few (9)" in verdict.to_text()
+        assert "not judged, because there are too few examples: kind=few (9)" in verdict.to_text()
 
 
-def test_subgroup_of_the_least_size_is_judged(folder: Path) -> None:
+def test_subgroup_of_the_minimum_size_is_judged(folder: Path) -> None:
     both = with_groups(pair(1000, 0, 0, 0), kind=["many"] * 990 + ["few"] * 10)
     verdict = judge(folder, both, {"subgroups.columns": {"kind": []}})
     assert finding(verdict, group="kind=few").outcome == Outcome.PASS
 
 
-def test_harm_that_shows_only_in_an_intersection_is_found(folder: Path) -> None:
+def test_harm_visible_only_in_an_intersection_is_found(folder: Path) -> None:
     n = 2000
     left = ["l" if row % 2 else "r" for row in range(n)]
     upper = ["u" if row % 4 < 2 else "d" for row in range(n)]
     theirs = np.ones(n, dtype=np.bool_)
     ours = theirs.copy()
-    # Right in the other cell of each row and each column, so that these lose nothing.
+    # Gains in cells ld and ru offset the loss in lu, so neither column alone shows it.
     cells = np.array([f"{one}{other}" for one, other in zip(left, upper, strict=True)])
     for cell, array in (("lu", ours), ("ru", theirs), ("ld", theirs)):
         array[np.flatnonzero(cells == cell)[:100]] = False
@@ -338,7 +342,7 @@ def test_harm_that_shows_only_in_an_intersection_is_found(folder: Path) -> None:
     assert failed == ["side=l, height=u"]
 
 
-def test_combination_that_has_no_example_is_reported(folder: Path) -> None:
+def test_empty_intersection_is_reported(folder: Path) -> None:
     both = with_groups(pair(200, 0, 0, 0), a=["x"] * 100 + ["y"] * 100, b=["u"] * 100 + ["v"] * 100)
     changes = {
         "subgroups.columns": {"a": [], "b": []},
@@ -355,12 +359,12 @@ def test_combination_that_has_no_example_is_reported(folder: Path) -> None:
     [
         pytest.param(
             {"kind": ["a", "b", "c"]},
-            "candidate: the subgroup kind=c, which the policy names, has no example",
+            "candidate: the subgroup kind=c, which the policy names, has no examples",
             id="empty",
         ),
         pytest.param(
             {"kind": ["a"]},
-            "candidate: the subgroup kind=b is not one that the policy names",
+            "candidate: the subgroup kind=b is not named in the policy",
             id="unknown",
         ),
         pytest.param(
@@ -371,7 +375,7 @@ def test_combination_that_has_no_example_is_reported(folder: Path) -> None:
         pytest.param({"label": []}, "lacks the subgroup column label", id="not_a_subgroup"),
     ],
 )
-def test_subgroup_that_went_missing_is_refused(
+def test_subgroups_that_differ_from_the_policy_are_refused(
     folder: Path, columns: dict[str, list[str]], explanation: str
 ) -> None:
     both = with_groups(pair(200, 0, 0, 0), kind=["a"] * 100 + ["b"] * 100)
@@ -381,7 +385,7 @@ def test_subgroup_that_went_missing_is_refused(
 @pytest.mark.parametrize(
     "name", ["right", "loss", "both_right", "neither", "gain", "overall", "candidate_loss", "n", ""]
 )
-def test_subgroup_may_have_a_name_that_the_gate_uses(folder: Path, name: str) -> None:
+def test_subgroup_name_may_equal_an_internal_name(folder: Path, name: str) -> None:
     changes = {"subgroups.columns": {name: []}, "metrics": {"nll": metric("nll", 1.0)}}
     both = with_groups(pair(870, 0, 30, 100), **{name: ["a"] * 400 + ["b"] * 600})
     verdict = judge(folder, both, changes)
@@ -399,30 +403,30 @@ def test_metrics_of_a_worked_example(folder: Path) -> None:
     verdict = judge(folder, pair(900, 20, 20, 60), METRICS)
     nll = -0.92 * math.log(0.9) - 0.08 * math.log(0.1 / 9)
     assert verdict.metrics["nll"] == pytest.approx(nll)
-    # All are 0.9 sure, and 0.92 of them right.
+    # The confidence is 0.9 throughout, the accuracy 0.92.
     assert verdict.metrics["ece"] == pytest.approx(0.02)
     assert verdict.outcome is Outcome.PASS
 
 
 def overconfident(predictions: Predictions) -> Predictions:
-    """Return the same answers, each as if certain."""
+    """Return the same predictions, each with probability 1."""
     certain = np.zeros_like(predictions.probabilities)
     certain[np.arange(len(certain)), predictions.predictions] = 1.0
     return dataclasses.replace(predictions, probabilities=certain)
 
 
-def test_model_that_is_as_accurate_and_too_sure_of_itself_fails(folder: Path) -> None:
+def test_equally_accurate_but_overconfident_model_fails(folder: Path) -> None:
     candidate, baseline = pair(900, 0, 0, 100)
     verdict = judge(folder, (overconfident(candidate), baseline), METRICS)
     assert finding(verdict).outcome == Outcome.PASS
     assert finding(verdict, "nll").outcome == Outcome.FAIL
-    # 0.9 sure and 0.9 right before, 1.0 sure now: worse by 0.1, which is the margin itself.
+    # Accuracy is 0.9 and confidence rises from 0.9 to 1.0: worse by exactly the margin of 0.1.
     assert finding(verdict, "ece").difference == pytest.approx(-0.1)
     assert finding(verdict, "ece").outcome == Outcome.INCONCLUSIVE
     assert verdict.outcome is Outcome.FAIL
 
 
-def test_metric_of_few_examples_is_open_and_says_how_many_would_settle_it(folder: Path) -> None:
+def test_inconclusive_metric_says_how_many_examples_would_settle_it(folder: Path) -> None:
     both = pair(40, 5, 5, 0)
     changes = {"metrics": {"nll": metric("nll", 0.01)}, "accuracy.margin": 0.4}
     verdict = judge(folder, both, changes)
@@ -436,7 +440,7 @@ def test_metric_of_few_examples_is_open_and_says_how_many_would_settle_it(folder
 
 @pytest.fixture
 def metrics_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of a project's own metrics."""
+    """A module of project-defined metrics."""
     (folder / "metrics_of_mine.py").write_text(
         "import numpy as np\n"
         "def brier(labels, probabilities):\n"
@@ -460,14 +464,14 @@ def metrics_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "metrics_of_mine"
 
 
-def registered(function: str, *, higher_is_better: bool = False) -> dict[str, Any]:
+def custom_metric(function: str, *, higher_is_better: bool = False) -> dict[str, Any]:
     better = "higher" if higher_is_better else "lower"
     return {"metrics": {"mine": metric(function, 0.05, better=better)}}
 
 
-def test_metric_of_the_projects_own_is_judged(folder: Path, metrics_module: str) -> None:
+def test_project_defined_metric_is_judged(folder: Path, metrics_module: str) -> None:
     both = pair(600, 30, 30, 40)
-    verdict = judge(folder, both, registered(f"{metrics_module}:brier"))
+    verdict = judge(folder, both, custom_metric(f"{metrics_module}:brier"))
     # (0.1^2 + 9 (0.1/9)^2) where right, (0.9^2 + (1 - 0.1/9)^2 + 8 (0.1/9)^2) where wrong
     right, wrong = 0.01 + 0.01 / 9, 0.81 + (1 - 0.1 / 9) ** 2 + 8 * (0.1 / 9) ** 2
     assert verdict.metrics["mine"] == pytest.approx(0.9 * right + 0.1 * wrong)
@@ -477,11 +481,11 @@ def test_metric_of_the_projects_own_is_judged(folder: Path, metrics_module: str)
 @pytest.mark.parametrize(
     ("higher_is_better", "outcome"), [(True, Outcome.FAIL), (False, Outcome.PASS)]
 )
-def test_direction_of_a_metric_is_what_the_policy_says(
+def test_direction_of_a_metric_comes_from_the_policy(
     folder: Path, metrics_module: str, outcome: Outcome, *, higher_is_better: bool
 ) -> None:
-    # Ten points less of it.
-    changes = registered(f"{metrics_module}:right", higher_is_better=higher_is_better)
+    # The candidate's value is ten points lower.
+    changes = custom_metric(f"{metrics_module}:right", higher_is_better=higher_is_better)
     verdict = judge(folder, pair(500, 0, 60, 40), {**changes, "accuracy.margin": 0.5})
     assert finding(verdict, "mine").outcome == outcome
 
@@ -493,27 +497,27 @@ def test_direction_of_a_metric_is_what_the_policy_says(
         pytest.param("no_such_module:x", "cannot be imported (ModuleNotFound", id="module"),
         pytest.param("metrics_that_break:x", "cannot be imported (SystemError", id="breaks"),
         pytest.param("...:x", "cannot be imported (", id="relative"),
-        pytest.param("metrics_of_mine:number", "metric mine: raised TypeError", id="no_function"),
+        pytest.param(
+            "metrics_of_mine:number", "metric mine: raised TypeError", id="not_a_function"
+        ),
         pytest.param("metrics_of_mine:text", "metric mine: raised ValueError", id="text"),
         pytest.param("metrics_of_mine:nan", "metric mine: is nan on 100 examples", id="nan"),
         pytest.param("metrics_of_mine:raises", "metric mine: raised ZeroDivision", id="raises"),
-        pytest.param("metrics_of_mine:huge", "not finite", id="difference_of_infinity"),
+        pytest.param("metrics_of_mine:huge", "not finite", id="infinite_difference"),
     ],
 )
 @pytest.mark.usefixtures("metrics_module")
-def test_metric_that_does_not_work_is_refused(
-    folder: Path, function: str, explanation: str
-) -> None:
+def test_broken_metric_is_refused(folder: Path, function: str, explanation: str) -> None:
     candidate, baseline = pair(90, 0, 0, 10)
     baseline = scored([False] * 100, checkpoint_digest=BASELINE)
-    changes = {**registered(function, higher_is_better=True), "accuracy.margin": 0.5}
+    changes = {**custom_metric(function, higher_is_better=True), "accuracy.margin": 0.5}
     assert explanation in refusal(folder, (candidate, baseline), changes)
 
 
-def test_metric_cannot_change_what_is_judged(folder: Path, metrics_module: str) -> None:
+def test_metric_cannot_modify_its_input(folder: Path, metrics_module: str) -> None:
     verdict_or_error = ""
     try:
-        judge(folder, pair(90, 0, 0, 10), registered(f"{metrics_module}:sorts"))
+        judge(folder, pair(90, 0, 0, 10), custom_metric(f"{metrics_module}:sorts"))
     except GateInputError as error:
         verdict_or_error = str(error)
     assert "read-only" in verdict_or_error
@@ -533,7 +537,7 @@ def test_probabilities_are_not_needed_without_metrics(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nll", "ece"])
-def test_metric_of_one_example_is_refused(folder: Path, name: str) -> None:
+def test_metric_on_a_single_example_is_refused(folder: Path, name: str) -> None:
     error = refusal(folder, pair(1, 0, 0, 0), {"metrics": {name: metric(name, 0.1)}})
     assert "one" in error
 
@@ -541,7 +545,7 @@ def test_metric_of_one_example_is_refused(folder: Path, name: str) -> None:
 # ---- what must not be compared
 
 
-def test_same_model_is_refused_unless_asked_for(folder: Path) -> None:
+def test_same_model_is_refused_unless_allowed(folder: Path) -> None:
     candidate, _ = pair(900, 0, 0, 100)
     assert refusal(folder, (candidate, candidate)).startswith(
         f"baseline: comes from the same checkpoint as candidate ({'c' * 12})"
@@ -551,7 +555,7 @@ def test_same_model_is_refused_unless_asked_for(folder: Path) -> None:
     assert verdict.metrics["difference"] == 0
 
 
-def test_other_data_is_refused(folder: Path) -> None:
+def test_baseline_on_other_data_is_refused(folder: Path) -> None:
     candidate, baseline = pair(900, 0, 0, 100)
     other = dataclasses.replace(baseline, data_digest="e" * 64)
     assert refusal(folder, (candidate, other)) == (
@@ -561,16 +565,14 @@ def test_other_data_is_refused(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("short", ["candidate", "baseline"])
-def test_example_that_only_one_has_is_named(folder: Path, short: str) -> None:
+def test_example_missing_from_one_file_is_named(folder: Path, short: str) -> None:
     candidate, baseline = pair(20, 0, 0, 0)
     rows = [row for row in range(20) if row not in (3, 7)]
     both = (in_order(candidate, rows), baseline)
     if short == "baseline":
         both = (candidate, in_order(baseline, rows))
     other = "baseline" if short == "candidate" else "candidate"
-    assert refusal(folder, both) == (
-        f"{short}: lacks, of the examples of {other}, 2 examples: e00003, e00007"
-    )
+    assert refusal(folder, both) == (f"{short}: unlike {other}, lacks 2 examples: e00003, e00007")
 
 
 def test_labels_that_differ_are_refused(folder: Path) -> None:
@@ -600,19 +602,19 @@ def test_baseline_may_lack_the_subgroups(folder: Path) -> None:
     assert finding(verdict, group="kind=a").n == 1000
 
 
-@pytest.mark.parametrize("who", ["candidate", "baseline"])
-def test_example_that_is_there_twice_is_named(folder: Path, who: str) -> None:
+@pytest.mark.parametrize("duplicated", ["candidate", "baseline"])
+def test_duplicate_example_is_named(folder: Path, duplicated: str) -> None:
     candidate, baseline = pair(20, 0, 0, 0)
     twice = [*range(20), 4, 4, 11]
     both = (in_order(candidate, twice), baseline)
-    if who == "baseline":
+    if duplicated == "baseline":
         both = (candidate, in_order(baseline, twice))
-    assert refusal(folder, both) == f"{who}: has more than once 2 examples: e00004, e00011"
+    assert refusal(folder, both) == f"{duplicated}: has duplicates of 2 examples: e00004, e00011"
 
 
-def test_first_release_with_an_example_twice_is_refused(folder: Path) -> None:
+def test_first_release_with_a_duplicate_example_is_refused(folder: Path) -> None:
     candidate = written(in_order(scored([True] * 20), [*range(20), 4]), folder, "candidate")
-    with pytest.raises(GateInputError, match=r"^candidate: has more than once 1 example: e00004$"):
+    with pytest.raises(GateInputError, match=r"^candidate: has duplicates of 1 example: e00004$"):
         accept_without_baseline(candidate, judged.policy(folder), why="first")
 
 
@@ -625,7 +627,7 @@ def test_first_release_is_judged_by_the_floors(folder: Path) -> None:
     verdict = accept_without_baseline(candidate, rules, why="first release")
     assert verdict.outcome is Outcome.PASS
     assert verdict.reason == (
-        "accuracy 0.9000 on 100 held-out examples: not below 0.8000; compared with nothing"
+        "accuracy 0.9000 on 100 held-out examples: not below 0.8000; not compared with a baseline"
     )
     assert verdict.metrics == {"accuracy": 0.9}
     assert verdict.notes == {"no baseline": "first release"}
@@ -669,7 +671,7 @@ def pairs(draw: st.DrawFn, least: int = 2) -> tuple[Predictions, Predictions]:
 
 
 @given(both=pairs())
-@quickly
+@few_examples
 def test_swapping_the_models_mirrors_every_interval(
     folder: Path, both: tuple[Predictions, Predictions]
 ) -> None:
@@ -687,8 +689,8 @@ def test_swapping_the_models_mirrors_every_interval(
 
 
 @given(both=pairs(), data=st.data())
-@quickly
-def test_order_of_the_rows_changes_no_finding(
+@few_examples
+def test_row_order_changes_no_finding(
     folder: Path, both: tuple[Predictions, Predictions], data: st.DataObject
 ) -> None:
     plain = judge(folder, both, GROUPED)
@@ -703,8 +705,8 @@ def test_order_of_the_rows_changes_no_finding(
     counts=st.tuples(*[st.integers(0, 15)] * 4).filter(any),
     more=st.tuples(st.integers(0, 20), st.integers(0, 20)),
 )
-@quickly
-def test_rows_on_which_both_agree_never_widen_the_interval(
+@few_examples
+def test_rows_where_both_agree_never_widen_the_interval(
     folder: Path, counts: tuple[int, int, int, int], more: tuple[int, int]
 ) -> None:
     both, won, lost, neither = counts
@@ -716,8 +718,8 @@ def test_rows_on_which_both_agree_never_widen_the_interval(
 
 
 @given(data=st.data(), n=st.integers(1, 60))
-@quickly
-def test_margin_is_met_to_the_last_example(folder: Path, data: st.DataObject, n: int) -> None:
+@few_examples
+def test_margin_is_exact_to_the_last_example(folder: Path, data: st.DataObject, n: int) -> None:
     lost = data.draw(st.integers(1, n))
     both = pair(n - lost, 0, lost, 0)
     if lost < n:
@@ -727,6 +729,6 @@ def test_margin_is_met_to_the_last_example(folder: Path, data: st.DataObject, n:
     assert beyond.outcome is Outcome.FAIL
 
 
-def test_policy_that_names_another_model_is_told(folder: Path) -> None:
+def test_policy_with_an_unknown_requirement_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError):
         judged.policy(folder, {"accuracy.require": "luck"})

@@ -23,7 +23,7 @@ def umask() -> Iterator[int]:
 
 @settings(derandomize=True, deadline=None, max_examples=30)
 @given(chunks=st.lists(st.binary()), before=st.none() | st.binary())
-def test_block_that_ends_well_is_the_whole_file(
+def test_successful_block_writes_the_whole_file(
     chunks: list[bytes], before: bytes | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = tmp_path_factory.mktemp("folder") / "file"
@@ -57,7 +57,7 @@ def test_block_that_raises_changes_nothing(
             stream.write(written)
             raise kind
 
-    # An OSError may come as an input error: a full disk is told in one line.
+    # An OSError, such as a full disk, may be turned into a GateInputError.
     with pytest.raises((kind, GateInputError)):
         write_and_raise()
     assert list(file.parent.iterdir()) == ([] if before is None else [file])
@@ -101,27 +101,27 @@ with atomic_write(Path(sys.argv[1])) as stream:
     assert file.read_text() == "old"
 
 
-def test_what_a_killed_process_left_is_no_obstacle(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / ".file.abandoned").write_text("half")
     with atomic_write(tmp_path / "file") as stream:
         stream.write(b"new")
     assert (tmp_path / "file").read_text() == "new"
 
 
-def test_missing_folder_is_made(tmp_path: Path) -> None:
+def test_missing_folder_is_created(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "deeper" / "file"
     with atomic_write(file) as stream:
         stream.write(b"new")
     assert file.read_bytes() == b"new"
 
 
-def test_file_has_the_permissions_of_any_other(tmp_path: Path, umask: int) -> None:
+def test_file_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
     with atomic_write(tmp_path / "file") as stream:
         stream.write(b"new")
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~umask
 
 
-def test_umask_is_left_as_it_was(tmp_path: Path, umask: int) -> None:
+def test_umask_is_restored(tmp_path: Path, umask: int) -> None:
     with atomic_write(tmp_path / "file"):
         pass
     assert os.umask(umask) == umask
@@ -146,10 +146,10 @@ def test_folder_where_the_file_should_be_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_full_disk_is_told_as_bad_input(tmp_path: Path) -> None:
+def test_full_disk_is_an_input_error(tmp_path: Path) -> None:
     def fill() -> None:
         with atomic_write(tmp_path / "file") as stream:
-            # Every write then fails as it would on a full disk.
+            # From here on every write fails, as on a full disk.
             os.dup2(full, stream.fileno())
             stream.write(b"new")
 
@@ -176,7 +176,7 @@ def test_sha256_of_a_missing_file_names_it(tmp_path: Path) -> None:
     assert str(raised.value) == f"{file}: cannot be read (No such file or directory)"
 
 
-def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
@@ -190,13 +190,13 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [pipe]
 
 
-def test_a_device_is_written_to_and_stays_one() -> None:
+def test_a_device_is_written_to_and_not_replaced() -> None:
     write_text(Path(os.devnull), "a report")
     assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_link_stays_and_its_file_is_replaced(*, is_there: bool, tmp_path: Path) -> None:
+def test_a_link_is_kept_and_its_target_replaced(*, is_there: bool, tmp_path: Path) -> None:
     target, link = tmp_path / "folder" / "target", tmp_path / "link"
     target.parent.mkdir()
     if is_there:
@@ -207,15 +207,15 @@ def test_a_link_stays_and_its_file_is_replaced(*, is_there: bool, tmp_path: Path
     assert target.read_text() == "after"
 
 
-def test_no_file_is_written_over_one_that_is_read_or_written_too(tmp_path: Path) -> None:
+def test_overwriting_an_input_or_another_output_is_refused(tmp_path: Path) -> None:
     file, other, link, hard = (tmp_path / name for name in ("file", "other", "link", "hard"))
     file.write_text("data")
     link.symlink_to(file)
     hard.hardlink_to(file)
     for same in (file, link, hard, tmp_path / "x" / ".." / "file"):
-        with pytest.raises(GateInputError, match=f"would be written over {file}, which is read"):
+        with pytest.raises(GateInputError, match=f"would overwrite {file}, which is an input"):
             refuse_to_overwrite([None, file], written=[other, same])
-    with pytest.raises(GateInputError, match=f"written over {other}, which is written as well"):
+    with pytest.raises(GateInputError, match=f"would overwrite {other}, which is another output"):
         refuse_to_overwrite([file], written=[other, None, tmp_path / "." / "other"])
     null = Path(os.devnull)
     refuse_to_overwrite([file, null], written=[other, null, null])

@@ -10,7 +10,7 @@ from gates.locations import local_copy, shown
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where copies go, and what must be empty afterwards."""
+    """The folder that copies are made in; every test must leave it empty."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -29,7 +29,7 @@ def error_of(uri: str) -> str:
     return str(raised.value)
 
 
-def test_path_is_given_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_path_is_returned_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a:b ü.parquet").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
     with local_copy("a:b ü.parquet") as file:
@@ -37,7 +37,7 @@ def test_path_is_given_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "b.parquet", "no-ending", "ü b.parquet"])
-def test_address_is_copied_for_as_long_as_it_is_needed(temporary: Path, name: str) -> None:
+def test_remote_file_is_copied_and_the_copy_removed_afterwards(temporary: Path, name: str) -> None:
     with local_copy(put(f"memory://models/{name}", b"content")) as file:
         assert file.read_bytes() == b"content"
         assert file.name == name
@@ -45,7 +45,7 @@ def test_address_is_copied_for_as_long_as_it_is_needed(temporary: Path, name: st
     assert not list(temporary.iterdir())
 
 
-def test_file_address_is_read(tmp_path: Path) -> None:
+def test_file_uri_is_read(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(b"x")
     with local_copy((tmp_path / "x.pt").as_uri()) as file:
         assert file.read_bytes() == b"x"
@@ -54,8 +54,8 @@ def test_file_address_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "explanation"),
     [
-        ("", "the address of a model or its predictions is empty; name one"),
-        ("  ", "the address of a model or its predictions is empty; name one"),
+        ("", "the address of a model or its predictions is empty; give one"),
+        ("  ", "the address of a model or its predictions is empty; give one"),
         ("absent.parquet", "absent.parquet: no such file"),
         (".", ".: is a folder; name a file in it, such as predictions.parquet"),
         ("memory://absent.parquet", "memory://absent.parquet: cannot be read ("),
@@ -66,7 +66,7 @@ def test_file_address_is_read(tmp_path: Path) -> None:
         ("memory://" + "x" * 300, "cannot be read ("),
     ],
 )
-def test_what_cannot_be_read_is_an_error(temporary: Path, uri: str, explanation: str) -> None:
+def test_unreadable_address_is_an_error(temporary: Path, uri: str, explanation: str) -> None:
     assert explanation in error_of(uri)
     assert not list(temporary.iterdir())
 
@@ -91,7 +91,7 @@ def test_interrupt_leaves_no_copy(temporary: Path) -> None:
     assert not list(temporary.iterdir())
 
 
-def test_signature_of_an_address_is_not_told() -> None:
+def test_signature_in_an_address_is_not_printed() -> None:
     signed = "memory://bucket/p.parquet?X-Amz-Signature=secret"
     assert error_of(signed).startswith("memory://bucket/p.parquet: cannot be read")
     assert "secret" not in error_of(signed)
@@ -99,7 +99,9 @@ def test_signature_of_an_address_is_not_told() -> None:
     assert shown("odd?name.parquet") == "odd?name.parquet"
 
 
-def test_registry_must_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_registry_is_reported_and_not_created(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
         monkeypatch.delenv(name, raising=False)
@@ -108,7 +110,7 @@ def test_registry_must_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         "such file); register a model "
         "with python -m gates register, or set MLFLOW_TRACKING_URI"
     )
-    # MLflow would make an empty registry there, in which nothing is found.
+    # MLflow itself would create an empty registry there.
     absent = tmp_path / "absent.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{absent}")
     assert "there is no registry yet (no such file)" in error_of("models:/digits@production")

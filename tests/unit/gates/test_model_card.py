@@ -1,4 +1,4 @@
-"""The model card: what people say, and figures that come from the evidence alone."""
+"""The model card: prose from the settings, and figures from the evidence only."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Path:
         source=provenance.SourceState(commit=COMMIT, diff_digest="e" * 64, lock_digest="f" * 64),
         runtime={"torch": "2.15.0"},
     )
-    described = provenance.TrainingRun(
+    training_run = provenance.TrainingRun(
         run_id="run",
         config={"seed": 7, "train": {"lr": 0.001}},
         data_digest="d" * 64,
@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> Path:
         finished=datetime(2026, 11, 2, tzinfo=UTC),
         library="pytorch",
     )
-    document = provenance.statement(checkpoint, described)
+    document = provenance.statement(checkpoint, training_run)
     provenance.write(document, folder / "provenance.json")
     return folder
 
@@ -94,7 +94,7 @@ def card_of(folder: Path, verdict: Verdict) -> str:
     return model_card(load_settings(SETTINGS), statement, verdict)
 
 
-def test_hugging_face_reads_the_metadata_back(run: Path) -> None:
+def test_hugging_face_parses_the_metadata(run: Path) -> None:
     data: Any = ModelCard(card_of(run, verdict_on(run))).data
     read = data.to_dict()
     results = read["model-index"][0]["results"][0]["metrics"]
@@ -124,23 +124,23 @@ def test_model_is_named_by_commit_and_checkpoint(run: Path) -> None:
         pytest.param(f"| data | `{'d' * 64}` |", id="data"),
         pytest.param(f"| uv.lock | `{'f' * 64}` |", id="lock"),
         pytest.param("| torch | `2.15.0` |", id="version"),
-        pytest.param("**not what the commit says**", id="dirty_tree"),
+        pytest.param("**not fully committed**", id="dirty_tree"),
         pytest.param('"lr": 0.001', id="configuration"),
         pytest.param("Overall: nll 0.1250.", id="other_metrics"),
-        pytest.param("scanned in the 1990s", id="what_people_say"),
+        pytest.param("scanned in the 1990s", id="text_from_settings"),
     ],
 )
-def test_card_says(run: Path, line: str) -> None:
+def test_card_contains(run: Path, line: str) -> None:
     assert line in card_of(run, verdict_on(run))
 
 
-def test_first_release_says_that_it_was_compared_with_nothing(run: Path) -> None:
+def test_card_of_a_first_release_says_that_there_was_no_baseline(run: Path) -> None:
     verdict = verdict_on(
         run, notes={"no baseline": "first release"}, findings=[floor("overall", 0.97, 9)]
     )
     card = card_of(run, verdict)
     assert "_no baseline: first release_" in card
-    assert "Against the model before it" not in card
+    assert "Comparison with the previous model" not in card
 
 
 def test_verdict_on_another_checkpoint_is_refused(run: Path) -> None:
@@ -150,31 +150,31 @@ def test_verdict_on_another_checkpoint_is_refused(run: Path) -> None:
 
 
 def test_verdict_of_another_gate_is_refused(run: Path) -> None:
-    with pytest.raises(GateInputError, match="expected one of evaluation"):
+    with pytest.raises(GateInputError, match="expected one from evaluation"):
         card_of(run, verdict_on(run, gate="drift"))
 
 
-def test_settings_have_no_default(tmp_path: Path) -> None:
+def test_settings_have_no_defaults(tmp_path: Path) -> None:
     file = tmp_path / "card.yaml"
     file.write_text(SETTINGS.read_text().replace("license: mit\n", ""))
     with pytest.raises(ConfigError, match=r"card\.yaml: license: missing"):
         load_settings(file)
 
 
-@pytest.mark.parametrize("named", ["", "checkpoint.pt", "../latest.pt"])
-def test_command_leaves_the_card_in_the_runs_folder(
-    named: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("path", ["", "checkpoint.pt", "../latest.pt"])
+def test_command_writes_the_card_to_the_runs_folder(
+    path: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run.parent / "latest.pt").symlink_to(run / "checkpoint.pt")
     verdict = verdict_on(run)
     write_text(tmp_path / "verdict.json", verdict.to_json())
-    arguments = ["card", "--run", str(run / named), "--verdict", str(tmp_path / "verdict.json")]
+    arguments = ["card", "--run", str(run / path), "--verdict", str(tmp_path / "verdict.json")]
     assert main([*arguments, "--settings", str(SETTINGS)]) == 0
     assert (run / "model_card.md").read_text() == card_of(run, verdict)
     assert capsys.readouterr().out == f"model card: {run / 'model_card.md'}\n"
 
 
-def test_command_without_a_verdict_is_one_line_and_leaves_nothing(
+def test_missing_verdict_is_reported_in_one_line_and_writes_nothing(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["card", "--run", str(run), "--verdict", str(tmp_path / "none.json")]

@@ -24,7 +24,7 @@ EVERYTHING = {
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where temporary files go."""
+    """The folder for temporary files."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -32,7 +32,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(params=[1, 7, 50], ids=lambda rows: f"{rows}_rows_in_memory")
-def _in_parts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _few_rows_in_memory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairing, "_IN_MEMORY", request.param)
 
 
@@ -79,9 +79,9 @@ def test_files_larger_than_memory_give_the_same_verdict(
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.usefixtures("_in_parts")
+@pytest.mark.usefixtures("_few_rows_in_memory")
 @pytest.mark.parametrize("defect", ["missing", "extra", "twice", "label"])
-def test_files_larger_than_memory_have_the_same_defects(
+def test_defects_in_files_larger_than_memory_are_refused(
     tmp_path: Path, temporary: Path, defect: str
 ) -> None:
     candidate, baseline = pair(60, 0, 0, 0, subgroups={"kind": np.array(["a"] * 60)})
@@ -96,9 +96,9 @@ def test_files_larger_than_memory_have_the_same_defects(
     if defect == "extra":
         baseline = in_order(baseline, [row for row in range(60) if row != 17])
     expected = {
-        "missing": "candidate: lacks, of the examples of baseline, 1 example: e00017",
-        "extra": "baseline: lacks, of the examples of candidate, 1 example: e00017",
-        "twice": "candidate: has more than once 1 example: e00017",
+        "missing": "candidate: unlike baseline, lacks 1 example: e00017",
+        "extra": "baseline: unlike candidate, lacks 1 example: e00017",
+        "twice": "candidate: has duplicates of 1 example: e00017",
         "label": "candidate and baseline: label differs in 1 example: e00017",
     }[defect]
     with pytest.raises(GateInputError) as raised:
@@ -107,19 +107,19 @@ def test_files_larger_than_memory_have_the_same_defects(
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.usefixtures("_in_parts")
-def test_first_release_larger_than_memory(tmp_path: Path, temporary: Path) -> None:
+@pytest.mark.usefixtures("_few_rows_in_memory")
+def test_first_release_larger_than_memory_is_judged(tmp_path: Path, temporary: Path) -> None:
     candidate = written(models()[0], tmp_path, "candidate")
     policy = judged.policy(tmp_path, EVERYTHING)
     assert accept_without_baseline(candidate, policy, why="first").findings[0].n == 60
     twice = written(in_order(models()[0], [*range(60), 3]), tmp_path, "candidate")
-    with pytest.raises(GateInputError, match="has more than once 1 example"):
+    with pytest.raises(GateInputError, match="has duplicates of 1 example"):
         accept_without_baseline(twice, policy, why="first")
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.usefixtures("_in_parts")
-def test_damage_found_half_way_leaves_nothing(tmp_path: Path, temporary: Path) -> None:
+@pytest.mark.usefixtures("_few_rows_in_memory")
+def test_damage_found_half_way_leaves_no_temporary_files(tmp_path: Path, temporary: Path) -> None:
     both = [written(each, tmp_path, name) for each, name in zip(models(), "ab", strict=True)]
     damaged = dataclasses.replace(both[0], n=both[0].n + 1)
     with pytest.raises(GateInputError, match="a: damaged"):
@@ -127,7 +127,7 @@ def test_damage_found_half_way_leaves_nothing(tmp_path: Path, temporary: Path) -
     assert not list(temporary.iterdir())
 
 
-def test_interrupt_leaves_nothing(
+def test_interrupt_leaves_no_temporary_files(
     tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -151,14 +151,14 @@ def test_counts_of_a_worked_example(tmp_path: Path) -> None:
     assert dataclasses.astuple(counted.counts({})) == (2, 1, 1, 1)
     assert dataclasses.astuple(counted.counts({"kind": "a"})) == (1, 1, 1, 0)
     assert dataclasses.astuple(counted.counts({"kind": "nothing"})) == (0, 0, 0, 0)
-    # Both are 0.9 sure, and wrong twice.
+    # Both have a confidence of 0.9 and are wrong twice.
     expected = -3 * np.log(0.9) - 2 * np.log(0.1 / 9)
     assert counted.losses().candidate == pytest.approx(expected)
     assert counted.losses().gain == pytest.approx(0, abs=1e-12)
     assert counted.losses().gain_squared == pytest.approx(2 * np.log(0.9 * 9 / 0.1) ** 2)
 
 
-def test_probabilities_are_in_the_order_of_the_ids_and_read_only(tmp_path: Path) -> None:
+def test_probabilities_are_sorted_by_id_and_read_only(tmp_path: Path) -> None:
     ours, theirs = models()
     both = arrays(written(ours, tmp_path, "c"), written(theirs, tmp_path, "b"))
     assert both.labels.tolist() == theirs.labels.tolist()
@@ -169,10 +169,10 @@ def test_probabilities_are_in_the_order_of_the_ids_and_read_only(tmp_path: Path)
             array[...] = 0
 
 
-def test_models_of_other_classes_are_refused(tmp_path: Path) -> None:
+def test_models_with_different_numbers_of_classes_are_refused(tmp_path: Path) -> None:
     ours, theirs = models()
     assert theirs.probabilities is not None
     more = np.hstack([theirs.probabilities, np.zeros((60, 1))])
     other = dataclasses.replace(theirs, probabilities=more)
-    with pytest.raises(GateInputError, match=r"^c and b: do not have as many classes$"):
+    with pytest.raises(GateInputError, match=r"^c and b: differ in their number of classes$"):
         arrays(written(ours, tmp_path, "c"), written(other, tmp_path, "b"))

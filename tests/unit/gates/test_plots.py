@@ -27,7 +27,7 @@ def finding(group: str = "overall", outcome: str = "pass", **changes: Any) -> Fi
     return Finding.model_validate(fields | changes)
 
 
-def drawn(tmp_path: Path, *findings: Finding) -> str:
+def draw(tmp_path: Path, *findings: Finding) -> str:
     verdict = Verdict(
         gate="evaluation",
         outcome=Outcome.FAIL,
@@ -45,7 +45,7 @@ def texts(svg: str) -> list[str]:
 
 
 def test_every_judged_difference_is_named(tmp_path: Path) -> None:
-    svg = drawn(
+    svg = draw(
         tmp_path,
         finding(),
         finding("digit=3", "fail"),
@@ -56,9 +56,9 @@ def test_every_judged_difference_is_named(tmp_path: Path) -> None:
         finding("digit=8", "fail", check="accuracy floor"),
         finding(check="nll"),
     )
-    said = texts(svg)
-    assert "evaluation: FAIL" in said
-    shown = [text for text in said if "(n = 1,000)" in text]
+    labels = texts(svg)
+    assert "evaluation: FAIL" in labels
+    shown = [text for text in labels if "(n = 1,000)" in text]
     assert sorted(shown) == [
         "digit=3 (n = 1,000)",
         "digit=4 (n = 1,000)",
@@ -66,25 +66,25 @@ def test_every_judged_difference_is_named(tmp_path: Path) -> None:
         "overall (n = 1,000)",
         "overall (n = 1,000)",
     ]
-    # What each mark means is told without its colour.
-    assert {"pass", "fail", "inconclusive"} <= set(said)
-    assert any("90% interval; dotted: the limit" in text for text in said)
+    # The legend names each mark, so that no colour is needed.
+    assert {"pass", "fail", "inconclusive"} <= set(labels)
+    assert any("90% interval; dotted: the limit" in text for text in labels)
 
 
-def test_it_reads_in_black_and_white(tmp_path: Path) -> None:
-    svg = drawn(tmp_path, finding(), finding("a=1", "fail"), finding("a=2", "inconclusive"))
+def test_plot_is_readable_in_black_and_white(tmp_path: Path) -> None:
+    svg = draw(tmp_path, finding(), finding("a=1", "fail"), finding("a=2", "inconclusive"))
     colours = {colour.lower() for colour in re.findall(r"#[0-9a-fA-F]{6}", svg)}
     assert colours
     assert all(len({colour[1:3], colour[3:5], colour[5:7]}) == 1 for colour in colours), colours
 
 
-def test_it_is_the_same_each_time(tmp_path: Path) -> None:
+def test_plot_is_deterministic(tmp_path: Path) -> None:
     findings = finding(), finding("a=1", "fail")
-    assert drawn(tmp_path, *findings) == drawn(tmp_path, *findings)
+    assert draw(tmp_path, *findings) == draw(tmp_path, *findings)
 
 
 @pytest.mark.parametrize(
-    ("group", "said"),
+    ("group", "expected"),
     [
         ("price=$5$", "price=$5$"),
         ("$\\frac$", "$\\frac$"),
@@ -95,20 +95,20 @@ def test_it_is_the_same_each_time(tmp_path: Path) -> None:
         ("", ""),
     ],
 )
-def test_subgroup_may_have_any_name(tmp_path: Path, group: str, said: str) -> None:
-    assert any(text.startswith(said) for text in texts(drawn(tmp_path, finding(group))))
+def test_subgroup_may_have_any_name(tmp_path: Path, group: str, expected: str) -> None:
+    assert any(text.startswith(expected) for text in texts(draw(tmp_path, finding(group))))
 
 
-def test_verdict_without_an_interval_is_drawn_as_such(tmp_path: Path) -> None:
-    assert "nothing has an interval to draw" in texts(drawn(tmp_path))
+def test_plot_without_intervals_says_so(tmp_path: Path) -> None:
+    assert "no finding has an interval to draw" in texts(draw(tmp_path))
 
 
 def test_many_subgroups_are_drawn(tmp_path: Path) -> None:
-    svg = drawn(tmp_path, *(finding(f"a={number}") for number in range(60)))
+    svg = draw(tmp_path, *(finding(f"a={number}") for number in range(60)))
     assert sum("(n = 1,000)" in text for text in texts(svg)) == 60
 
 
-def test_plot_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_plot_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "verdict.svg").mkdir()
     with pytest.raises(GateInputError, match="cannot be written"):
-        drawn(tmp_path, finding())
+        draw(tmp_path, finding())

@@ -14,7 +14,7 @@ from tests.judged import metric, write_policy
 COLUMNS = {"subgroups.columns": {"a": ["x"], "b": [], "c": []}}
 
 
-def test_policy_of_the_repository_is_whole() -> None:
+def test_policy_of_the_repository_is_valid() -> None:
     policy = load_policy(ROOT / "configs" / "gates.yaml")
     assert policy.digest == sha256(ROOT / "configs" / "gates.yaml")
     assert policy.evaluation.subgroups.columns.keys() == {"digit", "thickness"}
@@ -56,36 +56,36 @@ def test_policy_of_the_repository_is_whole() -> None:
         ({"metrics": {"m": metric("score.", 0.1)}}, "metrics.m: of is 'score.'; write one of"),
         (
             {"metrics": {"nll": metric("nll", 0.1, better="higher")}},
-            "metrics.nll: of nll, lower is better; write better: lower",
+            "metrics.nll: for nll, lower is better; write better: lower",
         ),
         (
             {"metrics": {"m": metric("a:b", 0.1, floor=1.0)}},
-            "metrics.m: floor: judged of a mean over examples only, and a:b is none",
+            "metrics.m: floor: only a mean over examples has a floor, and a:b is not one",
         ),
         (
             {"metrics": {"m": metric("a:b", 0.1, require="superiority")}},
-            "metrics.m: require: superiority is judged of a mean over examples",
+            "metrics.m: require: superiority needs a mean over examples",
         ),
         ({"metrics": {"m": metric("a:b", 0.1, require="luck")}}, "metrics.m.require: must be"),
         ({"metrics": {"nll": metric("nll", float("nan"))}}, "metrics.nll.margin: "),
         ({"metrics": {"nll": metric("nll", 0.1, marign=1)}}, "unknown key; did you mean margin?"),
-        ({"accuracy.primary": False}, "metrics: exactly one is primary, and none is; write"),
+        ({"accuracy.primary": False}, "metrics: exactly one must be primary, but none is; write"),
         (
             {"metrics": {"nll": metric("nll", 0.1, primary=True)}},
-            "metrics: exactly one is primary, and accuracy, nll are; write",
+            "metrics: exactly one must be primary, but accuracy, nll are; write",
         ),
         ({"accuracy.require": "report"}, "metrics.accuracy is primary, so it must be the mean"),
         ({"subgroups.margin": 1.5}, "subgroups: margin and floor are fractions"),
         (
             {"accuracy.of": "score.x", "subgroups.correction": "max_t"},
-            "subgroups.correction: max_t is for correct only, and accuracy is primary; write holm",
+            "subgroups.correction: max_t needs a primary metric with of: correct, but accuracy is",
         ),
         ({"resamples": 98}, "evaluation.resamples: must be >= 99, got 98"),
         ({"alpha": 0.01, "resamples": 99}, "resamples must be more than 1 / alpha = 100, got 99"),
         ({"seed": -1}, "evaluation.seed: must be >= 0, got -1"),
     ],
 )
-def test_limit_that_makes_no_sense_is_refused(
+def test_invalid_limit_is_refused(
     tmp_path: Path, changes: dict[str, Any], explanation: str
 ) -> None:
     file = write_policy(tmp_path / "policy.yaml", changes)
@@ -110,7 +110,7 @@ def test_no_limit_has_a_default(tmp_path: Path, section: str) -> None:
             load_policy(file)
 
 
-def test_margin_of_the_command_line_goes_before_that_of_the_policy(
+def test_margin_of_the_command_line_overrides_the_policy(
     tmp_path: Path,
 ) -> None:
     policy = judged.policy(tmp_path)
@@ -122,13 +122,13 @@ def test_margin_of_the_command_line_goes_before_that_of_the_policy(
 
 
 @pytest.mark.parametrize("margin", [-0.01, 1.0, 2.0, float("nan"), float("inf")])
-def test_margin_that_is_no_fraction_is_refused(tmp_path: Path, margin: float) -> None:
+def test_margin_that_is_not_a_fraction_is_refused(tmp_path: Path, margin: float) -> None:
     with pytest.raises(ConfigError, match=r"^--fail-if-worse-than: must be a fraction in \[0, 1\)"):
         judged.policy(tmp_path).with_margin(margin)
 
 
 def test_policy_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # From a pipe there is nothing to read the second time; the digest would be that of nothing.
+    # A pipe can be read only once; a second read would give the digest of an empty file.
     file = write_policy(tmp_path / "policy.yaml")
     expected, read = sha256(file), Path.read_bytes
 
@@ -141,30 +141,30 @@ def test_policy_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert load_policy(file).digest == expected
 
 
-def test_margin_in_the_unit_of_a_score_may_be_any_from_0(tmp_path: Path) -> None:
+def test_margin_of_a_score_may_be_any_non_negative_number(tmp_path: Path) -> None:
     scores = {"accuracy.of": "score.loss", "accuracy.better": "lower"}
     rules = judged.policy(tmp_path, scores)
     assert rules.with_margin(2.5).evaluation.primary.margin == 2.5
     for margin in (-0.1, float("nan"), float("inf")):
-        with pytest.raises(ConfigError, match="must be a number from 0, got"):
+        with pytest.raises(ConfigError, match="must be a number >= 0, got"):
             rules.with_margin(margin)
 
 
-def first_form(file: Path, **changes: Any) -> Path:
-    """Write the same policy as `judged.POLICY` with one more metric, as it was written at first."""
+def write_old_format(file: Path, **changes: Any) -> Path:
+    """Write `judged.POLICY` and one more metric in the old policy format."""
     tree: dict[str, Any] = {**judged.POLICY, "metrics": {"nll": {"margin": 0.3}}}
     tree["accuracy"] = {"margin": 0.02, "floor": 0.0, "require": "noninferiority"}
     file.write_text(json.dumps({"evaluation": tree | changes}))
     return file
 
 
-def test_the_first_form_of_a_policy_is_still_read_and_the_new_one_shown(
+def test_the_old_policy_format_is_still_read_and_the_new_one_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = first_form(tmp_path / "first.yaml")
+    file = write_old_format(tmp_path / "first.yaml")
     old = load_policy(file)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{file}: evaluation.accuracy is an old form, which is still read; ")
+    assert line.startswith(f"{file}: evaluation.accuracy is an old format that still works; ")
     new = judged.policy(tmp_path, {"metrics": {"nll": metric("nll", 0.3)}})
     assert capsys.readouterr().err == ""
     assert old.evaluation == new.evaluation
@@ -176,7 +176,7 @@ def test_the_first_form_of_a_policy_is_still_read_and_the_new_one_shown(
         ({"metrics": {"brier": {"margin": 0.1}}}, "metrics.brier is not one of nll, ece: give"),
         (
             {"metrics": {"nll": {"margin": 0.1, "higher_is_better": True}}},
-            "metrics.nll is built in: give its margin only",
+            "metrics.nll is built in: give only its margin",
         ),
         (
             {"accuracy": {"margin": 2.0, "floor": 0.0, "require": "superiority"}},
@@ -184,9 +184,9 @@ def test_the_first_form_of_a_policy_is_still_read_and_the_new_one_shown(
         ),
     ],
 )
-def test_a_mistake_in_the_first_form_is_told_by_its_own_keys(
+def test_a_mistake_in_the_old_format_is_reported_with_its_own_keys(
     tmp_path: Path, changes: dict[str, Any], explanation: str
 ) -> None:
     with pytest.raises(ConfigError) as raised:
-        load_policy(first_form(tmp_path / "first.yaml", **changes))
+        load_policy(write_old_format(tmp_path / "first.yaml", **changes))
     assert explanation in str(raised.value)

@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "predictions.parquet"
 
 
-def three(**changes: Any) -> Predictions:
+def three_examples(**changes: Any) -> Predictions:
     fields: dict[str, Any] = {
         "ids": np.array(["b", "a", "c"]),
         "labels": np.array([0, 1, 1]),
@@ -51,16 +51,16 @@ def error_of(file: Path) -> str:
 def write(
     file: Path, *, columns: dict[str, Any] | None = None, digests: dict[str, str] | None = None
 ) -> None:
-    """Write a file as another program might, without a digest of its content."""
+    """Write a file as another program might: without a content digest."""
     table = pa.table(COLUMNS if columns is None else columns)
     pq.write_table(table.replace_schema_metadata(DIGESTS if digests is None else digests), file)
 
 
-# ---- what is written
+# ---- writing and reading
 
 
 def test_read_gives_back_what_was_written(file: Path) -> None:
-    written = three(
+    written = three_examples(
         probabilities=np.array([[0.9, 0.1], [1 / 3, 2 / 3], [0.75, 0.25]]),
         subgroups={"digit": np.array(["0", "1", "1"]), "thickness": np.array(["x", "y", "z"])},
         config_digest="f" * 64,
@@ -80,15 +80,15 @@ def test_read_gives_back_what_was_written(file: Path) -> None:
     assert opened.subgroups == ("digit", "thickness")
 
 
-def test_probabilities_and_the_configuration_may_be_absent(file: Path) -> None:
-    write_predictions(three(), file)
+def test_probabilities_and_config_digest_are_optional(file: Path) -> None:
+    write_predictions(three_examples(), file)
     assert not open_predictions(file).has_probabilities
     assert open_predictions(file).digests.keys() == {"data", "checkpoint"}
 
 
-def test_columns_are_those_of_the_contract(file: Path) -> None:
+def test_columns_match_the_contract(file: Path) -> None:
     subgroups = {"digit": np.array(["0", "1", "1"])}
-    write_predictions(three(probabilities=np.eye(3), subgroups=subgroups), file)
+    write_predictions(three_examples(probabilities=np.eye(3), subgroups=subgroups), file)
     described = {field.name: str(field.type) for field in pq.read_schema(file)}
     assert described == {
         "id": "string",
@@ -110,16 +110,16 @@ def test_columns_are_those_of_the_contract(file: Path) -> None:
     max_examples=30,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-def test_whatever_is_written_is_read_in_batches_of_any_size(
+def test_predictions_are_read_in_batches_of_any_size(
     file: Path, monkeypatch: pytest.MonkeyPatch, ids: list[str], seed: int, batch: int
 ) -> None:
     rng = np.random.default_rng(seed)
     probabilities = rng.dirichlet([0.05] * 4, len(ids))
     probabilities[probabilities < 1e-3] = -0.0
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    texts = np.empty(len(ids), dtype=object)  # NumPy's own text drops a NUL at the end
+    texts = np.empty(len(ids), dtype=object)  # NumPy strings drop a trailing NUL
     texts[:] = ids
-    written = three(
+    written = three_examples(
         ids=texts,
         labels=rng.integers(4, size=len(ids)),
         predictions=rng.integers(-9, 9, size=len(ids)),
@@ -137,19 +137,19 @@ def test_whatever_is_written_is_read_in_batches_of_any_size(
     assert read["prediction"] == written.predictions.tolist()
 
 
-def test_no_examples_are_written_but_not_read(file: Path) -> None:
+def test_empty_predictions_are_written_but_not_read(file: Path) -> None:
     write_predictions(scored([]), file)
-    assert error_of(file) == f"{file}: holds no example"
+    assert error_of(file) == f"{file}: holds no examples"
 
 
-# ---- what other programs write
+# ---- files written by other programs
 
 
 @pytest.mark.parametrize(
     ("column", "expected"),
     [
         pytest.param({"id": pa.array(["a", "b"], pa.large_string())}, ["a", "b"], id="large_id"),
-        pytest.param({"id": pa.array(["a", "b"], pa.string_view())}, ["a", "b"], id="view"),
+        pytest.param({"id": pa.array(["a", "b"], pa.string_view())}, ["a", "b"], id="string_view"),
         pytest.param(
             {"id": pa.array(["a", "b"]).dictionary_encode()}, ["a", "b"], id="dictionary_of_ids"
         ),
@@ -179,21 +179,19 @@ def test_no_examples_are_written_but_not_read(file: Path) -> None:
         pytest.param(
             {"probabilities": [[0.5, 0.5 + 9e-4], [-0.0, 1.0]]},
             [[0.5, 0.5 + 9e-4], [0.0, 1.0]],
-            id="single_precision",
+            id="rounded_probabilities",
         ),
-        # Outside the classes is merely wrong.
-        pytest.param({"prediction": [99, -1]}, [99, -1], id="prediction_of_no_class"),
+        # A prediction outside the classes is valid, just wrong.
+        pytest.param({"prediction": [99, -1]}, [99, -1], id="prediction_outside_the_classes"),
     ],
 )
-def test_other_types_of_the_same_meaning_are_read(
-    file: Path, column: dict[str, Any], expected: list[Any]
-) -> None:
+def test_equivalent_types_are_read(file: Path, column: dict[str, Any], expected: list[Any]) -> None:
     write(file, columns=COLUMNS | column)
     (name,) = column
     assert rows(file)[name] == expected
 
 
-def test_columns_of_no_use_are_ignored(file: Path) -> None:
+def test_unused_columns_are_ignored(file: Path) -> None:
     more = {"weight": [0.5, float("nan")], "when": [None, None], "nested": [{"a": 1}, {"a": 2}]}
     write(file, columns=COLUMNS | more)
     assert rows(file) == COLUMNS
@@ -210,7 +208,7 @@ def test_columns_of_no_use_are_ignored(file: Path) -> None:
             id="prediction_missing",
         ),
         pytest.param({"prediction": ["0", "0"]}, "prediction must be numbers", id="text"),
-        pytest.param({"prediction": [0.0, 0.5]}, "prediction is double; expected", id="fractions"),
+        pytest.param({"prediction": [0.0, 0.5]}, "prediction is double; expected", id="floats"),
         pytest.param({"label": [0, None]}, "label has missing values", id="label_missing"),
         pytest.param({"label": ["0", "1"]}, "label must be numbers", id="text_labels"),
         pytest.param(
@@ -221,17 +219,21 @@ def test_columns_of_no_use_are_ignored(file: Path) -> None:
         pytest.param({"kind": ["x", None]}, "kind has missing values", id="subgroup_missing"),
         pytest.param(
             {"probabilities": [[0.5, 0.5], [1.0]]},
-            "has probabilities that are not 2, as others are, in 1 example: b",
+            "has a number of probabilities other than 2, in 1 example: b",
             id="lengths",
         ),
         pytest.param(
             {"probabilities": [[0.5, 0.5], None]}, "probabilities has missing", id="list_missing"
         ),
         pytest.param(
-            {"probabilities": [[0.5, 0.5], [0.5, None]]}, "probabilities has missing", id="inner"
+            {"probabilities": [[0.5, 0.5], [0.5, None]]},
+            "probabilities has missing",
+            id="probability_missing",
         ),
-        pytest.param({"probabilities": ["x", "y"]}, "must be lists of numbers", id="no_list"),
-        pytest.param({"probabilities": [["x"], ["y"]]}, "must be lists of numbers", id="texts"),
+        pytest.param({"probabilities": ["x", "y"]}, "must be lists of numbers", id="not_a_list"),
+        pytest.param(
+            {"probabilities": [["x"], ["y"]]}, "must be lists of numbers", id="lists_of_strings"
+        ),
         pytest.param(
             {"probabilities": pa.array([[], []], pa.list_(pa.float64()))},
             "do not sum to 1",
@@ -239,11 +241,11 @@ def test_columns_of_no_use_are_ignored(file: Path) -> None:
         ),
         pytest.param(
             {"probabilities": [[0.5, 0.5], [float("nan"), 0.5]]},
-            "has a probability that is no number from 0 to 1, in 1 example: b",
+            "has a probability that is not a number from 0 to 1, in 1 example: b",
             id="nan",
         ),
         pytest.param(
-            {"probabilities": [[0.5, 0.5], [float("inf"), 0.5]]}, "no number", id="infinity"
+            {"probabilities": [[0.5, 0.5], [float("inf"), 0.5]]}, "not a number", id="infinity"
         ),
         pytest.param({"probabilities": [[0.5, 0.5], [-0.5, 1.5]]}, "from 0 to 1", id="negative"),
         pytest.param(
@@ -253,24 +255,22 @@ def test_columns_of_no_use_are_ignored(file: Path) -> None:
         ),
         pytest.param(
             {"label": [0, 2], "probabilities": [[0.5, 0.5], [0.5, 0.5]]},
-            "has a label that is none of its 2 classes, in 1 example: b",
-            id="label_of_no_class",
+            "has a label that is not one of its 2 classes, in 1 example: b",
+            id="label_outside_the_classes",
         ),
     ],
 )
-def test_values_that_say_nothing_are_refused(
-    file: Path, changes: dict[str, Any], explanation: str
-) -> None:
+def test_invalid_values_are_refused(file: Path, changes: dict[str, Any], explanation: str) -> None:
     write(file, columns=COLUMNS | changes)
     assert explanation in error_of(file)
 
 
-def test_number_of_classes_is_the_same_in_every_batch(
+def test_number_of_classes_must_be_the_same_in_every_batch(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_ROWS", 1)
     write(file, columns=COLUMNS | {"probabilities": [[0.5, 0.5], [0.2, 0.3, 0.5]]})
-    assert "has probabilities that are not 2, as others are, in 1 example: b" in error_of(file)
+    assert "has a number of probabilities other than 2, in 1 example: b" in error_of(file)
 
 
 @pytest.mark.parametrize("column", COLUMNS)
@@ -286,12 +286,12 @@ def test_missing_digest_is_named(file: Path, digest: str) -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "d" * 63, "D" * 64, "latest"])
-def test_digest_that_is_none_is_refused(file: Path, digest: str) -> None:
+def test_invalid_digest_is_refused(file: Path, digest: str) -> None:
     write(file, digests=DIGESTS | {"checkpoint_digest": digest})
     assert f"its checkpoint_digest is {digest!r}" in error_of(file)
 
 
-def test_column_that_is_there_twice_is_refused(file: Path) -> None:
+def test_duplicate_column_is_refused(file: Path) -> None:
     table = pa.Table.from_arrays(
         [*(pa.array(values) for values in COLUMNS.values()), pa.array([1, 1])],
         names=[*COLUMNS, "label"],
@@ -308,12 +308,12 @@ def test_missing_file_is_named(file: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"PAR1", b"PAR1" + b"x" * 100 + b"PAR1"])
-def test_file_that_is_no_parquet_is_refused(file: Path, content: bytes) -> None:
+def test_file_that_is_not_parquet_is_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
     assert "not readable as predictions" in error_of(file)
 
 
-def test_folder_is_no_file(file: Path) -> None:
+def test_folder_is_refused(file: Path) -> None:
     file.mkdir()
     assert "not readable as predictions" in error_of(file)
 
@@ -353,11 +353,11 @@ def test_file_may_have_any_name(tmp_path: Path, name: str) -> None:
         ),
     ],
 )
-def test_change_by_another_program_is_noticed(
+def test_change_by_another_program_is_detected(
     file: Path, edit: Callable[[pa.Table], pa.Table]
 ) -> None:
     subgroups = {"kind": np.array(["x", "y"])}
-    two = three(
+    two = three_examples(
         ids=np.array(["a", "b"]),
         labels=np.array([0, 1]),
         predictions=np.array([0, 0]),
@@ -371,8 +371,10 @@ def test_change_by_another_program_is_noticed(
     assert rows(file)["id"] == ["a", "b"]
 
 
-def test_every_flipped_bit_is_noticed_or_changes_nothing(file: Path) -> None:
-    write_predictions(three(probabilities=np.eye(3), subgroups={"k": np.array(["x"] * 3)}), file)
+def test_every_flipped_bit_is_detected_or_harmless(file: Path) -> None:
+    write_predictions(
+        three_examples(probabilities=np.eye(3), subgroups={"k": np.array(["x"] * 3)}), file
+    )
     sound, content = rows(file), file.read_bytes()
     digests = open_predictions(file).digests
     for position in range(0, len(content), 7):
@@ -384,14 +386,14 @@ def test_every_flipped_bit_is_noticed_or_changes_nothing(file: Path) -> None:
             assert open_predictions(file).digests == digests, position
 
 
-def test_column_whose_name_is_no_text_is_refused(file: Path) -> None:
+def test_column_name_that_is_not_utf8_is_refused(file: Path) -> None:
     table = pa.table(COLUMNS | {"kind": ["x", "y"]}).replace_schema_metadata(DIGESTS)
     pq.write_table(table, file, store_schema=False)
     file.write_bytes(file.read_bytes().replace(b"kind", b"k\xffnd"))
     assert "not readable as predictions ('utf-8' codec" in error_of(file)
 
 
-def test_text_that_is_none_is_refused(file: Path) -> None:
+def test_value_that_is_not_utf8_is_refused(file: Path) -> None:
     table = pa.table(COLUMNS | {"kind": ["x", "y"]}).replace_schema_metadata(DIGESTS)
     pq.write_table(table, file, use_dictionary=False, compression="none")
     file.write_bytes(file.read_bytes().replace(b"\x01\0\0\0x", b"\x01\0\0\0\xff"))
@@ -411,11 +413,11 @@ def test_text_that_is_none_is_refused(file: Path) -> None:
         (["é"], "1 example: é"),
     ],
 )
-def test_examples_are_named_so_that_they_can_be_found(ids: list[str], expected: str) -> None:
+def test_first_examples_are_named_unambiguously(ids: list[str], expected: str) -> None:
     assert named(pa.array(ids)) == expected
 
 
 def test_predictions_are_read_only(file: Path) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        three().data_digest = "x"  # type: ignore[misc]
+        three_examples().data_digest = "x"  # type: ignore[misc]
     assert not file.exists()

@@ -11,7 +11,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_person_sees_what_a_command_is_waiting_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_what_a_command_is_waiting_for(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
@@ -20,7 +20,7 @@ def test_a_person_sees_what_a_command_is_waiting_for(monkeypatch: pytest.MonkeyP
     assert "opening the registry sqlite:///[a]/b …" in terminal.getvalue()
 
 
-def test_a_log_gets_nothing_but_results_and_errors(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with waiting_for("opening the registry"):
         pass
     assert capsys.readouterr() == ("", "")

@@ -36,14 +36,14 @@ DIRTY = dataclasses.replace(CLEAN, diff_digest="d" * 64)
 NOWHERE = SourceState(commit=None, diff_digest=None, lock_digest=None)
 
 
-def attempted(*attempts: Attempt, **changes: Any) -> TrainingRun:
-    """The run in these attempts, or in one with other values."""
+def run_with(*attempts: Attempt, **changes: Any) -> TrainingRun:
+    """Return `RUN` with these attempts, or with a single attempt that has these changes."""
     return dataclasses.replace(RUN, attempts=attempts or [dataclasses.replace(ATTEMPT, **changes)])
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    # FIPS 180-2, appendix B.1, says what the digest of this is.
+    # FIPS 180-2, appendix B.1, publishes the digest of this content.
     file = tmp_path / "checkpoint.pt"
     file.write_text("abc")
     return file
@@ -63,7 +63,7 @@ def file(statement: dict[str, Any], tmp_path: Path) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A repository of its own with a lock, a package, and one commit."""
+    """A git repository with a lock, a package and one commit."""
     root = tmp_path / "project"
     (root / "src" / "package").mkdir(parents=True)
     (root / "uv.lock").write_text("abc")
@@ -82,7 +82,7 @@ def error_of(call: Callable[[], object]) -> str:
     return str(raised.value)
 
 
-def test_statement_is_one_of_in_toto_about_the_checkpoint(statement: dict[str, Any]) -> None:
+def test_statement_follows_in_toto_and_names_the_checkpoint(statement: dict[str, Any]) -> None:
     # https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md
     assert statement.keys() == {"_type", "subject", "predicateType", "predicate"}
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
@@ -91,17 +91,17 @@ def test_statement_is_one_of_in_toto_about_the_checkpoint(statement: dict[str, A
     assert provenance.subject_digest(statement) == abc
 
 
-def test_what_an_earlier_version_wrote_is_read(statement: dict[str, Any], file: Path) -> None:
+def test_provenance_of_an_earlier_version_is_read(statement: dict[str, Any], file: Path) -> None:
     statement["predicate"]["buildDefinition"]["buildType"] = "urn:my-digits:training-run:v1"
     statement["predicate"]["runDetails"]["builder"]["id"] = "urn:my-digits:train"
     del statement["predicate"]["buildDefinition"]["internalParameters"]["library"]
     file.write_text(json.dumps(statement))
     assert provenance.read(file) == statement
-    assert provenance.library(statement) == "pytorch"  # earlier versions knew no other
+    assert provenance.library(statement) == "pytorch"  # the only library of earlier versions
 
 
-def test_predicate_is_one_of_slsa(statement: dict[str, Any]) -> None:
-    # https://slsa.dev/spec/v1.0/provenance, the fields that it requires and those that we use.
+def test_predicate_follows_slsa(statement: dict[str, Any]) -> None:
+    # https://slsa.dev/spec/v1.0/provenance: the required fields and those that we use.
     assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
     assert statement["predicate"] == {
         "buildDefinition": {
@@ -139,10 +139,10 @@ def test_predicate_is_one_of_slsa(statement: dict[str, Any]) -> None:
         pytest.param(NOWHERE, True, ["data"], id="no_repository"),
     ],
 )
-def test_statement_says_what_the_source_was(
+def test_statement_records_the_source(
     checkpoint: Path, source: SourceState, *, is_dirty: bool, names: list[str]
 ) -> None:
-    definition = provenance.statement(checkpoint, attempted(source=source))["predicate"][
+    definition = provenance.statement(checkpoint, run_with(source=source))["predicate"][
         "buildDefinition"
     ]
     assert definition["internalParameters"]["dirty"] is is_dirty
@@ -161,8 +161,8 @@ def test_read_gives_back_what_was_written(statement: dict[str, Any], file: Path)
     assert provenance.config_of(statement) == RUN.config
 
 
-def test_equal_runs_do_not_differ(statement: dict[str, Any], checkpoint: Path) -> None:
-    later = dataclasses.replace(attempted(started=STARTED + timedelta(days=1)), run_id="again")
+def test_identical_runs_have_no_differences(statement: dict[str, Any], checkpoint: Path) -> None:
+    later = dataclasses.replace(run_with(started=STARTED + timedelta(days=1)), run_id="again")
     again = provenance.statement(checkpoint, later)
     assert provenance.differences(statement, again) == []
 
@@ -171,12 +171,12 @@ def test_equal_runs_do_not_differ(statement: dict[str, Any], checkpoint: Path) -
     ("run", "expected"),
     [
         pytest.param(
-            attempted(runtime={"torch": "2.13.0", "device": "cpu"}),
+            run_with(runtime={"torch": "2.13.0", "device": "cpu"}),
             ["torch: 2.15.0 -> 2.13.0"],
             id="torch",
         ),
         pytest.param(
-            attempted(runtime={"torch": "2.15.0", "device": "NVIDIA H200"}),
+            run_with(runtime={"torch": "2.15.0", "device": "NVIDIA H200"}),
             ["device: cpu -> NVIDIA H200"],
             id="hardware",
         ),
@@ -186,11 +186,11 @@ def test_equal_runs_do_not_differ(statement: dict[str, Any], checkpoint: Path) -
             id="data",
         ),
         pytest.param(
-            attempted(source=dataclasses.replace(CLEAN, commit="e" * 40, lock_digest="2" * 64)),
+            run_with(source=dataclasses.replace(CLEAN, commit="e" * 40, lock_digest="2" * 64)),
             [f"source: {'c' * 40} -> {'e' * 40}", f"uv.lock: {'1' * 64} -> {'2' * 64}"],
             id="commit_and_lock",
         ),
-        pytest.param(attempted(source=DIRTY), [f"source-diff: none -> {'d' * 64}"], id="diff"),
+        pytest.param(run_with(source=DIRTY), [f"source-diff: none -> {'d' * 64}"], id="diff"),
         pytest.param(
             dataclasses.replace(RUN, config={"seed": 1}),
             ['config: {"seed": 0, "train": {"lr": 0.5}} -> {"seed": 1}'],
@@ -203,7 +203,7 @@ def test_equal_runs_do_not_differ(statement: dict[str, Any], checkpoint: Path) -
         ),
     ],
 )
-def test_what_differs_is_named(
+def test_differences_are_named(
     statement: dict[str, Any],
     checkpoint: Path,
     run: TrainingRun,
@@ -216,26 +216,26 @@ def resumed_at(step: int, **changes: Any) -> Attempt:
     return dataclasses.replace(ATTEMPT, first_step=step, **changes)
 
 
-def test_run_that_was_interrupted_began_with_its_first_attempt(checkpoint: Path) -> None:
-    run = attempted(ATTEMPT, resumed_at(7, started=STARTED + timedelta(days=1)))
+def test_resumed_run_started_with_its_first_attempt(checkpoint: Path) -> None:
+    run = run_with(ATTEMPT, resumed_at(7, started=STARTED + timedelta(days=1)))
     predicate = provenance.statement(checkpoint, run)["predicate"]
     assert predicate["runDetails"]["metadata"]["startedOn"] == STARTED.isoformat()
     (earlier,) = predicate["buildDefinition"]["internalParameters"]["earlierAttempts"]
     assert Attempt.of(earlier) == ATTEMPT
 
 
-def test_run_is_dirty_if_one_of_its_attempts_was(checkpoint: Path) -> None:
-    run = attempted(resumed_at(0, source=DIRTY), resumed_at(7))
+def test_run_is_dirty_if_any_attempt_was(checkpoint: Path) -> None:
+    run = run_with(resumed_at(0, source=DIRTY), resumed_at(7))
     assert provenance.is_dirty(provenance.statement(checkpoint, run))
-    clean = attempted(resumed_at(0), resumed_at(7))
+    clean = run_with(resumed_at(0), resumed_at(7))
     assert not provenance.is_dirty(provenance.statement(checkpoint, clean))
 
 
-def test_attempt_on_something_else_is_a_difference(
+def test_attempt_with_other_source_or_runtime_is_a_difference(
     statement: dict[str, Any], checkpoint: Path
 ) -> None:
     elsewhere = {"torch": "2.13.0", "device": "cpu"}
-    run = attempted(resumed_at(0), resumed_at(7, source=DIRTY, runtime=elsewhere), resumed_at(9))
+    run = run_with(resumed_at(0), resumed_at(7, source=DIRTY, runtime=elsewhere), resumed_at(9))
     again = provenance.statement(checkpoint, run)
     assert provenance.differences(statement, again) == [
         f"source-diff from step 7: none -> {'d' * 64}",
@@ -243,8 +243,10 @@ def test_attempt_on_something_else_is_a_difference(
     ]
 
 
-def test_attempts_alike_are_no_difference(statement: dict[str, Any], checkpoint: Path) -> None:
-    run = attempted(resumed_at(0), resumed_at(7))
+def test_identical_attempts_have_no_differences(
+    statement: dict[str, Any], checkpoint: Path
+) -> None:
+    run = run_with(resumed_at(0), resumed_at(7))
     assert provenance.differences(statement, provenance.statement(checkpoint, run)) == []
 
 
@@ -254,10 +256,10 @@ def test_attempts_alike_are_no_difference(statement: dict[str, Any], checkpoint:
         pytest.param(b"", id="empty"),
         pytest.param(b"\xff\xfe", id="not_text"),
         pytest.param(b"seed: 0", id="yaml"),
-        pytest.param(b"[" * 100_000, id="nested_beyond_all_bounds"),
+        pytest.param(b"[" * 100_000, id="deeply_nested"),
     ],
 )
-def test_file_that_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "provenance.json"
     file.write_bytes(content)
     error = error_of(lambda: provenance.read(file))
@@ -266,14 +268,14 @@ def test_file_that_is_no_json_is_refused(tmp_path: Path, content: bytes) -> None
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_provenance_that_is_cut_off_is_refused(file: Path, share: float) -> None:
+def test_truncated_provenance_is_refused(file: Path, share: float) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: int(share * len(content))])
     assert error_of(lambda: provenance.read(file)).startswith(f"{file}: not readable as provenance")
 
 
 @pytest.mark.parametrize("name", ["absent.json", "."])
-def test_provenance_that_is_missing_is_refused(tmp_path: Path, name: str) -> None:
+def test_missing_provenance_is_refused(tmp_path: Path, name: str) -> None:
     error = error_of(lambda: provenance.read(tmp_path / name))
     assert error.startswith(f"{tmp_path / name}: not readable as provenance (")
 
@@ -287,7 +289,7 @@ def test_provenance_that_is_missing_is_refused(tmp_path: Path, name: str) -> Non
         pytest.param({}, id="empty"),
     ],
 )
-def test_json_that_is_no_statement_is_refused(tmp_path: Path, document: object) -> None:
+def test_json_that_is_not_a_statement_is_refused(tmp_path: Path, document: object) -> None:
     file = tmp_path / "provenance.json"
     file.write_text(json.dumps(document))
     error = error_of(lambda: provenance.read(file))
@@ -323,7 +325,7 @@ def test_json_that_is_no_statement_is_refused(tmp_path: Path, document: object) 
         pytest.param(["predicate", "buildDefinition", "resolvedDependencies", 0], {}, id="no_name"),
     ],
 )
-def test_statement_that_lacks_a_part_is_refused(
+def test_incomplete_statement_is_refused(
     statement: dict[str, Any], file: Path, path: list[str | int], value: object
 ) -> None:
     changed: Any = statement
@@ -355,7 +357,7 @@ def test_provenance_of_something_else_is_refused(
     assert error.startswith(f"{file}: the provenance of something else (")
 
 
-def test_clean_repository_is_its_commit(project: Path) -> None:
+def test_clean_repository_is_described_by_its_commit(project: Path) -> None:
     state = provenance.source_state(project / "src" / "package")
     assert state == SourceState(
         commit=repository.git("rev-parse", "HEAD", cwd=project).stdout.strip(),
@@ -365,7 +367,7 @@ def test_clean_repository_is_its_commit(project: Path) -> None:
     assert state.is_clean
 
 
-def test_why_there_is_no_commit_is_told_in_gits_words(
+def test_reason_for_a_missing_commit_is_gits_own_message(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert provenance.why_no_commit(project) is None
@@ -381,7 +383,7 @@ def test_why_there_is_no_commit_is_told_in_gits_words(
     assert provenance.why_no_commit(project) == "git cannot be run (No such file or directory)"
 
 
-def test_ignored_files_are_no_source(project: Path) -> None:
+def test_ignored_files_do_not_make_the_source_dirty(project: Path) -> None:
     (project / "run.log").write_text("noise")
     assert provenance.source_state(project).is_clean
 
@@ -419,11 +421,11 @@ def test_changed_source_is_recorded_with_its_digest(
     assert not state.is_clean
     assert state.diff_digest is not None
     assert state.commit is not None
-    # From wherever in the repository, and whenever.
+    # The same from any folder of the repository.
     assert provenance.source_state(project) == state
 
 
-def test_other_changes_have_another_digest(project: Path) -> None:
+def test_different_changes_have_different_digests(project: Path) -> None:
     digests = set()
     for name, content in [("b.py", "1"), ("b.py", "2"), ("c.py", "2")]:
         new = project / name
@@ -436,7 +438,7 @@ def test_other_changes_have_another_digest(project: Path) -> None:
     assert None not in digests
 
 
-def test_settings_of_a_user_hide_no_change(project: Path) -> None:
+def test_git_settings_of_a_user_hide_no_change(project: Path) -> None:
     modify(project)
     plain = provenance.source_state(project)
     settings = {
@@ -453,7 +455,7 @@ def test_settings_of_a_user_hide_no_change(project: Path) -> None:
     assert not plain.is_clean
 
 
-def test_program_or_link_in_place_of_a_file_is_another_change(project: Path) -> None:
+def test_mode_change_deletion_and_link_have_different_digests(project: Path) -> None:
     file = project / "src" / "package" / "a.py"
     file.chmod(0o755)
     digests = {provenance.source_state(project).diff_digest}
@@ -464,19 +466,19 @@ def test_program_or_link_in_place_of_a_file_is_another_change(project: Path) -> 
     assert len(digests - {None}) == 3
 
 
-def test_changed_file_that_is_not_text_has_a_digest(project: Path) -> None:
+def test_changed_binary_file_has_a_digest(project: Path) -> None:
     (project / "uv.lock").write_bytes(bytes(range(256)))
     state = provenance.source_state(project)
     assert state.diff_digest is not None
     assert state.lock_digest == hashlib.sha256(bytes(range(256))).hexdigest()
 
 
-def test_repository_without_a_lock_has_no_digest_of_it(project: Path) -> None:
+def test_repository_without_a_lock_has_no_lock_digest(project: Path) -> None:
     (project / "uv.lock").unlink()
     assert provenance.source_state(project).lock_digest is None
 
 
-def test_repository_that_git_cannot_compare_is_not_called_clean(project: Path) -> None:
+def test_repository_that_git_cannot_read_is_an_error(project: Path) -> None:
     (project / ".git" / "index").write_bytes(b"damaged")
     modify(project)
     assert error_of(lambda: provenance.source_state(project)).startswith(f"{project}: ")
@@ -508,7 +510,7 @@ def test_machine_is_described() -> None:
     assert described["processor"]
 
 
-def test_processor_is_named_where_no_file_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_is_named_without_cpuinfo(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object, **__: object) -> str:
         raise FileNotFoundError
 
@@ -518,7 +520,7 @@ def test_processor_is_named_where_no_file_tells_it(monkeypatch: pytest.MonkeyPat
     assert provenance.machine()["processor"] == "arm64"
 
 
-def changed(document: Any, path: list[str | int], value: object) -> None:
+def set_value(document: Any, path: list[str | int], value: object) -> None:
     for key in path[:-1]:
         document = document[key]
     document[path[-1]] = value
@@ -531,13 +533,13 @@ DETAILS: list[str | int] = ["predicate", "runDetails"]
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         (["subject", 0, "name"], "", "subject.0.name: "),
         (["subject", 0, "digest", "sha256"], 5, "subject.0.digest.sha256: "),
         (["subject", 0, "digest", "sha256"], "A" * 64, "subject.0.digest.sha256: "),
         ([*DEPENDENCIES, 0, "digest", "sha256"], "0" * 63, "resolvedDependencies.0."),
-        ([*DEPENDENCIES, 1, "digest", "gitCommit"], "0" * 40, "is git's name for no commit"),
+        ([*DEPENDENCIES, 1, "digest", "gitCommit"], "0" * 40, "is git's null commit"),
         ([*DEPENDENCIES, 1, "digest", "gitCommit"], "main", "gitCommit: "),
         ([*DEPENDENCIES, 1, "digest", "gitCommit"], '"\n##[set-output]', "gitCommit: "),
         ([*DEPENDENCIES, 1, "name"], "data", "resolvedDependencies.1."),
@@ -547,7 +549,7 @@ DETAILS: list[str | int] = ["predicate", "runDetails"]
         ([*INTERNAL, "determinism", "seed"], "99", "determinism.seed is 99, and the conf"),
         ([*INTERNAL, "determinism", "seed"], 0, "determinism.seed: "),
         ([*INTERNAL, "runtime", "torch"], None, "runtime.torch: "),
-        ([*INTERNAL, "dirty"], True, "dirty is True, and the sources say otherwise"),
+        ([*INTERNAL, "dirty"], True, "dirty is True, but the sources show the opposite"),
         ([*INTERNAL, "dirty"], "no", "dirty: "),
         ([*INTERNAL, "earlierAttempts"], [{}], "earlierAttempts.0."),
         ([*INTERNAL, "more"], 1, "more: "),
@@ -555,38 +557,38 @@ DETAILS: list[str | int] = ["predicate", "runDetails"]
         ([*DETAILS, "metadata", "invocationId"], "../mine", "invocationId: "),
         ([*DETAILS, "metadata", "startedOn"], "yesterday", "startedOn: "),
         ([*DETAILS, "metadata", "startedOn"], "2026-01-31T12:00:00", "startedOn: "),
-        ([*DETAILS, "metadata", "finishedOn"], "2026-01-31T11:59:59+00:00", "not in their order"),
+        ([*DETAILS, "metadata", "finishedOn"], "2026-01-31T11:59:59+00:00", "not in order"),
         ([*DETAILS, "metadata", "finishedOn"], 1e9, "finishedOn: "),
     ],
 )
-def test_field_that_cannot_be_is_named(
-    file: Path, path: list[str | int], value: object, told: str
+def test_invalid_field_is_named(
+    file: Path, path: list[str | int], value: object, message: str
 ) -> None:
     statement = json.loads(file.read_text())
-    changed(statement, path, value)
+    set_value(statement, path, value)
     file.write_text(json.dumps(statement))
     error = error_of(lambda: provenance.read(file))
     assert error.startswith(f"{file}: not the provenance of a training run (")
-    assert told in error
+    assert message in error
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "message"),
     [
-        ("started", "2026-01-31T12:00:01+00:00", "startedOn is not when its first attempt"),
-        ("first_step", 9, "its attempts are not in their order"),
+        ("started", "2026-01-31T12:00:01+00:00", "startedOn is not the start of the first attempt"),
+        ("first_step", 9, "the attempts are not in order"),
         ("first_step", -1, "earlierAttempts.0.first_step: "),
         ("source", {"commit": "c" * 40, "diff_digest": "d" * 64, "lock_digest": None}, "dirty is"),
     ],
 )
-def test_earlier_attempt_that_cannot_be_is_named(
-    checkpoint: Path, file: Path, field: str, value: object, told: str
+def test_invalid_earlier_attempt_is_named(
+    checkpoint: Path, file: Path, field: str, value: object, message: str
 ) -> None:
     second = resumed_at(7, started=STARTED + timedelta(minutes=1))
-    run = attempted(ATTEMPT, second, resumed_at(8, started=STARTED + timedelta(minutes=1)))
+    run = run_with(ATTEMPT, second, resumed_at(8, started=STARTED + timedelta(minutes=1)))
     statement = provenance.statement(checkpoint, run)
     provenance.write(statement, file)
     assert provenance.read(file) == statement
-    changed(statement, [*INTERNAL, "earlierAttempts", 0, field], value)
+    set_value(statement, [*INTERNAL, "earlierAttempts", 0, field], value)
     file.write_text(json.dumps(statement))
-    assert told in error_of(lambda: provenance.read(file))
+    assert message in error_of(lambda: provenance.read(file))

@@ -45,7 +45,7 @@ ALPHA = 0.05
 
 
 def counts_of(a: int, b: int, c: int, d: int) -> PairedCounts:
-    """Both right, candidate only, baseline only, neither: the letters of the papers."""
+    """Return counts by the letters of the papers: both, candidate only, baseline only, neither."""
     return PairedCounts(both_right=a, candidate_only=b, baseline_only=c, neither=d)
 
 
@@ -74,7 +74,7 @@ def test_shares_of_a_worked_example() -> None:
     assert (counts.n, counts.difference, counts.discordance) == (10, -0.2, 0.4)
 
 
-def test_counts_of_nothing_say_nothing() -> None:
+def test_counts_without_examples_are_refused() -> None:
     with pytest.raises(GateInputError, match="no examples"):
         _ = NO_COUNTS.difference
 
@@ -110,7 +110,7 @@ def test_published_sample_sizes(discordance: float, expected: int) -> None:
     assert sample_size(discordance=discordance, **arguments) == expected
 
 
-def test_the_sample_size_for_a_better_candidate_takes_its_smaller_variance() -> None:
+def test_the_sample_size_for_a_better_candidate_uses_its_smaller_variance() -> None:
     n = sample_size(difference=0.1, discordance=0.2, margin=MARGIN, alpha=ALPHA, power=0.8)
     z = stats.norm.isf(0.05) + stats.norm.isf(0.2)
     assert n == math.ceil(z**2 * (0.2 - 0.1**2) / (0.02 + 0.1) ** 2) == 82
@@ -124,13 +124,13 @@ def test_models_that_never_disagree_need_the_published_number(margin: float, exp
     assert noninferiority_p_value(out_of(expected - 1, 0, 0), margin=margin) >= ALPHA
 
 
-def test_the_docstrings_examples() -> None:
+def test_docstring_examples_are_correct() -> None:
     result = doctest.testmod(gates.evaluation.statistics)
     assert result.attempted > 5
     assert result.failed == 0
 
 
-# ---- other programs, and the definitions
+# ---- comparison with other programs and with the definitions
 
 
 def test_superiority_is_the_one_sided_mcnemar_test() -> None:
@@ -144,13 +144,13 @@ def score_by_optimizer(counts: PairedCounts, difference: float) -> float:
     """Tango's statistic with the constrained likelihood maximised by search, not by formula."""
     b, c, n = counts.candidate_only, counts.baseline_only, counts.n
 
-    def unlikelihood(q: float) -> float:
+    def negative_log_likelihood(q: float) -> float:
         shares = (q + difference, q, 1 - 2 * q - difference)
         return float(-np.sum(stats.multinomial.logpmf([b, c, n - b - c], n, shares)))
 
     bounds = (max(0.0, -difference) + 1e-12, (1 - difference) / 2 - 1e-12)
     q = optimize.minimize_scalar(
-        unlikelihood, bounds=bounds, method="bounded", options={"xatol": 1e-10}
+        negative_log_likelihood, bounds=bounds, method="bounded", options={"xatol": 1e-10}
     ).x
     return float((b - c - n * difference) / math.sqrt(n * (2 * q + difference - difference**2)))
 
@@ -187,7 +187,7 @@ def test_holm_agrees_with_statsmodels(n_tests: int) -> None:
     assert holm(p_values).tolist() == pytest.approx(reference.tolist())
 
 
-def test_holm_of_the_published_example_and_of_nothing() -> None:
+def test_holm_of_the_published_example_and_of_no_p_values() -> None:
     assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm(np.array([])).shape == (0,)
 
@@ -199,7 +199,7 @@ def test_mean_interval_agrees_with_scipy() -> None:
     assert limits(actual) == pytest.approx(expected)
 
 
-def test_equal_differences_have_a_mean_without_doubt() -> None:
+def test_equal_differences_give_an_interval_of_zero_width() -> None:
     interval = mean_interval(0.1 * 7, 0.1**2 * 7, 7, confidence=0.95)
     assert limits(interval) == pytest.approx((0.1, 0.1), abs=1e-6)
 
@@ -229,19 +229,19 @@ def skewed() -> FloatArray:
     return np.random.default_rng(3).lognormal(sigma=1.0, size=120)
 
 
-def test_bca_interval_is_scipys_on_a_skewed_metric(skewed: FloatArray) -> None:
+def test_bca_interval_agrees_with_scipy_on_a_skewed_metric(skewed: FloatArray) -> None:
     expected = scipy_bca((skewed,), np.std)
     actual = bca_interval(
         lambda rows: float(np.std(skewed[rows])), 120, confidence=0.95, resamples=9_999, seed=0
     )
     assert limits(actual) == pytest.approx(expected, rel=0.03)
-    # Percentiles alone lie outside this tolerance, so bias and acceleration are both at work.
+    # A plain percentile interval is outside this tolerance, so the BCa corrections matter.
     rng = np.random.default_rng(0)
     plain = np.std(skewed[rng.integers(120, size=(9_999, 120))], axis=1)
     assert limits(actual) != pytest.approx(np.quantile(plain, [0.025, 0.975]), rel=0.06)
 
 
-def test_the_jackknife_by_parts_stands_in_for_the_whole(
+def test_the_jackknife_over_blocks_approximates_the_full_one(
     skewed: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interval = partial(
@@ -269,7 +269,7 @@ def test_bca_calls_the_metric_a_bounded_number_of_times() -> None:
     assert sizes[201:] == [2_997] * 1_000
 
 
-def test_a_metric_that_does_not_vary_gives_a_point() -> None:
+def test_a_constant_metric_gives_an_interval_of_zero_width() -> None:
     interval = bca_interval(lambda _: 0.25, 40, confidence=0.95, resamples=99, seed=0)
     assert limits(interval) == (0.25, 0.25)
 
@@ -304,15 +304,16 @@ def test_the_same_seed_gives_the_same_interval(skewed: FloatArray) -> None:
     assert first == again != other
 
 
-# ---- how often the tests are wrong, and how often they find what is there
+# ---- error rates and power
 
 
 def exact_rate(
     n: int, discordance: float, difference: float, passes: Callable[[PairedCounts], bool]
 ) -> float:
-    """The probability of passing, summed over the trinomial; `passes` must favour the candidate.
+    """Return the exact probability of passing, summed over the trinomial distribution.
 
-    For each count of baseline_only the candidate needs some number of its own, which only grows.
+    `passes` must be monotone: more wins never turn a pass into a fail, more losses never turn a
+    fail into a pass. So each count of baseline_only needs a least count of candidate_only.
     """
     candidate, baseline = (discordance + difference) / 2, (discordance - difference) / 2
     losses = np.arange(int(stats.binom.isf(1e-12, n, baseline)) + 1)
@@ -360,15 +361,13 @@ def band(rate: float, simulations: int = SIMULATIONS) -> float:
 
 @pytest.mark.parametrize("discordance", [0.04, 0.08, 0.15])
 @pytest.mark.parametrize("n", [200, 1_000, 5_000])
-def test_a_model_exactly_at_the_bar_passes_as_often_as_alpha_says(
-    n: int, discordance: float
-) -> None:
+def test_a_model_exactly_at_the_margin_passes_at_the_rate_alpha(n: int, discordance: float) -> None:
     exact = exact_rate(n, discordance, -MARGIN, is_noninferior)
     simulated = simulated_rate(
         n, discordance, -MARGIN, is_noninferior, simulations=SIMULATIONS, seed=n
     )
-    # All nine hold in the band of 10,000 simulations; the lowest is n 200, discordance 0.04
-    # with .0443, which the band of 20,000 would exclude.
+    # All nine rates are within the band of 10,000 simulations. The lowest, 0.0443 for n = 200
+    # and discordance 0.04, would be outside the band of 20,000.
     assert exact == pytest.approx(ALPHA, abs=band(ALPHA))
     assert simulated == pytest.approx(exact, abs=band(exact))
     assert simulated == pytest.approx(ALPHA, abs=band(ALPHA))
@@ -378,17 +377,17 @@ def test_a_model_exactly_at_the_bar_passes_as_often_as_alpha_says(
     ("n", "discordance", "expected"),
     [(50, 0.02, 0.0), (100, 0.03, 0.0350), (200, 0.02, 0.0176), (1_000, 0.02, 0.0376)],
 )
-def test_where_disagreement_is_rare_a_model_at_the_bar_passes_less_often(
+def test_a_model_at_the_margin_passes_less_often_if_disagreement_is_rare(
     n: int, discordance: float, expected: float
 ) -> None:
-    # Below the band: counts this small are discrete, and the score test errs on the safe side.
+    # Below the band: with counts this small and discrete, the score test is conservative.
     rate = exact_rate(n, discordance, -MARGIN, is_noninferior)
     assert rate == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("discordance", [0.04, 0.08, 0.15])
 @pytest.mark.parametrize("n", [1_000, 5_000])
-def test_a_model_exactly_at_the_bar_is_blocked_as_often_as_alpha_says(
+def test_a_model_exactly_at_the_margin_is_blocked_at_the_rate_alpha(
     n: int, discordance: float
 ) -> None:
     assert 1 - exact_rate(n, discordance, -MARGIN, is_unharmed) == pytest.approx(
@@ -400,25 +399,25 @@ def test_a_model_exactly_at_the_bar_is_blocked_as_often_as_alpha_says(
     ("n", "discordance", "expected"),
     [(100, 0.04, 0.0726), (200, 0.04, 0.0632), (200, 0.08, 0.0539), (500, 0.04, 0.0525)],
 )
-def test_in_small_groups_a_model_at_the_bar_is_blocked_more_often(
+def test_a_model_at_the_margin_is_blocked_more_often_in_small_groups(
     n: int, discordance: float, expected: float
 ) -> None:
-    # Recorded, not wished for: losses are the frequent kind here, and their count is skewed.
+    # A known excess, not a goal: losses outnumber wins here, and their count is skewed.
     rate = 1 - exact_rate(n, discordance, -MARGIN, is_unharmed)
     assert rate == pytest.approx(expected, abs=1e-4)
 
 
-def test_the_raw_rule_would_pass_a_model_at_the_bar_half_of_the_time() -> None:
+def test_the_naive_rule_would_pass_a_model_at_the_margin_half_of_the_time() -> None:
     rate = exact_rate(1_000, 0.08, -MARGIN, lambda counts: counts.difference >= -MARGIN)
     assert 0.5 < rate < 0.64
 
 
 @pytest.mark.parametrize(
     ("discordance", "expected"),
-    # By simulation the facts have .772, .793 and .800.
+    # Simulated values in shared/facts/gates.md: 0.772, 0.793 and 0.800.
     [(0.04, 0.7747), (0.08, 0.7939), (0.15, 0.7987)],
 )
-def test_the_sample_size_has_the_power_it_promises(discordance: float, expected: float) -> None:
+def test_the_sample_size_gives_the_requested_power(discordance: float, expected: float) -> None:
     n = sample_size(difference=0, discordance=discordance, margin=MARGIN, alpha=ALPHA, power=0.8)
     power = exact_rate(n, discordance, 0.0, is_noninferior)
     simulated = simulated_rate(n, discordance, 0.0, is_noninferior, simulations=SIMULATIONS, seed=n)
@@ -427,33 +426,33 @@ def test_the_sample_size_has_the_power_it_promises(discordance: float, expected:
     assert simulated == pytest.approx(power, abs=band(power))
 
 
-GROUPS, OF_EACH = 10, 500
+GROUPS, GROUP_SIZE = 10, 500
 
 
-def harms_of_separate_groups(*, simulations: int, seed: int) -> FloatArray:
-    """(simulations, GROUPS) p-values of groups that are all exactly at the bar."""
+def simulate_harm_p_values(*, simulations: int, seed: int) -> FloatArray:
+    """Return (simulations, GROUPS) p-values of groups that are all exactly at the margin."""
     shares = [0.03, 0.05, 0.92]
-    draws = np.random.default_rng(seed).multinomial(OF_EACH, shares, size=(simulations, GROUPS))
+    draws = np.random.default_rng(seed).multinomial(GROUP_SIZE, shares, size=(simulations, GROUPS))
     pairs, place = np.unique(draws[..., :2].reshape(-1, 2), axis=0, return_inverse=True)
     p_values = [
-        harm_p_value(out_of(OF_EACH, int(won), int(lost)), margin=MARGIN) for won, lost in pairs
+        harm_p_value(out_of(GROUP_SIZE, int(won), int(lost)), margin=MARGIN) for won, lost in pairs
     ]
     return np.array(p_values)[place].reshape(simulations, GROUPS)
 
 
-def test_holm_keeps_the_rate_of_any_false_alarm_among_ten_groups() -> None:
-    p_values = harms_of_separate_groups(simulations=SIMULATIONS, seed=0)
+def test_holm_controls_the_family_wise_error_rate_of_ten_groups() -> None:
+    p_values = simulate_harm_p_values(simulations=SIMULATIONS, seed=0)
     raw = np.mean(p_values.min(axis=1) < ALPHA)
     adjusted = np.mean([holm(row).min() < ALPHA for row in p_values])
-    # Ten independent groups: exact for each, and so for any of them.
-    alarm = 1 - exact_rate(OF_EACH, 0.08, -MARGIN, partial(is_unharmed, alpha=ALPHA / GROUPS))
+    # The groups are independent, so the exact rate of one gives the rate of any.
+    alarm = 1 - exact_rate(GROUP_SIZE, 0.08, -MARGIN, partial(is_unharmed, alpha=ALPHA / GROUPS))
     assert raw == pytest.approx(0.4, abs=0.03)
     assert adjusted == pytest.approx(1 - (1 - alarm) ** GROUPS, abs=band(ALPHA))
     assert adjusted == pytest.approx(ALPHA, abs=band(ALPHA))
 
 
 class OverlappingGroups:
-    """Two columns that both divide the same examples in five, and agree on most; and all."""
+    """Groups of two five-valued columns that mostly agree, and the group of all examples."""
 
     def __init__(self, n: int) -> None:
         rng = np.random.default_rng(1)
@@ -471,7 +470,7 @@ class OverlappingGroups:
         return np.column_stack([won_lost_rest[:, [2, 0, 1]], np.zeros(25, dtype=np.int64)])
 
     def smallest(self, cells: IntArray, seed: int) -> tuple[float, float]:
-        """The smallest p-value of any group, adjusted by Holm and by max-T."""
+        """Return the smallest p-value of any group, adjusted by Holm and by max-T."""
         groups = [counts_of(*row) for row in (self.memberships.T.astype(int) @ cells).tolist()]
         z_values = np.array([tango_z(counts, -MARGIN) for counts in groups])
         p_values = np.array([harm_p_value(counts, margin=MARGIN) for counts in groups])
@@ -480,24 +479,24 @@ class OverlappingGroups:
         return float(holm(p_values).min()), float(joint.min())
 
 
-def test_max_t_keeps_the_rate_of_any_false_alarm_among_overlapping_groups() -> None:
+def test_max_t_controls_the_family_wise_error_rate_of_overlapping_groups() -> None:
     groups, rng, simulations = OverlappingGroups(2_000), np.random.default_rng(0), 2_000
     shares = np.tile([0.03, 0.05, 0.92], (25, 1))
     smallest = np.array(
         [groups.smallest(groups.draw(shares, rng), seed) for seed in range(simulations)]
     )
-    of_holm, of_max_t = np.mean(smallest < ALPHA, axis=0)
-    assert of_max_t == pytest.approx(ALPHA, abs=band(ALPHA, simulations))
-    assert of_holm < of_max_t  # what Holm gives away: the groups overlap
+    holm_rate, max_t_rate = np.mean(smallest < ALPHA, axis=0)
+    assert max_t_rate == pytest.approx(ALPHA, abs=band(ALPHA, simulations))
+    assert holm_rate < max_t_rate  # Holm is conservative, as the groups overlap
 
 
-def test_max_t_finds_a_harmed_group_at_least_as_often_as_holm() -> None:
+def test_max_t_finds_a_harmed_group_more_often_than_holm() -> None:
     groups, rng = OverlappingGroups(1_000), np.random.default_rng(0)
     shares = np.tile([0.04, 0.04, 0.92], (25, 1))
     shares[groups.memberships[:, 0]] = [0.01, 0.11, 0.88]
     smallest = np.array([groups.smallest(groups.draw(shares, rng), seed) for seed in range(300)])
-    of_holm, of_max_t = np.sum(smallest < ALPHA, axis=0)
-    assert of_max_t > of_holm > 150
+    found_by_holm, found_by_max_t = np.sum(smallest < ALPHA, axis=0)
+    assert found_by_max_t > found_by_holm > 150
 
 
 # ---- max-T and the groups' correlation
@@ -510,7 +509,7 @@ def test_max_t_of_independent_groups_is_sidaks_correction() -> None:
     assert actual == pytest.approx(1 - (1 - raw) ** 4, abs=3 * 0.5 / math.sqrt(100_000))
 
 
-def test_max_t_of_the_same_group_twice_costs_nothing() -> None:
+def test_max_t_of_identical_groups_costs_nothing() -> None:
     z_values = np.array([-2.0, -2.0, -2.0])
     actual = max_t(z_values, np.ones((3, 3)), resamples=100_000, seed=0)
     assert actual == pytest.approx([stats.norm.cdf(-2)] * 3, abs=0.0015)
@@ -523,13 +522,13 @@ def test_max_t_of_two_opposite_groups_adds_their_tails() -> None:
     assert actual[1] == 1.0
 
 
-def test_max_t_never_says_impossible() -> None:
+def test_max_t_p_values_are_never_zero() -> None:
     z_values = np.array([-40.0, -np.inf, 40.0])
     actual = max_t(z_values, np.eye(3), resamples=99, seed=0)
     assert actual.tolist() == [0.01, 0.01, 1.0]
 
 
-def test_max_t_keeps_its_result_for_a_seed_and_changes_with_another() -> None:
+def test_max_t_depends_only_on_the_seed() -> None:
     z_values = np.array([-1.0, -2.0])
     first, again, other = (
         max_t(z_values, np.eye(2), resamples=500, seed=seed).tolist() for seed in (1, 1, 2)
@@ -537,7 +536,7 @@ def test_max_t_keeps_its_result_for_a_seed_and_changes_with_another() -> None:
     assert first == again != other
 
 
-def test_max_t_draws_in_blocks_as_many_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_max_t_makes_all_its_draws_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates.evaluation.statistics, "_BLOCK_ROWS", 300)
     actual = max_t(np.array([0.0, 5.0]), np.eye(2), resamples=1_000, seed=0)
     assert actual[0] == pytest.approx(0.75, abs=0.05)
@@ -546,7 +545,7 @@ def test_max_t_draws_in_blocks_as_many_as_it_says(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="module")
 def judged() -> tuple[BoolArray, FloatArray]:
-    """Memberships of 600 examples in overlapping groups, and accuracy differences."""
+    """Memberships of 600 examples in overlapping groups, and differences in accuracy."""
     rng = np.random.default_rng(0)
     digit, thickness = rng.integers(3, size=600), rng.integers(2, size=600)
     columns = [digit == 0, digit == 1, thickness == 0, (digit == 0) & (thickness == 0)]
@@ -556,7 +555,7 @@ def judged() -> tuple[BoolArray, FloatArray]:
     return memberships, np.array(differences)
 
 
-def test_the_correlation_is_how_resampled_means_go_together(
+def test_the_correlation_agrees_with_resampled_means(
     judged: tuple[BoolArray, FloatArray],
 ) -> None:
     memberships, differences = judged
@@ -575,25 +574,25 @@ def in_cells(memberships: BoolArray, differences: FloatArray) -> tuple[BoolArray
     cells = np.zeros((len(patterns), 4), dtype=np.int64)
     for column, rows in kinds:
         cells[:, column] = np.bincount(cell[rows], minlength=len(patterns))
-    cells[:, 0] = cells[:, 3] // 3  # right and wrong alike: only that both are counts
+    cells[:, 0] = cells[:, 3] // 3  # an arbitrary split into both right and neither
     cells[:, 3] -= cells[:, 0]
     return patterns, cells
 
 
-def test_groups_without_examples_in_common_are_uncorrelated_and_the_same_group_is_one() -> None:
+def test_disjoint_groups_are_uncorrelated_and_identical_groups_fully_correlated() -> None:
     memberships = np.array([[True, False, True], [False, True, False]])
     actual = cell_correlation(memberships, np.array([[10, 10, 10, 10], [15, 15, 15, 15]]))
     assert actual == pytest.approx(np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]]), abs=1e-12)
 
 
-@pytest.mark.parametrize("alike", [[9, 0, 0, 5], [0, 14, 0, 0], [0, 0, 14, 0]])
-def test_a_group_that_does_not_vary_counts_as_uncorrelated(alike: list[int]) -> None:
+@pytest.mark.parametrize("constant", [[9, 0, 0, 5], [0, 14, 0, 0], [0, 0, 14, 0]])
+def test_a_group_that_does_not_vary_counts_as_uncorrelated(constant: list[int]) -> None:
     memberships = np.array([[True, True], [False, True]])
-    correlation = cell_correlation(memberships, np.array([alike, [4, 7, 5, 0]]))
+    correlation = cell_correlation(memberships, np.array([constant, [4, 7, 5, 0]]))
     assert correlation.tolist() == [[1, 0], [0, 1]]
 
 
-def test_groups_in_which_nothing_varies_are_judged_as_independent() -> None:
+def test_constant_groups_are_judged_as_independent() -> None:
     correlation = cell_correlation(np.eye(2, dtype=np.bool_), np.array([[5, 0, 0, 1]] * 2))
     assert correlation.tolist() == [[1, 0], [0, 1]]
     assert max_t(np.array([0.1, 0.2]), correlation, resamples=99, seed=0).min() > ALPHA
@@ -624,10 +623,10 @@ def test_swapping_the_models_mirrors_the_interval(counts: PairedCounts, confiden
 
 @settings(derandomize=True, deadline=None)
 @given(any_counts, st.integers(1, 1_000), confidences)
-def test_more_examples_on_which_both_agree_never_widen_the_interval(
+def test_more_examples_where_both_agree_never_widen_the_interval(
     counts: PairedCounts, more: int, confidence: float
 ) -> None:
-    # Not so where the difference is huge: see the next test.
+    # Not true of huge differences: see the next test.
     assume(abs(counts.difference) <= 0.5)
     before = tango_interval(counts, confidence=confidence)
     agreed = dataclasses.replace(counts, both_right=counts.both_right + more)
@@ -635,8 +634,8 @@ def test_more_examples_on_which_both_agree_never_widen_the_interval(
     assert width(after) <= width(before) + 1e-9
 
 
-def test_an_example_on_which_both_agree_widens_the_interval_of_a_huge_difference() -> None:
-    # Seven of seven for the candidate leaves less to vary than seven of eight.
+def test_an_example_where_both_agree_widens_the_interval_of_a_huge_difference() -> None:
+    # Seven wins of seven leave less variance than seven of eight.
     before = tango_interval(out_of(7, 7, 0), confidence=0.95)
     after = tango_interval(out_of(8, 7, 0), confidence=0.95)
     assert (width(before), width(after)) == pytest.approx((0.7087, 0.7108), abs=1e-4)
@@ -644,7 +643,7 @@ def test_an_example_on_which_both_agree_widens_the_interval_of_a_huge_difference
 
 @settings(derandomize=True, deadline=None)
 @given(any_counts, confidences)
-def test_an_interval_holds_the_difference_and_only_possible_ones(
+def test_an_interval_contains_the_difference_and_only_possible_values(
     counts: PairedCounts, confidence: float
 ) -> None:
     interval = tango_interval(counts, confidence=confidence)
@@ -653,7 +652,7 @@ def test_an_interval_holds_the_difference_and_only_possible_ones(
 
 @settings(derandomize=True, deadline=None)
 @given(any_counts, margins, st.floats(0.001, 0.25))
-def test_the_interval_excludes_what_the_test_rejects(
+def test_the_interval_excludes_the_margin_exactly_if_the_test_rejects(
     counts: PairedCounts, margin: float, alpha: float
 ) -> None:
     p_value = noninferiority_p_value(counts, margin=margin)
@@ -664,7 +663,7 @@ def test_the_interval_excludes_what_the_test_rejects(
 
 @settings(derandomize=True, deadline=None)
 @given(any_counts, margins)
-def test_every_p_value_is_one(counts: PairedCounts, margin: float) -> None:
+def test_every_p_value_is_a_probability(counts: PairedCounts, margin: float) -> None:
     right = counts.both_right + counts.candidate_only
     noninferiority = noninferiority_p_value(counts, margin=margin)
     harm = harm_p_value(counts, margin=margin)
@@ -675,7 +674,7 @@ def test_every_p_value_is_one(counts: PairedCounts, margin: float) -> None:
 
 @settings(derandomize=True, deadline=None)
 @given(st.lists(st.floats(0, 1), max_size=30))
-def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]) -> None:
+def test_holm_never_lowers_a_p_value_and_keeps_the_order(p_values: list[float]) -> None:
     raw = np.array(p_values, dtype=np.float64)
     adjusted = holm(raw)
     order = np.argsort(raw)
@@ -684,7 +683,7 @@ def test_holm_never_lowers_a_p_value_and_keeps_their_order(p_values: list[float]
     assert np.all(adjusted <= 1)
 
 
-# ---- corners and bad input
+# ---- edge cases and bad input
 
 
 @pytest.mark.parametrize("margin", [0.0, 1e-12])
@@ -693,7 +692,7 @@ def test_models_that_never_disagree_are_not_shown_to_be_better(margin: float) ->
     assert harm_p_value(UNCHANGED, margin=margin) == pytest.approx(0.5, abs=1e-4)
 
 
-def test_at_the_edge_of_the_possible_only_certainty_fits() -> None:
+def test_z_is_zero_or_infinite_at_the_largest_differences() -> None:
     assert tango_z(out_of(5, 0, 5), -1.0) == 0
     assert tango_z(out_of(5, 0, 4), -1.0) == math.inf
     assert tango_z(out_of(5, 4, 0), 1.0) == -math.inf
@@ -701,7 +700,7 @@ def test_at_the_edge_of_the_possible_only_certainty_fits() -> None:
     assert tango_interval(out_of(5, 5, 0), confidence=0.95).high == 1
 
 
-def test_overwhelming_evidence_keeps_its_digits() -> None:
+def test_tiny_p_values_are_not_rounded_to_zero() -> None:
     assert 0 < harm_p_value(out_of(10_000, 0, 1_000), margin=0.02) < 1e-100
     assert 0 < noninferiority_p_value(out_of(10_000, 1_000, 0), margin=0.02) < 1e-100
 
@@ -733,8 +732,8 @@ GROUP = np.ones((3, 1), dtype=np.bool_)
         (lambda: holm(np.array([[0.1]])), "vector"),
         (lambda: max_t(np.array([]), np.eye(0), resamples=9, seed=0), "do not fit"),
         (lambda: max_t(np.zeros(2), np.eye(3), resamples=9, seed=0), "do not fit"),
-        (lambda: max_t(np.array([math.nan]), np.eye(1), resamples=9, seed=0), "no number"),
-        (lambda: max_t(np.zeros(1), np.full((1, 1), np.nan), resamples=9, seed=0), "no number"),
+        (lambda: max_t(np.array([math.nan]), np.eye(1), resamples=9, seed=0), "not a number"),
+        (lambda: max_t(np.zeros(1), np.full((1, 1), np.nan), resamples=9, seed=0), "not a number"),
         (lambda: max_t(np.zeros(1), np.eye(1), resamples=0, seed=0), "resamples is 0"),
         (lambda: cell_correlation(GROUP, np.ones((3, 3), np.int64)), r"\(3, 3\)"),
         (lambda: cell_correlation(~GROUP, np.ones((3, 4), np.int64)), "group 0 has no examples"),
@@ -744,8 +743,8 @@ GROUP = np.ones((3, 1), dtype=np.bool_)
         (lambda: bca_interval(lambda _: 0.0, 5, **DRAWS | {"confidence": 0}), "confidence is 0"),
         (lambda: bca_interval(lambda _: math.nan, 5, **DRAWS), "1 of 1 draws"),
         (lambda: mean_interval(1.0, 1.0, 1, confidence=0.95), "there are 1 examples"),
-        (lambda: mean_interval(math.nan, 1.0, 5, confidence=0.95), "cannot be"),
-        (lambda: mean_interval(5.0, 1.0, 5, confidence=0.95), "cannot be"),
+        (lambda: mean_interval(math.nan, 1.0, 5, confidence=0.95), "cannot have"),
+        (lambda: mean_interval(5.0, 1.0, 5, confidence=0.95), "cannot have"),
         (lambda: sample_size(**SIZE | {"difference": -0.02}), "no number of examples"),
         (lambda: sample_size(**SIZE | {"margin": 0.0}), "no number of examples"),
         (lambda: sample_size(**SIZE | {"difference": 0.1}), "discordance is 0.08"),
@@ -760,7 +759,7 @@ def test_bad_input_is_refused(call: Callable[[], object], message: str) -> None:
         call()
 
 
-def test_importing_it_loads_no_scipy() -> None:
+def test_import_does_not_load_scipy() -> None:
     code = "import sys, gates.evaluation.statistics as _; "
     code += "sys.exit(any(m.startswith('scipy') for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

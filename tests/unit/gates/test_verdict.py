@@ -20,7 +20,7 @@ OVERALL = Finding(
     check="accuracy",
     group="overall",
     outcome=Outcome.PASS,
-    reason="shown to be no worse by the margin",
+    reason="non-inferiority shown at margin 0.0200",
     n=1000,
     value=0.915,
     reference=0.91,
@@ -66,7 +66,7 @@ def verdict(*findings: Finding, **changes: Any) -> Verdict:
     return Verdict(**fields | changes)
 
 
-# ---- what it says
+# ---- outcomes
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_worst_outcome_decides(outcomes: list[Outcome], worst: Outcome) -> None:
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_figure_that_is_no_number_makes_no_verdict(number: float) -> None:
+def test_non_finite_figure_is_refused(number: float) -> None:
     with pytest.raises(ValidationError):
         verdict(metrics={"accuracy": number})
     with pytest.raises(ValidationError):
@@ -100,12 +100,12 @@ def test_figure_that_is_no_number_makes_no_verdict(number: float) -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "latest", "d" * 63, "D" * 64, "d" * 64 + "\n"])
-def test_evidence_is_a_digest(digest: str) -> None:
+def test_evidence_must_be_a_digest(digest: str) -> None:
     with pytest.raises(ValidationError):
         verdict(evidence={"data": digest})
 
 
-def open_finding(n: int, needed: int | None) -> Finding:
+def inconclusive_finding(n: int, needed: int | None) -> Finding:
     return OVERALL.model_copy(
         update={"outcome": Outcome.INCONCLUSIVE, "n": n, "n_needed": needed, "group": str(n)}
     )
@@ -114,17 +114,25 @@ def open_finding(n: int, needed: int | None) -> Finding:
 @pytest.mark.parametrize(
     ("findings", "needed"),
     [
-        pytest.param([OVERALL], None, id="nothing_open"),
-        pytest.param([open_finding(50, 1237)], 1237, id="all_examples"),
+        pytest.param([OVERALL], None, id="nothing_inconclusive"),
+        pytest.param([inconclusive_finding(50, 1237)], 1237, id="all_examples"),
         # A subgroup that is a tenth of 1,000 needs 205: 2,050 in all.
-        pytest.param([OVERALL, open_finding(100, 205)], 2050, id="subgroup"),
-        pytest.param([OVERALL, open_finding(300, 100)], 334, id="rounded_up"),
-        pytest.param([open_finding(1000, 3000), open_finding(100, 205)], 3000, id="the_most"),
-        pytest.param([open_finding(50, 1237), open_finding(50, None)], None, id="no_number"),
-        pytest.param([OVERALL, open_finding(0, 10)], None, id="no_example_at_all"),
+        pytest.param([OVERALL, inconclusive_finding(100, 205)], 2050, id="subgroup"),
+        pytest.param([OVERALL, inconclusive_finding(300, 100)], 334, id="rounded_up"),
+        pytest.param(
+            [inconclusive_finding(1000, 3000), inconclusive_finding(100, 205)],
+            3000,
+            id="larger_of_two",
+        ),
+        pytest.param(
+            [inconclusive_finding(50, 1237), inconclusive_finding(50, None)],
+            None,
+            id="no_number_suffices",
+        ),
+        pytest.param([OVERALL, inconclusive_finding(0, 10)], None, id="no_examples"),
     ],
 )
-def test_examples_that_would_settle_all_that_is_open(
+def test_number_needed_settles_every_inconclusive_finding(
     findings: list[Finding], needed: int | None
 ) -> None:
     assert verdict(*findings).n_needed == needed
@@ -144,7 +152,7 @@ def test_json_of_a_worked_example() -> None:
                 "check": "accuracy",
                 "group": "overall",
                 "outcome": "pass",
-                "reason": "shown to be no worse by the margin",
+                "reason": "non-inferiority shown at margin 0.0200",
                 "n": 1000,
                 "value": 0.915,
                 "reference": 0.91,
@@ -166,7 +174,7 @@ def test_json_does_not_depend_on_the_order_of_keys() -> None:
     assert verdict(metrics={"accuracy": 0.915, "b": 0.02}).to_json() == verdict().to_json()
 
 
-def test_written_verdict_is_read_as_it_was(tmp_path: Path) -> None:
+def test_written_verdict_is_read_back_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "verdicts" / "evaluation.json"
     publish(verdict(), report=file)
     assert file.read_text() == verdict().to_json()
@@ -192,14 +200,14 @@ def test_written_verdict_is_read_as_it_was(tmp_path: Path) -> None:
         (verdict().to_json().replace("0.915", "NaN").encode(), "finite"),
     ],
 )
-def test_file_that_is_no_verdict_is_refused(
+def test_file_that_is_not_a_verdict_is_refused(
     tmp_path: Path, content: bytes, explanation: str
 ) -> None:
     file = tmp_path / "verdict.json"
     file.write_bytes(content)
     with pytest.raises(GateInputError) as raised:
         read_verdict(file)
-    assert str(raised.value).startswith(f"{file}: not a verdict of the format verdict/1: ")
+    assert str(raised.value).startswith(f"{file}: not a verdict in the format verdict/1: ")
     assert explanation in str(raised.value)
 
 
@@ -211,15 +219,15 @@ def test_missing_verdict_is_named(tmp_path: Path) -> None:
 # ---- the schema
 
 
-def complaints(  # noqa: C901 - a case for each word of the schema
+def violations(  # noqa: C901 - one case per keyword
     value: Any, rule: Mapping[str, Any], whole: Mapping[str, Any]
 ) -> list[str]:
-    """Return what a JSON value breaks of the words of JSON Schema that ours uses."""
+    """Return how a JSON value violates `rule`, for the JSON Schema keywords that we use."""
     if "$ref" in rule:
-        return complaints(value, whole["$defs"][rule["$ref"].removeprefix("#/$defs/")], whole)
+        return violations(value, whole["$defs"][rule["$ref"].removeprefix("#/$defs/")], whole)
     if "anyOf" in rule:
-        found = [complaints(value, each, whole) for each in rule["anyOf"]]
-        return [] if [] in found else [f"{value!r} is nothing of {rule['anyOf']}"]
+        found = [violations(value, each, whole) for each in rule["anyOf"]]
+        return [] if [] in found else [f"{value!r} matches none of {rule['anyOf']}"]
     kinds = {
         "object": dict,
         "array": list,
@@ -232,9 +240,9 @@ def complaints(  # noqa: C901 - a case for each word of the schema
     broken = []
     kind = kinds[rule["type"]] if "type" in rule else object
     if not isinstance(value, kind):  # type: ignore[arg-type]
-        return [f"{value!r} is no {rule['type']}"]
+        return [f"{value!r} is not of type {rule['type']}"]
     if "enum" in rule and value not in rule["enum"]:
-        broken.append(f"{value!r} is none of {rule['enum']}")
+        broken.append(f"{value!r} is not one of {rule['enum']}")
     if "const" in rule and value != rule["const"]:
         broken.append(f"{value!r} is not {rule['const']!r}")
     if isinstance(value, dict):
@@ -243,23 +251,23 @@ def complaints(  # noqa: C901 - a case for each word of the schema
         others = rule.get("additionalProperties", True)
         for key, inner in value.items():
             if key in named:
-                broken += complaints(inner, named[key], whole)
+                broken += violations(inner, named[key], whole)
             elif others is False:
                 broken.append(f"{key} is unknown")
             elif others is not True:
-                broken += complaints(inner, others, whole)
+                broken += violations(inner, others, whole)
     if isinstance(value, list):
         items = rule.get("prefixItems") or [rule["items"]] * len(value)
         broken += [
-            each for v, r in zip(value, items, strict=True) for each in complaints(v, r, whole)
+            each for v, r in zip(value, items, strict=True) for each in violations(v, r, whole)
         ]
     return broken
 
 
-def test_committed_schema_is_that_of_the_verdict() -> None:
+def test_committed_schema_is_up_to_date() -> None:
     committed = (Path(module.__file__).parent.parent / "verdict.schema.json").read_text()
     assert committed == json_schema(), (
-        "python -m gates.verdicts.verdict > src/gates/verdict.schema.json"
+        "stale; run python -m gates.verdicts.verdict > src/gates/verdict.schema.json"
     )
 
 
@@ -269,15 +277,15 @@ def test_module_prints_the_schema() -> None:
     assert done.stdout == json_schema()
 
 
-def test_verdicts_have_the_schema_and_others_do_not() -> None:
+def test_only_valid_verdicts_match_the_schema() -> None:
     schema = json.loads(json_schema())
     document = json.loads(verdict().to_json())
-    assert complaints(document, schema, schema) == []
-    assert complaints({**document, "schema": "verdict/2"}, schema, schema)
-    assert complaints({**document, "more": 1}, schema, schema)
-    assert complaints({**document, "metrics": {"accuracy": "high"}}, schema, schema)
+    assert violations(document, schema, schema) == []
+    assert violations({**document, "schema": "verdict/2"}, schema, schema)
+    assert violations({**document, "more": 1}, schema, schema)
+    assert violations({**document, "metrics": {"accuracy": "high"}}, schema, schema)
     del document["outcome"]
-    assert complaints(document, schema, schema) == ["outcome is missing"]
+    assert violations(document, schema, schema) == ["outcome is missing"]
 
 
 # ---- text
@@ -294,24 +302,24 @@ def test_text_of_a_worked_example() -> None:
             "  accuracy  digit=3  100    0.5000     0.9000    -0.4000     -0.5000 to -0.3000  "
             "fail: worse by more than 0.0500"
         ),
-        "  not judged, as there are too few examples: digit=4 (3)",
+        "  not judged, because there are too few examples: digit=4 (3)",
     ]
 
 
-NASTY = "x\n::error::pwned\r\x1b[2J|`<b>&%0A, y"
+HOSTILE = "x\n::error::pwned\r\x1b[2J|`<b>&%0A, y"
 
 
-def nasty() -> Verdict:
+def hostile_verdict() -> Verdict:
     return verdict(
-        HARMED.model_copy(update={"group": NASTY, "reason": NASTY}),
-        SMALL.model_copy(update={"group": NASTY}),
-        reason=NASTY,
-        notes={"no baseline": NASTY},
+        HARMED.model_copy(update={"group": HOSTILE, "reason": HOSTILE}),
+        SMALL.model_copy(update={"group": HOSTILE}),
+        reason=HOSTILE,
+        notes={"no baseline": HOSTILE},
     )
 
 
-def test_no_name_starts_a_line_of_its_own_or_moves_the_cursor() -> None:
-    text = nasty().to_text()
+def test_names_cannot_start_a_line_or_move_the_cursor() -> None:
+    text = hostile_verdict().to_text()
     assert not any(line.lstrip().startswith("::") for line in text.splitlines())
     assert all(line.isprintable() for line in text.split("\n"))
 
@@ -324,20 +332,20 @@ def test_markdown_of_a_worked_example() -> None:
         "| check | group | n | candidate | baseline | difference | interval | outcome |\n"
         "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
         "| accuracy | overall | 1,000 | 0.9150 | 0.9100 | +0.0050 | -0.0040 to +0.0140 | pass |\n\n"
-        "not judged, as there are too few examples: digit=4 (3)\n\n"
+        "not judged, because there are too few examples: digit=4 (3)\n\n"
         f"- checkpoint: `{'c' * 64}`\n- data: `{'d' * 64}`\n"
     )
 
 
-def test_no_name_breaks_the_markdown() -> None:
-    page = nasty().to_markdown()
+def test_names_cannot_break_the_markdown() -> None:
+    page = hostile_verdict().to_markdown()
     row = next(line for line in page.splitlines() if line.startswith("| accuracy"))
     assert row.replace("\\|", "").count("|") == 9
     assert "<b>" not in page
     assert not any(line.startswith("::") for line in page.splitlines())
 
 
-def test_annotation_of_each_finding_that_did_not_pass() -> None:
+def test_each_finding_that_did_not_pass_is_annotated() -> None:
     undecided = OVERALL.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "reason": "too few"})
     assert verdict(OVERALL, HARMED, SMALL, KEPT, undecided).to_annotations() == [
         "::error title=evaluation%3A accuracy%2C digit=3::worse by more than 0.0500",
@@ -345,9 +353,9 @@ def test_annotation_of_each_finding_that_did_not_pass() -> None:
     ]
 
 
-def test_no_name_breaks_an_annotation() -> None:
-    (line,) = nasty().to_annotations()
-    # As GitHub reads it: a property ends at a comma, a message at the line's end.
+def test_names_cannot_break_an_annotation() -> None:
+    (line,) = hostile_verdict().to_annotations()
+    # GitHub ends a property at a comma and a message at a newline.
     assert "\n" not in line
     assert "\r" not in line
     properties, _, message = line.removeprefix("::error ").partition("::")
@@ -355,7 +363,7 @@ def test_no_name_breaks_an_annotation() -> None:
     assert "%250A" in message
 
 
-# ---- where it is shown
+# ---- publishing
 
 
 @pytest.fixture(autouse=True)
@@ -369,7 +377,7 @@ def test_verdict_is_printed_and_its_exit_code_returned(capsys: pytest.CaptureFix
     assert capsys.readouterr().out == verdict().to_text() + "\n"
 
 
-def test_on_github_it_is_annotated_and_added_to_the_summary(
+def test_on_github_the_verdict_is_annotated_and_added_to_the_summary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = tmp_path / "summary.md"
@@ -381,7 +389,7 @@ def test_on_github_it_is_annotated_and_added_to_the_summary(
     assert capsys.readouterr().out.splitlines()[-1] == verdict().to_annotations()[0]
 
 
-def test_what_cannot_be_written_is_not_printed(
+def test_verdict_that_cannot_be_written_is_not_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     passed = verdict(OVERALL, outcome=Outcome.PASS)
@@ -394,7 +402,7 @@ def test_what_cannot_be_written_is_not_printed(
     assert not list(tmp_path.iterdir())
 
 
-def test_terminal_without_the_letters_gets_them_spelt_out() -> None:
+def test_characters_that_the_terminal_cannot_encode_are_escaped() -> None:
     program = (
         "from gates.verdicts.verdict import *\n"
         "finding = Finding(check='a', group='größe=ü', outcome='fail', reason='', n=1)\n"
@@ -413,7 +421,7 @@ def test_terminal_without_the_letters_gets_them_spelt_out() -> None:
 
 @given(name=st.text(), note=st.text(), outcome=st.sampled_from(["pass", "fail", "not judged"]))
 @settings(derandomize=True, deadline=None, max_examples=50)
-def test_whatever_names_are_they_are_shown(name: str, note: str, outcome: str) -> None:
+def test_any_name_can_be_shown(name: str, note: str, outcome: str) -> None:
     finding = Finding.model_validate({**SMALL.model_dump(), "group": name, "outcome": outcome})
     shown = verdict(finding, notes={"note": note})
     lines = 6 if outcome != "not judged" else 5

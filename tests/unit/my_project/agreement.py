@@ -1,6 +1,6 @@
-"""What training must come to on any device: the same as in float32 on a CPU, but for rounding.
+"""Checks that training on any device agrees with float32 on a CPU up to rounding.
 
-tests/gpu asks it of a GPU; tests/unit asks the CPU, so that these checks run everywhere.
+tests/gpu runs these checks on a GPU; tests/unit runs them on the CPU, so that they run everywhere.
 """
 
 import dataclasses
@@ -23,28 +23,29 @@ from my_project.data import Examples
 from my_project.learner import LEARNER
 
 MODEL = ModelConfig(image_size=16, channels=3, classes=10, patch_size=4, width=32, depth=2, heads=2)
-BATCH = 64  # synthetic data has four of them
+BATCH = 64  # a quarter of the synthetic data
 CURVE_STEPS = 12
 
-# Rounding to bfloat16's 8 significant bits errs by up to 2^-9 = 0.2 %. A gradient here passes some
-# 20 roundings, half of them on the way back: if they add up as a random walk, 0.9 % at the most.
-# Seen on a CPU, with seeds 0 to 4: 0.45 to 0.61 % of the gradient's length, and 2e-5 of the loss.
+# Rounding to bfloat16's 8 significant bits has an error of up to 2^-9 = 0.2 %. A gradient here
+# passes about 20 roundings, half of them in the backward pass; as a random walk they add up to at
+# most 0.9 %. Measured on a CPU with seeds 0 to 4: 0.45 to 0.61 % of the gradient's norm and 2e-5 of
+# the loss.
 BFLOAT16_GRADIENT = 0.02
 BFLOAT16_LOSS = 3e-4
-BFLOAT16_AT_LEAST = 1e-3  # what comes nearer was computed in more bits
+BFLOAT16_LEAST_ERROR = 1e-3  # a smaller distance means more bits were used
 
-# float32 rounds by up to 6e-8, and sums in another order differ by a few of these. Products in TF32
-# (11 bits), which a machine may be told to allow, still agree: with the factors of the patches'
-# layer cut to as many bits, a CPU comes to 3e-4 of the gradient and 5e-6 of the loss.
+# float32 rounds by up to 6e-8, and another summation order changes a sum by a few times that.
+# Products in TF32 (11 bits), which a machine may be configured to allow, still agree: with the
+# patch layer's factors cut to 11 bits, a CPU differs by 3e-4 of the gradient and 5e-6 of the loss.
 FLOAT32_GRADIENT = 2e-3
 FLOAT32_LOSS = 1e-4
 
-# The same cut moves the curve by 1e-5; an optimiser that forgets its moments or its step, by 1e-2.
+# The same cut moves the curve by 1e-5; an optimiser that loses its moments or its step, by 1e-2.
 CURVE = 1e-3
 
 
 def examples() -> Examples:
-    """Return synthetic examples that can be learned: to its noise each has its class's pattern."""
+    """Return learnable synthetic examples: noise plus a pattern for each class."""
     noise = data.synthetic(MODEL)
     generator = torch.Generator().manual_seed(1)
     patterns = torch.randn((MODEL.classes, *noise.images.shape[1:]), generator=generator)
@@ -53,14 +54,14 @@ def examples() -> Examples:
 
 @dataclass(frozen=True)
 class Step:
-    """One step: its loss, and the gradient of each parameter, on the CPU."""
+    """The loss of one step and the gradient of each parameter, on the CPU."""
 
     loss: float
     gradients: Mapping[str, Tensor]
 
 
 def config(device: str, **train: object) -> RunConfig:
-    """Return a small configuration in float32, not compiled, deterministic, with changes."""
+    """Return a small, deterministic, uncompiled float32 configuration with changes from `train`."""
     plain = TrainConfig(
         epochs=CURVE_STEPS // 4,
         batch_size=BATCH,
@@ -71,7 +72,7 @@ def config(device: str, **train: object) -> RunConfig:
         distortion=0.0,
         mixup=0.0,
         noise=0.0,
-        clip_norm=1e6,  # clips nothing, so that gradients can be compared
+        clip_norm=1e6,  # no clipping, so that gradients can be compared
         precision="float32",
         compile=False,
         deterministic=True,
@@ -91,9 +92,9 @@ def config(device: str, **train: object) -> RunConfig:
 def fitted(
     run_config: RunConfig, weights: Mapping[str, Tensor] | None = None
 ) -> tuple[Trainer, list[StepReport]]:
-    """Return a trainer at the end of its training, from `weights` if given, and its reports."""
+    """Train, from `weights` if given; return the trainer and its step reports."""
     trainer = new_trainer(run_config, weights)
-    return trainer, go_on(trainer, run_config)
+    return trainer, continue_training(trainer, run_config)
 
 
 def new_trainer(run_config: RunConfig, weights: Mapping[str, Tensor] | None = None) -> Trainer:
@@ -104,7 +105,7 @@ def new_trainer(run_config: RunConfig, weights: Mapping[str, Tensor] | None = No
     return loop.new_trainer(processes.distribute(model, run_config.train), run_config.train)
 
 
-def go_on(trainer: Trainer, run_config: RunConfig) -> list[StepReport]:
+def continue_training(trainer: Trainer, run_config: RunConfig) -> list[StepReport]:
     reports: list[StepReport] = []
     loop.fit(
         trainer,
@@ -125,14 +126,14 @@ def weights_of(trainer: Trainer) -> dict[str, Tensor]:
     return {name: weight.cpu().clone() for name, weight in trainer.model.state_dict().items()}
 
 
-def some_weights() -> dict[str, Tensor]:
-    """Return weights that have learned: from a new head, which is zero, no gradient comes back."""
+def trained_weights() -> dict[str, Tensor]:
+    """Return weights after some training: a new head is zero and passes no gradient back."""
     trainer, _ = fitted(config("cpu", epochs=2))
     return weights_of(trainer)
 
 
 def step_from(weights: Mapping[str, Tensor], run_config: RunConfig) -> Step:
-    """Return what one step on all the data comes to."""
+    """Return the result of one step on all the data."""
     whole = run_config.train.model_copy(update={"epochs": 1, "batch_size": data.SYNTHETIC_EXAMPLES})
     trainer, (report,) = fitted(run_config.model_copy(update={"train": whole}), weights)
     named = trainer.model.named_parameters()
@@ -141,11 +142,11 @@ def step_from(weights: Mapping[str, Tensor], run_config: RunConfig) -> Step:
 
 
 def distance(one: Step, other: Step) -> float:
-    """Return how far the gradients of `one` are from those of `other`, relative to their length."""
+    """Return the norm of the difference in gradients, relative to the norm of `other`'s."""
     assert one.gradients.keys() == other.gradients.keys()
     names = list(other.gradients)
-    apart = math.hypot(*(_norm(one.gradients[n] - other.gradients[n]) for n in names))
-    return apart / math.hypot(*(_norm(other.gradients[n]) for n in names))
+    difference = math.hypot(*(_norm(one.gradients[n] - other.gradients[n]) for n in names))
+    return difference / math.hypot(*(_norm(other.gradients[n]) for n in names))
 
 
 def _norm(tensor: Tensor) -> float:
@@ -156,27 +157,27 @@ def _norm(tensor: Tensor) -> float:
 def assert_step_agrees_with_the_reference(
     weights: Mapping[str, Tensor], run_config: RunConfig
 ) -> None:
-    """Compare a step's loss and gradients with those of float32, not compiled, on the CPU."""
+    """Compare a step's loss and gradients with an uncompiled float32 step on the CPU."""
     reference = step_from(weights, config("cpu"))
     step = step_from(weights, run_config)
     is_half = run_config.train.precision == "bfloat16"
-    away = distance(step, reference)
-    assert away <= (BFLOAT16_GRADIENT if is_half else FLOAT32_GRADIENT)
+    relative_error = distance(step, reference)
+    assert relative_error <= (BFLOAT16_GRADIENT if is_half else FLOAT32_GRADIENT)
     if is_half:
-        assert away >= BFLOAT16_AT_LEAST, "this was computed in float32"
+        assert relative_error >= BFLOAT16_LEAST_ERROR, "this was computed in float32"
     assert math.isclose(
         step.loss, reference.loss, rel_tol=BFLOAT16_LOSS if is_half else FLOAT32_LOSS
     )
 
 
-def assert_resumes_elsewhere(folder: Path, first: str, then: str) -> None:
-    """Train on one device, go on from a snapshot on the other; compare with the CPU throughout."""
+def assert_resumes_on_another_device(folder: Path, first: str, second: str) -> None:
+    """Train on one device, resume on the other; compare with a run entirely on the CPU."""
     _, whole = fitted(config("cpu"))
     half = CURVE_STEPS // 2
-    before, after = config(first), config(then)
+    before, after = config(first), config(second)
     started = new_trainer(before)
 
-    def stop(report: StepReport) -> None:
+    def abort(report: StepReport) -> None:
         if report.step == half:
             raise StoppedError
 
@@ -187,7 +188,7 @@ def assert_resumes_elsewhere(folder: Path, first: str, then: str) -> None:
             before,
             LEARNER,
             processes=processes_of(before),
-            on_step=stop,
+            on_step=abort,
         )
     except StoppedError:
         saved = snapshots.save(
@@ -204,9 +205,9 @@ def assert_resumes_elsewhere(folder: Path, first: str, then: str) -> None:
     snapshots.restore(saved, resumed, processes_of(after))
     assert resumed.step == half
     _assert_same_state(resumed, started)
-    assert all(weight.device.type == then for weight in resumed.model.parameters())
+    assert all(weight.device.type == second for weight in resumed.model.parameters())
 
-    losses = [report.loss for report in go_on(resumed, after)]
+    losses = [report.loss for report in continue_training(resumed, after)]
     expected = [report.loss for report in whole[half:]]
     assert len(losses) == len(expected)
     pairs = list(zip(losses, expected, strict=True))
@@ -214,11 +215,11 @@ def assert_resumes_elsewhere(folder: Path, first: str, then: str) -> None:
 
 
 class StoppedError(Exception):
-    """Ends a training as a kill would, but in this process."""
+    """Ends training as a kill would, but in this process."""
 
 
 def _assert_same_state(one: Trainer, other: Trainer) -> None:
-    """Compare weights and the optimiser's memory bit for bit: moving them rounds nothing."""
+    """Compare weights and optimiser state bit for bit: moving them must not round."""
     pairs = zip(one.model.parameters(), other.model.parameters(), strict=True)
     for mine, theirs in pairs:
         assert torch.equal(mine.cpu(), theirs.cpu())

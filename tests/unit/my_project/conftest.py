@@ -1,4 +1,4 @@
-"""A workplace in which everything is real but small: 60 made-up images and a model of 1,146."""
+"""Real but small fixtures: 60 made-up images and a model of 1,146 parameters."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tests.prepared import write_prepared
-from tests.torch_state import global_state_kept
+from tests.torch_state import preserve_global_state
 from training import config as configs
 from training import runs
 
@@ -55,7 +55,7 @@ train:
 
 @pytest.fixture(autouse=True)
 def _global_state() -> Iterator[None]:
-    with global_state_kept():
+    with preserve_global_state():
         yield
 
 
@@ -66,7 +66,7 @@ def prepare() -> Callable[[pa.Table, Path], Path]:
 
 @pytest.fixture(scope="session")
 def table() -> pa.Table:
-    """30 training, 10 validation and 20 test examples, each digit as often as any other."""
+    """30 training, 10 validation and 20 test examples, with equally many of each digit."""
     splits = ["train"] * 30 + ["validation"] * 10 + ["test"] * 20
     pixels = np.random.default_rng(0).integers(0, 17, (60, 64), dtype=np.uint8)
     return pa.table(
@@ -110,7 +110,7 @@ def held_out_examples(data_file: Path) -> Examples:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, table: pa.Table) -> Path:
-    """The folder of a run that is trained once; copy what you change."""
+    """The folder of a run that all tests share; copy a file before changing it."""
     place = tmp_path_factory.mktemp("trained")
     write_prepared(table, place / "data" / "digits.parquet")
     file = place / "tiny.yaml"
@@ -121,7 +121,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, table: pa.Table) -> Path:
         outputs=place / "outputs",
         run_id="run",
     )
-    with global_state_kept():
+    with preserve_global_state():
         return runs.train(request).parent
 
 

@@ -1,4 +1,4 @@
-"""The checks that tests/gpu makes on a GPU, on the CPU: that they hold, and that they can fail."""
+"""The checks of tests/gpu, run on the CPU: they pass, and they fail when they should."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +15,16 @@ from training.pytorch.processes import Processes
 
 @pytest.fixture(scope="module")
 def weights() -> Mapping[str, Tensor]:
-    return agreement.some_weights()
+    return agreement.trained_weights()
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_step_is_that_of_the_reference(weights: Mapping[str, Tensor], precision: str) -> None:
+def test_step_agrees_with_the_reference(weights: Mapping[str, Tensor], precision: str) -> None:
     config = agreement.config("cpu", precision=precision)
     agreement.assert_step_agrees_with_the_reference(weights, config)
 
 
-def test_step_in_float32_is_not_taken_for_one_in_bfloat16(
+def test_float32_step_is_not_mistaken_for_bfloat16(
     weights: Mapping[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: torch.enable_grad())
@@ -34,10 +34,10 @@ def test_step_in_float32_is_not_taken_for_one_in_bfloat16(
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_step_of_a_model_that_computes_something_else_is_noticed(
+def test_step_of_a_wrong_model_is_detected(
     weights: Mapping[str, Tensor], precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as a compiler that leaves one block's perceptron 10 % too weak."""
+    """The defect could come from a compiler: one block's MLP is 10 % too weak."""
 
     def spoil(_: Processes, model: nn.Module, config: object) -> nn.Module:
         if config == spoilt.train:
@@ -53,11 +53,11 @@ def test_step_of_a_model_that_computes_something_else_is_noticed(
         agreement.assert_step_agrees_with_the_reference(weights, spoilt)
 
 
-def test_run_goes_on_from_a_snapshot(tmp_path: Path) -> None:
-    agreement.assert_resumes_elsewhere(tmp_path, "cpu", "cpu")
+def test_run_resumes_from_a_snapshot(tmp_path: Path) -> None:
+    agreement.assert_resumes_on_another_device(tmp_path, "cpu", "cpu")
 
 
-def test_run_that_goes_on_without_its_moments_is_noticed(
+def test_run_resumed_without_moments_is_detected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restore = snapshots.restore
@@ -69,27 +69,25 @@ def test_run_that_goes_on_without_its_moments_is_noticed(
 
     monkeypatch.setattr(snapshots, "restore", restore_and_forget)
     with pytest.raises(AssertionError):
-        agreement.assert_resumes_elsewhere(tmp_path, "cpu", "cpu")
+        agreement.assert_resumes_on_another_device(tmp_path, "cpu", "cpu")
 
 
-def test_curve_that_is_another_one_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # From the snapshot on, at a rate that is 5 % higher.
+def test_different_curve_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # After the snapshot, the rate is 5 % higher.
     rate = loop.learning_rate
 
-    def higher(step: int, steps: int, config: object) -> float:
+    def increased_rate(step: int, steps: int, config: object) -> float:
         del config
         return (1.05 if len(resumed) else 1) * rate(step, steps, agreement.config("cpu").train)
 
     resumed: list[Path] = []
     restore = snapshots.restore
 
-    def note(snapshot: Path, trainer: Trainer, processes: Processes) -> None:
+    def restore_and_record(snapshot: Path, trainer: Trainer, processes: Processes) -> None:
         restore(snapshot, trainer, processes)
         resumed.append(snapshot)
 
-    monkeypatch.setattr(loop, "learning_rate", higher)
-    monkeypatch.setattr(snapshots, "restore", note)
+    monkeypatch.setattr(loop, "learning_rate", increased_rate)
+    monkeypatch.setattr(snapshots, "restore", restore_and_record)
     with pytest.raises(AssertionError, match=r"^\[\(2\."):
-        agreement.assert_resumes_elsewhere(tmp_path, "cpu", "cpu")
+        agreement.assert_resumes_on_another_device(tmp_path, "cpu", "cpu")

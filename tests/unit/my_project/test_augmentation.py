@@ -1,4 +1,4 @@
-"""Augmentation: what is drawn, and what each draw does to an image."""
+"""Augmentation: the random draws and the effect of each draw on an image."""
 
 from collections.abc import Callable
 
@@ -41,7 +41,7 @@ def changed(**values: float) -> TrainConfig:
 
 
 def drawn(seeds: tuple[int, int], size: int, image: torch.Size, train: TrainConfig) -> Draws | None:
-    """What is drawn for a batch of images of that shape."""
+    """Draw for a batch of images of shape `image`."""
     model = ModelConfig(
         image_size=image[1],
         channels=image[0],
@@ -62,7 +62,7 @@ def draws_of(seeds: tuple[int, int], size: int, image: torch.Size, train: TrainC
     return draws
 
 
-def test_draws_of_nothing_leave_an_image_as_it_is(training_examples: Examples) -> None:
+def test_zero_draws_leave_an_image_unchanged(training_examples: Examples) -> None:
     images = training_examples.images
     same = augmentation.distorted(images, torch.zeros(len(images), 5), 1.0)
     torch.testing.assert_close(same, images)
@@ -78,9 +78,9 @@ def test_draws_of_nothing_leave_an_image_as_it_is(training_examples: Examples) -
         ([1.0, 0.0, 0.0, 0.0, 0.0], 9, lambda image: torch.rot90(image, 1, (1, 2))),
         ([-1.0, 0.0, 0.0, 0.0, 0.0], 9, lambda image: torch.rot90(image, -1, (1, 2))),
     ],
-    ids=["across", "along", "turned", "turned back"],
+    ids=["across", "down", "rotated", "rotated back"],
 )
-def test_each_draw_distorts_in_its_way(
+def test_each_draw_applies_its_own_distortion(
     draw: list[float], strength: float, moved: Callable[[torch.Tensor], torch.Tensor]
 ) -> None:
     image = torch.full((1, 8, 8), -1.0)
@@ -89,7 +89,7 @@ def test_each_draw_distorts_in_its_way(
     torch.testing.assert_close(found, moved(image), atol=1e-5, rtol=0)
 
 
-def test_an_image_is_scaled_about_its_middle() -> None:
+def test_an_image_is_scaled_about_its_centre() -> None:
     image, half = torch.full((1, 1, 8, 8), -1.0), torch.full((1, 1, 8, 8), -1.0)
     image[..., 2:6, 2:6], half[..., 3:5, 3:5] = 1.0, 1.0
     draw = torch.tensor([[0.0, 1.0, 0.0, 0.0, 0.0]])
@@ -102,8 +102,8 @@ def test_an_image_is_sheared_row_by_row() -> None:
     found = augmentation.distorted(image, draw, 20.0)[0, 0]
     for row in range(8):
         places = torch.arange(8) + 2 * row - 7
-        there = (places >= 0) & (places < 8)
-        expected = torch.where(there, image[0, 0, row, places.clamp(0, 7)], -1.0)
+        is_inside = (places >= 0) & (places < 8)
+        expected = torch.where(is_inside, image[0, 0, row, places.clamp(0, 7)], -1.0)
         torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=0)
 
 
@@ -116,18 +116,18 @@ def test_each_image_is_distorted_by_its_own_draw(training_examples: Examples) ->
     assert not torch.equal(together, images)
 
 
-def test_draws_depend_on_the_seeds_and_on_nothing_else() -> None:
-    first, again, other = (
+def test_draws_depend_only_on_the_seeds() -> None:
+    first, repeated, other = (
         draws_of(seeds, 6, IMAGE, EVERYTHING) for seeds in ((3, 1), (3, 1), (3, 2))
     )
     for name in ("partners", "distortions", "shares", "noise"):
-        assert torch.equal(getattr(first, name), getattr(again, name))
+        assert torch.equal(getattr(first, name), getattr(repeated, name))
     for name in ("distortions", "shares", "noise"):
         assert not torch.isclose(getattr(first, name), getattr(other, name)).any()
 
 
 @given(st.integers(1, 40), st.floats(0.05, 10), st.integers(0, 2**32 - 1))
-def test_draws_are_in_their_range_and_nobody_is_his_own_partner(
+def test_draws_are_in_range_and_no_example_is_its_own_partner(
     size: int, mixup: float, seed: int
 ) -> None:
     draws = draws_of((seed, 0), size, IMAGE, changed(mixup=mixup, noise=1.0))
@@ -139,15 +139,15 @@ def test_draws_are_in_their_range_and_nobody_is_his_own_partner(
     assert draws.noise.shape == (size, *IMAGE)
 
 
-def test_shares_and_noise_have_the_spread_that_the_configuration_asks_for() -> None:
+def test_shares_and_noise_have_the_configured_spread() -> None:
     draws = draws_of((0, 0), 20_000, torch.Size((1, 2, 2)), changed(mixup=0.4, noise=1.0))
-    # Of Beta(a, a) the mean is 1/2 and the variance 1 / (4 (2a + 1)).
+    # Beta(a, a) has a mean of 1/2 and a variance of 1 / (4 (2a + 1)).
     assert draws.shares.mean().item() == pytest.approx(0.5, abs=0.01)
     assert draws.shares.var().item() == pytest.approx(1 / (4 * 1.8), rel=0.03)
     assert draws.noise.std().item() == pytest.approx(1, rel=0.01)
 
 
-def test_two_are_mixed_with_their_classes_as_their_shares_say(
+def test_two_images_and_their_classes_are_mixed_by_share(
     training_examples: Examples,
 ) -> None:
     images, labels = training_examples.images[:4], training_examples.labels[:4]
@@ -165,7 +165,7 @@ def test_two_are_mixed_with_their_classes_as_their_shares_say(
         torch.testing.assert_close(targets[row], wanted)
 
 
-def test_noise_is_added_and_nothing_else_is_changed(training_examples: Examples) -> None:
+def test_noise_changes_only_the_images(training_examples: Examples) -> None:
     images, labels = training_examples.images[:3], training_examples.labels[:3]
     config = changed(noise=0.2)
     draws = draws_of((0, 0), 3, IMAGE, config)
@@ -175,14 +175,14 @@ def test_noise_is_added_and_nothing_else_is_changed(training_examples: Examples)
     assert torch.equal(targets.sum(dim=1), torch.ones(3))
 
 
-def test_a_part_of_a_batch_may_be_empty(training_examples: Examples) -> None:
+def test_a_micro_batch_may_be_empty(training_examples: Examples) -> None:
     draws = draws_of((0, 0), 4, IMAGE, EVERYTHING).of(torch.arange(0))
-    nothing = training_examples.images[:0], training_examples.labels[:0]
-    images, targets = augmentation.augmented(*nothing, draws, EVERYTHING, 10)
+    empty = training_examples.images[:0], training_examples.labels[:0]
+    images, targets = augmentation.augmented(*empty, draws, EVERYTHING, 10)
     assert (images.shape, targets.shape) == ((0, *IMAGE), (0, 10))
 
 
 @pytest.mark.parametrize("key", ["distortion", "mixup", "noise"])
-def test_each_kind_is_one_by_itself(key: str) -> None:
+def test_each_augmentation_can_be_used_alone(key: str) -> None:
     assert drawn((0, 0), 4, IMAGE, CONFIG) is None
     assert drawn((0, 0), 4, IMAGE, changed(**{key: 0.5})) is not None

@@ -15,7 +15,7 @@ from my_project.config import RunConfig
 Refused = Callable[..., str]
 
 
-def test_training_leaves_a_checkpoint_that_evaluation_judges(
+def test_evaluation_judges_the_checkpoint_that_training_writes(
     config_file: Path, tmp_path: Path
 ) -> None:
     outputs = tmp_path / "outputs"
@@ -29,7 +29,7 @@ def test_training_leaves_a_checkpoint_that_evaluation_judges(
     assert (outputs / "mine" / "predictions.parquet").exists()
 
 
-def test_model_that_does_not_fit_the_data_is_told_in_one_line(
+def test_model_that_does_not_fit_the_data_is_reported_in_one_line(
     config_file: Path, tmp_path: Path, refused: Refused
 ) -> None:
     for change in ("model.classes=5", "model.image_size=16"):
@@ -38,7 +38,7 @@ def test_model_that_does_not_fit_the_data_is_told_in_one_line(
     assert not (tmp_path / "outputs").exists()
 
 
-def test_help_and_typos_do_not_wait_for_torch(tmp_path: Path) -> None:
+def test_help_and_typos_do_not_import_torch(tmp_path: Path) -> None:
     program = """
 import contextlib, sys
 from my_project import eval, train
@@ -54,13 +54,13 @@ assert "torch" not in sys.modules
     subprocess.run([sys.executable, "-c", program, str(config)], check=True, capture_output=True)
 
 
-def test_modules_are_commands(config_file: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_modules_run_as_commands(config_file: Path, checkpoint: Path, tmp_path: Path) -> None:
     train = ["my_project.train", "--config", str(config_file), "--set", "train.lr=-1"]
     absent = str(tmp_path / "absent.pt")
     judge = ["my_project.eval", "--checkpoint", str(checkpoint), "--baseline", absent]
     judge += ["--policy", str(write_policy(tmp_path / "gates.yaml"))]
-    told = {"--set: train.lr: must be > 0, got -1\n": train, f"{absent}: no such file\n": judge}
-    for line, words in told.items():
+    expected = {"--set: train.lr: must be > 0, got -1\n": train, f"{absent}: no such file\n": judge}
+    for line, words in expected.items():
         done = subprocess.run(
             [sys.executable, "-m", *words],
             check=False,

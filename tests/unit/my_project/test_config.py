@@ -1,4 +1,4 @@
-"""The project's own keys, and the configurations that it ships."""
+"""The project's configuration keys and the configurations it ships."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_shipped_configuration_loads(name: str, classes: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["ci-tiny.yaml", "base.yaml"])
-def test_configuration_that_is_judged_repeats_bit_for_bit(name: str) -> None:
+def test_judged_configuration_is_deterministic(name: str) -> None:
     assert configs.load(RunConfig, ROOT / "configs" / name).train.deterministic
 
 
@@ -88,7 +88,7 @@ def test_every_number_has_a_range() -> None:
         assert key.keys() & {"maximum", "exclusiveMaximum"}, name
 
 
-def test_the_committed_schema_is_that_of_the_configuration() -> None:
+def test_committed_schema_is_current() -> None:
     committed = Path(my_project.__file__).with_name("config.schema.json").read_text()
     command = "python -m my_project.config > src/my_project/config.schema.json"
     assert committed == configs.json_schema(RunConfig), command
@@ -115,5 +115,7 @@ def test_the_committed_schema_is_that_of_the_configuration() -> None:
         ),
     ],
 )
-def test_error_of_an_override_names_it(config_file: Path, override: str, explanation: str) -> None:
+def test_error_in_an_override_names_the_key(
+    config_file: Path, override: str, explanation: str
+) -> None:
     assert error_of(config_file, override) == f"--set: {explanation}"

@@ -1,4 +1,4 @@
-"""The handwritten digits, and files of one's own in their schema."""
+"""The handwritten digits, and users' own files with the same schema."""
 
 import hashlib
 from collections import Counter
@@ -29,7 +29,7 @@ def source_of(source: str, folder: Path) -> TorchDataConfig:
 
 
 def table_of(pixels: np.ndarray[tuple[int, int], np.dtype[np.uint8]], first: int = 0) -> pa.Table:
-    """What a user's file holds: rows named by their number, from `first`."""
+    """Return a table as in a user's file, with ids numbered from `first`."""
     return pa.table(
         {
             "id": [f"row-{first + row}" for row in range(len(pixels))],
@@ -56,8 +56,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data.DATASET.prepare(source_of("digits", folder))
 
 
-def test_thickness_is_the_quarter_of_the_reference() -> None:
-    # The quartiles of 0 ... 4 are 1, 2 and 3; a bound belongs to the thinner side.
+def test_thickness_is_a_quartile_of_the_reference() -> None:
+    # The quartiles of 0 ... 4 are 1, 2 and 3; a value equal to a bound counts as thinner.
     reference = np.array([4, 2, 0, 1, 3])
     assert data.thicknesses(np.array([-9, 1, 2, 3, 4, 99]), reference) == [
         "thinnest",
@@ -73,11 +73,11 @@ def test_prepare_writes_every_digit_of_scikit_learn(prepared: Path) -> None:
     table = pq.read_table(prepared)
     assert prepared.name == "digits.parquet"
     assert table.schema.equals(data.SCHEMA)
-    # How often the data set's own description says that each digit appears.
+    # The count of each digit, from the data set's own description.
     assert [table["label"].to_pylist().count(digit) for digit in range(10)] == [
         *(178, 182, 177, 183, 181, 182, 181, 179, 174, 180)
     ]
-    # The first image, a zero: scikit-learn's documentation prints its first two rows.
+    # The first two rows of the first image, a zero, from scikit-learn's documentation.
     assert table["label"][0].as_py() == 0
     assert table["pixels"][0].as_py()[:16] == [
         *(0, 0, 5, 13, 9, 1, 0, 0),
@@ -94,7 +94,7 @@ def test_prepare_names_each_image_by_its_hash(prepared: Path) -> None:
     ]
 
 
-def test_prepare_takes_the_bounds_of_thickness_from_the_training_split(prepared: Path) -> None:
+def test_thickness_bounds_come_from_the_training_split(prepared: Path) -> None:
     table = pq.read_table(prepared)
     counts = Counter(
         thickness
@@ -104,7 +104,7 @@ def test_prepare_takes_the_bounds_of_thickness_from_the_training_split(prepared:
         if split == "train"
     )
     quarter = sum(counts.values()) / 4
-    # Images with as much ink as a bound cannot be told apart, so quarters are not exact.
+    # Images with exactly as much ink as a bound all go to one side, so quarters are not exact.
     assert counts == pytest.approx(dict.fromkeys(data.THICKNESSES, quarter), abs=20)
 
 
@@ -115,7 +115,7 @@ def test_splits_of_the_digits_share_no_image_and_no_id(prepared: Path) -> None:
     assert len(images) == len(set(images)) == len(set(ids)) == 1797
 
 
-def test_load_gives_the_examples_of_one_split(data_file: Path) -> None:
+def test_load_returns_the_examples_of_one_split(data_file: Path) -> None:
     examples = data.load(data_file, "validation")
     assert len(examples) == 10
     assert examples.ids.tolist() == [f"{row:016x}" for row in range(30, 40)]
@@ -133,17 +133,17 @@ def test_load_scales_ink_from_minus_one_to_one(data_file: Path, table: pa.Table)
     assert (examples.images.min().item(), examples.images.max().item()) == (-1, 1)
 
 
-def test_own_columns_beyond_those_needed_are_left_out(tmp_path: Path) -> None:
+def test_unneeded_columns_of_an_own_file_are_dropped(tmp_path: Path) -> None:
     own = tmp_path / "own.parquet"
     table = table_of(noise(50)).append_column("split", pa.array(["test"] * 50))
     pq.write_table(table.append_column("writer", pa.array(["me"] * 50)), own)
     prepared = pq.read_table(data.DATASET.prepare(source_of(str(own), tmp_path / "cache")))
     assert prepared.column_names == data.SCHEMA.names
-    assert set(prepared["split"].to_pylist()) == set(SPLITS), "its own split is not believed"
+    assert set(prepared["split"].to_pylist()) == set(SPLITS), "the user's split column was used"
 
 
 def with_column(name: str, values: pa.Array | None) -> pa.Table:
-    """A user's table in which one column is another, or missing."""
+    """Return a user's table with one column replaced, or removed if `values` is None."""
     table = table_of(noise(4))
     position = table.column_names.index(name)
     return (
@@ -173,9 +173,7 @@ BAD_SOURCES = [
 
 
 @pytest.mark.parametrize(("table", "explanation"), BAD_SOURCES)
-def test_own_parquet_that_is_not_as_it_should_be_is_refused(
-    tmp_path: Path, table: pa.Table, explanation: str
-) -> None:
+def test_invalid_own_parquet_is_refused(tmp_path: Path, table: pa.Table, explanation: str) -> None:
     own, cache = tmp_path / "own.parquet", tmp_path / "cache"
     pq.write_table(table, own)
     error = error_of(lambda: data.DATASET.prepare(source_of(str(own), cache)))
@@ -186,10 +184,10 @@ def test_own_parquet_that_is_not_as_it_should_be_is_refused(
 @pytest.mark.parametrize("rows", [1, 2])
 def test_own_file_without_a_training_example_is_refused(tmp_path: Path, rows: int) -> None:
     own = tmp_path / "own.parquet"
-    of_test = [image for image in noise(100) if split_of_image(image) == "test"]
-    pq.write_table(table_of(np.array(of_test[:rows])), own)
+    test_images = [image for image in noise(100) if split_of_image(image) == "test"]
+    pq.write_table(table_of(np.array(test_images[:rows])), own)
     assert error_of(lambda: data.DATASET.prepare(source_of(str(own), tmp_path / "cache"))) == (
-        f"{own}: has no example in the split train"
+        f"{own}: has no examples in the train split"
     )
 
 
@@ -198,14 +196,14 @@ def split_of_image(image: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> str:
 
 
 def splits_in(table: pa.Table) -> dict[str, dict[str, object]]:
-    """Each row of a table by its id, but for its thickness, whose bounds may move."""
+    """Map each id to its row without the thickness, whose bounds depend on the other rows."""
     rows: list[dict[str, object]] = data.complete(table, "source").drop(["thickness"]).to_pylist()
     return {str(row["id"]): row for row in rows}
 
 
 @given(rows=st.integers(30, 60), more=st.integers(1, 30), seed=st.integers(0, 2**32))
 @settings(derandomize=True, deadline=None, max_examples=25)
-def test_adding_rows_to_a_file_changes_no_other(rows: int, more: int, seed: int) -> None:
+def test_adding_rows_to_a_file_changes_no_other_row(rows: int, more: int, seed: int) -> None:
     old = table_of(noise(rows, seed))
     new = table_of(noise(more, seed + 1), first=rows)
     before = splits_in(old)
@@ -215,7 +213,7 @@ def test_adding_rows_to_a_file_changes_no_other(rows: int, more: int, seed: int)
 
 @given(rows=st.integers(30, 60), copies=st.lists(st.integers(0, 29)), seed=st.integers(0, 2**32))
 @settings(derandomize=True, deadline=None, max_examples=25)
-def test_equal_images_are_in_one_split_whatever_their_names(
+def test_equal_images_are_in_one_split_even_with_different_ids(
     rows: int, copies: list[int], seed: int
 ) -> None:
     pixels = noise(rows, seed)
@@ -243,7 +241,7 @@ def test_synthetic_examples_are_always_the_same() -> None:
     assert len(set(one.ids)) == len(one) == data.SYNTHETIC_EXAMPLES
 
 
-def test_synthetic_examples_leave_the_generator_alone() -> None:
+def test_synthetic_examples_do_not_change_the_global_generator() -> None:
     state = torch.get_rng_state()
     data.synthetic(SMALL_MODEL)
     assert torch.equal(torch.get_rng_state(), state)
@@ -257,7 +255,7 @@ def test_synthetic_examples_of_another_shape_have_another_digest() -> None:
 def test_synthetic_examples_need_no_file(config_file: Path, tmp_path: Path) -> None:
     cache = tmp_path / "none"
     overrides = ["data.source=synthetic", f"data.cache_dir={cache}"]
-    # A model that the digits do not fit.
+    # The digits would not fit this model.
     config = configs.load(
         RunConfig, config_file, [*overrides, "model.image_size=16", "model.classes=3"]
     )
@@ -266,9 +264,7 @@ def test_synthetic_examples_need_no_file(config_file: Path, tmp_path: Path) -> N
     assert not cache.exists()
 
 
-def test_examples_come_from_the_source_of_the_configuration(
-    config: RunConfig, data_file: Path
-) -> None:
+def test_examples_come_from_the_configured_source(config: RunConfig, data_file: Path) -> None:
     examples = data.examples_of(config, "test", where="here")
     assert examples.ids.tolist() == data.load(data_file, "test").ids.tolist()
 

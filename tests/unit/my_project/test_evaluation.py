@@ -1,4 +1,4 @@
-"""What a checkpoint predicts, and whether a registered model still does."""
+"""Predictions of a checkpoint, and the smoke check that a registered model reproduces them."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ def predictions(checkpoint: Path, held_out_examples: Examples) -> Predictions:
 
 def test_accuracy_of_a_worked_example(config: RunConfig, held_out_examples: Examples) -> None:
     model = loop.new_model(LEARNER, config)
-    # With no weights in the head, its bias alone decides: every image is a 3, and 2 of 20 are.
+    # The head's weights are zero, so its bias decides: every prediction is 3, right for 2 of 20.
     torch.nn.init.ones_(model.get_parameter("head.bias")[3:4])
     assert mean_score(model, held_out_examples, is_right) == pytest.approx(0.1)
 
@@ -50,13 +50,13 @@ def test_predictions_carry_their_evidence(
     assert predictions.data_digest == hashlib.sha256(data_file.read_bytes()).hexdigest()
 
 
-def test_predictions_are_the_likeliest_classes(
+def test_predictions_are_the_most_probable_classes(
     predictions: Predictions, held_out_examples: Examples
 ) -> None:
     assert predictions.probabilities is not None
     assert predictions.probabilities.shape == (20, 10)
-    likeliest = [row.tolist().index(row.max()) for row in predictions.probabilities]
-    assert predictions.predictions.tolist() == likeliest
+    most_probable = [row.tolist().index(row.max()) for row in predictions.probabilities]
+    assert predictions.predictions.tolist() == most_probable
     assert predictions.ids.tolist() == held_out_examples.ids.tolist()
     assert predictions.labels.tolist() == held_out_examples.labels.tolist()
 
@@ -71,7 +71,7 @@ def test_predictions_have_the_subgroups_of_the_project(
 
 @pytest.fixture
 def project(tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project's configuration, where it is looked for."""
+    """The project's configuration at its default path."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "configs" / "base.yaml"
     file.parent.mkdir()
@@ -80,13 +80,13 @@ def project(tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def registered(project: Path, checkpoint: Path, candidate: Path) -> Path:
-    """A folder with the files of a version that the smoke check reads."""
+    """A folder with the files of a registered version that the smoke check reads."""
     assert project.exists()
     assert candidate.parent == checkpoint.parent
     return checkpoint.parent
 
 
-def test_a_model_that_answers_as_when_it_was_judged_is_whole(registered: Path) -> None:
+def test_smoke_check_passes_for_reproduced_predictions(registered: Path) -> None:
     smoke(registered)
 
 
@@ -97,10 +97,9 @@ def candidate(checkpoint: Path, predictions: Predictions) -> Path:
     return file
 
 
-def test_predictions_name_the_configuration(
+def test_predictions_name_the_configuration_digest(
     candidate: Path, checkpoint: Path, trained: Path
 ) -> None:
-    # The run's config.yaml, byte for byte.
     written = hashlib.sha256((trained / "config.yaml").read_bytes()).hexdigest()
     assert open_predictions(candidate).digests["config"] == written
     assert checkpoint.exists()
@@ -125,7 +124,7 @@ def test_checkpoint_for_other_images_is_refused(
         evaluation.predict(file, held_out_examples)
 
 
-def test_a_model_that_answers_otherwise_is_not(registered: Path, predictions: Predictions) -> None:
+def test_smoke_check_refuses_other_predictions(registered: Path, predictions: Predictions) -> None:
     other = (predictions.predictions + 1) % 10
     changed = dataclasses.replace(predictions, predictions=other)
     write_predictions(changed, registered / "predictions.parquet")

@@ -1,10 +1,10 @@
-"""Does the first training step after step still come to the same numbers?
+"""Training still gives the same losses, step by step, as the golden curve.
 
-A loss curve is kept per version of torch. After a change that is meant to move it:
+There is one curve per version of torch. After a change that is meant to move the curve, run:
 
     nox -s unit -- tests/unit/my_project/test_golden.py --renew-golden
 
-and the same with the other cells of the matrix, as in `nox -s "matrix(py3.11-torch2.11)" -- …`.
+and the same in the other cells of the matrix, as in `nox -s "matrix(py3.11-torch2.11)" -- …`.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the conventional name
 
 from gates.files import write_text
 from tasks.project import ROOT
@@ -30,20 +30,20 @@ FOLDER = Path(__file__).with_name("golden")
 FIRST_STEPS = 20
 LATER_STEP = 100
 
-# Other processors and other numbers of threads add in another order, which rounds differently:
-# between one thread and two, SSE4, AVX2 and AVX-512, and torch 2.11, 2.13 and 2.15 the losses
-# differ by up to 3e-7. A learning rate that is 1 % off moves them by 7e-4 at first and 2e-3
-# later, bfloat16 by 8e-4 and 0.1.
+# Processors and thread counts change the order of summation, and so the rounding: across one or two
+# threads, SSE4, AVX2 and AVX-512, and torch 2.11, 2.13 and 2.15, losses differ by up to 3e-7. A
+# learning rate that is 1 % off moves the first losses by 7e-4 and the later loss by 2e-3; bfloat16
+# moves them by 8e-4 and 0.1.
 FIRST_TOLERANCE = 1e-4
 LATER_TOLERANCE = 1e-3
 
 
 class EnoughError(Exception):
-    """Ends the training after `LATER_STEP`."""
+    """Ends training after `LATER_STEP`."""
 
 
 def curve_of(config: RunConfig, examples: Examples) -> dict[str, list[float]]:
-    """The loss of each of the first steps, and of the whole training split later on."""
+    """Return the losses of the first steps, and a later loss on the whole training split."""
     losses: list[float] = []
     model = loop.new_model(LEARNER, config)
 
@@ -60,7 +60,7 @@ def curve_of(config: RunConfig, examples: Examples) -> dict[str, list[float]]:
 
 
 def differences(golden: dict[str, list[float]], found: dict[str, list[float]]) -> list[str]:
-    """What is not the same but for rounding, a line each."""
+    """Return a line for each loss that differs by more than rounding."""
     tolerances = {"first_losses": FIRST_TOLERANCE, "later_loss": LATER_TOLERANCE}
     return [
         f"{name}[{position}]: {before:.6f} -> {now:.6f}"
@@ -86,7 +86,7 @@ def curve(ci_tiny: RunConfig, digits: Examples) -> dict[str, list[float]]:
     return curve_of(ci_tiny, digits)
 
 
-def test_losses_are_those_of_before(
+def test_losses_match_the_golden_curve(
     curve: dict[str, list[float]], request: pytest.FixtureRequest
 ) -> None:
     version = ".".join(torch.__version__.split(".")[:2])
@@ -97,22 +97,22 @@ def test_losses_are_those_of_before(
     if request.config.getoption("--renew-golden"):
         write_text(file, json.dumps(curve, indent=2) + "\n")
     if not file.exists():
-        pytest.fail(f"golden/{file.name} is missing; make it: {command}", pytrace=False)
+        pytest.fail(f"golden/{file.name} is missing; create it: {command}", pytrace=False)
     found = differences(json.loads(file.read_text()), curve)
-    assert not found, f"if the change is meant to move them: {command}"
+    assert not found, f"if the change is intended, run: {command}"
 
 
-def test_change_of_numbers_is_noticed(
+def test_change_in_the_numbers_is_detected(
     curve: dict[str, list[float]], ci_tiny: RunConfig, digits: Examples
 ) -> None:
-    # The control of the test above: a rate that is 1 % off is no rounding.
+    # Control for the test above: a rate that is 1 % off moves losses by more than rounding.
     train = ci_tiny.train.model_copy(update={"lr": 1.01 * ci_tiny.train.lr})
     other = curve_of(ci_tiny.model_copy(update={"train": train}), digits)
     assert differences(curve, curve) == []
-    noticed = {line.split("[")[0] for line in differences(curve, other)}
-    assert noticed == {"first_losses", "later_loss"}
+    detected = {line.split("[")[0] for line in differences(curve, other)}
+    assert detected == {"first_losses", "later_loss"}
 
 
-def test_loss_that_is_not_a_number_is_noticed(curve: dict[str, list[float]]) -> None:
+def test_nan_loss_is_detected(curve: dict[str, list[float]]) -> None:
     broken = {**curve, "later_loss": [float("nan")]}
     assert len(differences(curve, broken)) == 1

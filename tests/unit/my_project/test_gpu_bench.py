@@ -1,11 +1,11 @@
-"""What a step of the model needs, and the command that measures how fast it is done."""
+"""The operations of a training step, and the command that measures its speed."""
 
 import json
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the conventional name
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -18,8 +18,8 @@ from my_project.model import VisionTransformer
 
 
 @pytest.mark.parametrize("attention", [SDPBackend.MATH])
-def test_model_flops_are_those_that_torch_counts(attention: SDPBackend) -> None:
-    """Torch's counter, with attention as plain products: a fused one also counts what it redoes."""
+def test_model_flops_match_torchs_counter(attention: SDPBackend) -> None:
+    """Attention must not be fused here: torch would also count the operations it recomputes."""
     config = ModelConfig(
         image_size=12, channels=3, classes=7, patch_size=4, width=24, depth=2, heads=3
     )
@@ -27,11 +27,11 @@ def test_model_flops_are_those_that_torch_counts(attention: SDPBackend) -> None:
     images, labels = torch.randn(5, 3, 12, 12), torch.zeros(5, dtype=torch.int64)
     with sdpa_kernel(attention), FlopCounterMode(display=False) as counter:
         F.cross_entropy(model(images), labels).backward()
-    assert model_flops(of_batch(config, 5)) == counter.get_total_flops()
+    assert model_flops(with_model(config, 5)) == counter.get_total_flops()
 
 
-def of_batch(model: ModelConfig, batch_size: int) -> RunConfig:
-    """A configuration of that model and batch."""
+def with_model(model: ModelConfig, batch_size: int) -> RunConfig:
+    """Return a configuration with `model` and `batch_size`."""
     config = configs.load(RunConfig, ROOT / "configs" / "gpu-bench.yaml")
     train = config.train.model_copy(update={"batch_size": batch_size})
     return config.model_copy(update={"model": model, "train": train})
@@ -40,11 +40,11 @@ def of_batch(model: ModelConfig, batch_size: int) -> RunConfig:
 def test_model_flops_of_vit_l_16() -> None:
     config = configs.load(RunConfig, ROOT / "configs" / "gpu-bench.yaml")
     assert config.train.batch_size == 128
-    # Dosovitskiy et al. (2021), table 1: 307 M parameters; 61.6 G multiplications an image
-    # (torchvision's table for vit_l_16 at 224, which has a class token: 197 tokens for 196).
-    forward = model_flops(of_batch(config.model, 1)) / 3 / 2
+    # Dosovitskiy et al. (2021), table 1: 307 M parameters. Torchvision's table for vit_l_16 at 224:
+    # 61.6 G multiplications per image, with a class token and so 197 tokens instead of 196.
+    forward = model_flops(with_model(config.model, 1)) / 3 / 2
     assert forward == pytest.approx(61.55e9, rel=0.01)
-    # From the issue: 117 ms are 52 % of 770 TFLOP/s.
+    # At this size, a step of 117 ms is 52 % of 770 TFLOP/s.
     share = model_flops(config) / 0.117 / 770e12
     assert share == pytest.approx(0.52, abs=0.005)
 

@@ -1,4 +1,4 @@
-"""The loop on the project's model and images: nothing depends on how a batch is loaded."""
+"""Training the project's model: results do not depend on how a batch is loaded."""
 
 import dataclasses
 
@@ -28,10 +28,10 @@ def trained(config: RunConfig, examples: Examples) -> tuple[nn.Module, list[Step
 
 
 def double_trainer(config: RunConfig) -> Trainer:
-    """A trainer whose weights are float64.
+    """Return a trainer whose weights are float64.
 
-    Keys in attention have a bias whose gradient is zero but for rounding, and Adam scales what
-    it gets: in float32 any other order of adding moves that bias by up to the learning rate.
+    The gradient of the bias of attention keys is only rounding error, which Adam scales up: in
+    float32 another summation order can move that bias by up to the learning rate.
     """
     return loop.new_trainer(loop.new_model(LEARNER, config).double(), config.train)
 
@@ -39,7 +39,7 @@ def double_trainer(config: RunConfig) -> Trainer:
 def fit_in_double(trainer: Trainer, config: RunConfig, examples: Examples) -> nn.Module:
     doubled = dataclasses.replace(examples, images=examples.images.double())
     with pytest.MonkeyPatch.context() as patched:
-        # The loop takes its loss in float32, whatever the model is; here it must not round.
+        # The loop casts the loss to float32 for any model; here it must not round.
         patched.setattr(torch.Tensor, "float", torch.Tensor.double)
         loop.fit(trainer, doubled, config, LEARNER)
     return trainer.model
@@ -65,17 +65,17 @@ def with_workers(config: RunConfig, workers: int) -> RunConfig:
 
 def test_training_lowers_the_loss(config: RunConfig, training_examples: Examples) -> None:
     _, reports = trained(with_train(config, epochs=30, lr=0.01), training_examples)
-    # Thirty images of noise can only be learned by heart.
+    # Thirty images of noise can only be memorised.
     assert reports[-1].loss < reports[0].loss - 0.5
 
 
-@pytest.mark.parametrize("parts", [2, 4, 5])
+@pytest.mark.parametrize("micro_batches", [2, 4, 5])
 def test_accumulation_changes_neither_the_weights_nor_the_loss_curve(
-    config: RunConfig, training_examples: Examples, parts: int
+    config: RunConfig, training_examples: Examples, micro_batches: int
 ) -> None:
-    # In batches of 4 the last of an epoch has 2 examples: some of its parts are empty.
+    # In batches of 4 the last of an epoch has 2 examples, so some of its micro-batches are empty.
     whole = with_train(config, batch_size=4)
-    split = with_train(whole, accumulation_steps=parts)
+    split = with_train(whole, accumulation_steps=micro_batches)
     one, other = (
         fit_in_double(double_trainer(config), config, training_examples)
         for config in (whole, split)
@@ -97,19 +97,19 @@ def test_bfloat16_learns_and_keeps_its_weights_in_float32(
     )
     assert all(weights.dtype == torch.float32 for weights in half.parameters())
     assert all(weights.isfinite().all() for weights in half.parameters())
-    assert not are_equal(half, model), "the precision changes something"
-    # bfloat16 keeps eight bits: one part in 256 of a loss of about 2.3.
+    assert not are_equal(half, model), "the precision has no effect"
+    # bfloat16 keeps eight bits, so the error is up to 1/256 of a loss of about 2.3.
     losses = [report.loss for report in other]
     assert losses == pytest.approx([report.loss for report in curve], abs=0.05)
 
 
-@pytest.mark.parametrize(("parts", "workers"), [(1, 0), (3, 0), (1, 2)])
-def test_what_is_drawn_is_the_same_however_a_batch_is_loaded(
-    parts: int, workers: int, config: RunConfig, training_examples: Examples
+@pytest.mark.parametrize(("micro_batches", "workers"), [(1, 0), (3, 0), (1, 2)])
+def test_augmentation_does_not_depend_on_how_a_batch_is_loaded(
+    micro_batches: int, workers: int, config: RunConfig, training_examples: Examples
 ) -> None:
     whole = with_train(config, **AUGMENTED, batch_size=30)
     expected = fit_in_double(double_trainer(whole), whole, training_examples)
-    changed = with_workers(with_train(whole, accumulation_steps=parts), workers)
+    changed = with_workers(with_train(whole, accumulation_steps=micro_batches), workers)
     found = fit_in_double(double_trainer(changed), changed, training_examples)
     assert largest_difference(found, expected) < 1e-9
     for each in AUGMENTED:
@@ -118,21 +118,21 @@ def test_what_is_drawn_is_the_same_however_a_batch_is_loaded(
         assert largest_difference(without, expected) > 1e-4
 
 
-def test_a_run_on_augmented_images_goes_on_where_it_was(
+def test_a_run_on_augmented_images_resumes_exactly(
     config: RunConfig, training_examples: Examples
 ) -> None:
     settings_ = with_train(config, **AUGMENTED)
     whole, reports = trained(settings_, training_examples)
     trainer = new_trainer(settings_)
 
-    class StopError(Exception):
+    class AbortError(Exception):
         pass
 
-    def stop(report: StepReport) -> None:
+    def abort(report: StepReport) -> None:
         if report.step == len(reports) // 2 + 1:
-            raise StopError
+            raise AbortError
 
-    with pytest.raises(StopError):
-        loop.fit(trainer, training_examples, settings_, LEARNER, on_step=stop)
+    with pytest.raises(AbortError):
+        loop.fit(trainer, training_examples, settings_, LEARNER, on_step=abort)
     loop.fit(trainer, training_examples, settings_, LEARNER)
     assert are_equal(trainer.model, whole)

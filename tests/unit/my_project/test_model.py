@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the conventional name
 from torch import nn
 
 from my_project.config import ModelConfig
@@ -37,7 +37,7 @@ def test_each_image_gets_a_logit_per_class(config: ModelConfig) -> None:
 
 
 @pytest.mark.parametrize("config", SIZES)
-def test_first_loss_is_the_logarithm_of_the_classes(config: ModelConfig) -> None:
+def test_initial_loss_is_the_log_of_the_number_of_classes(config: ModelConfig) -> None:
     model, images = model_and_images(config)
     loss = F.cross_entropy(model(images), torch.arange(5) % config.classes)
     assert loss.item() == pytest.approx(math.log(config.classes), abs=1e-6)
@@ -70,8 +70,8 @@ def test_without_positions_the_order_of_the_patches_does_not_matter() -> None:
 
 
 def test_parameter_count_of_a_worked_example() -> None:
-    # patches 8·4+8, positions 16·8, norms of the block 2·16, attention (8·24+24)+(8·8+8),
-    # perceptron (8·32+32)+(32·8+8), last norm 16, head 8·10+10
+    # patches 8·4+8, positions 16·8, the block's norms 2·16, attention (8·24+24)+(8·8+8),
+    # MLP (8·32+32)+(32·8+8), last norm 16, head 8·10+10
     expected = 40 + 128 + 32 + 216 + 72 + 288 + 264 + 16 + 90
     model = VisionTransformer(TINY)
     assert sum(parameter.numel() for parameter in model.parameters()) == expected == 1146
@@ -84,7 +84,7 @@ def test_depth_adds_blocks() -> None:
 
 def test_every_parameter_learns() -> None:
     model, images = model_and_images(TINY)
-    # The head starts at zero and lets no gradient through before its first step.
+    # The head starts at zero and passes no gradient before its first step.
     nn.init.normal_(model.head.weight)
     F.cross_entropy(model(images), torch.arange(5)).backward()
     idle = [
@@ -138,7 +138,7 @@ def in_our_order(layer: nn.TransformerEncoderLayer) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_residual_stream_is_in_the_precision_of_the_step(dtype: torch.dtype) -> None:
+def test_residual_stream_has_the_precision_of_the_step(dtype: torch.dtype) -> None:
     model, images = model_and_images(TINY.model_copy(update={"depth": 3}))
     seen: list[torch.dtype] = []
     for block in model.blocks:

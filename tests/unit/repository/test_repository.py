@@ -1,4 +1,4 @@
-"""What holds for the repository as a whole."""
+"""Checks of the repository as a whole."""
 
 import configparser
 import json
@@ -19,7 +19,7 @@ from tests import repository
 import noxfile  # noqa: F401 - declares every session
 
 
-def code_of_quick_start() -> list[str]:
+def quick_start_commands() -> list[str]:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.split("## Quick start")[1].split("\n## ")[0]
     block = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
@@ -27,52 +27,52 @@ def code_of_quick_start() -> list[str]:
     return [line.split("#")[0].strip() for line in block[1].splitlines()]
 
 
-def test_ci_runs_what_the_readme_says_and_nothing_else() -> None:
+def test_ci_runs_exactly_the_commands_in_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     commands = [line for line in script if line and not line.startswith(("#", "set "))]
-    first, _, offline = code_of_quick_start()
+    first, _, offline = quick_start_commands()
     assert commands == [first, offline]
 
 
-def test_the_quick_start_is_two_lines_and_the_second_offline() -> None:
-    whole = "uvx nox -t pr"
+def test_quick_start_is_two_commands_and_an_offline_variant() -> None:
+    every_check = "uvx nox -t pr"
     first = "pip install uv && uvx nox -s smoke"
-    assert code_of_quick_start() == [first, whole, f'{whole} -k "not audit"']
+    assert quick_start_commands() == [first, every_check, f'{every_check} -k "not audit"']
 
 
 def test_the_readme_shows_the_catalogue() -> None:
     assert catalogue.markdown_table() in text_of("README.md")
 
 
-def test_the_changelog_has_a_place_for_a_release() -> None:
+def test_the_changelog_can_be_released() -> None:
     text = text_of("CHANGELOG.md")
     done = changelog.release(text, "99.0.0", "2026-11-24", "")
     assert changelog.has_unreleased_text(text) == bool(changelog.section(done, "99.0.0"))
 
 
-def test_offline_every_check_runs_but_the_audit() -> None:
+def test_only_the_audit_is_left_out_offline() -> None:
     def listed(*words: str) -> set[str]:
-        asked = [sys.executable, "-m", "nox", "--list", "--json", "-t", "pr", *words]
-        done = subprocess.run(asked, cwd=ROOT, capture_output=True, check=True)
+        command = [sys.executable, "-m", "nox", "--list", "--json", "-t", "pr", *words]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
         return {each["session"] for each in json.loads(done.stdout)}
 
     assert listed() - listed("-k", "not audit") == {"audit"}
 
 
 @pytest.mark.parametrize("host", [("pypi", "org"), ("files", "pythonhosted", "org")], ids=".".join)
-def test_no_committed_file_names_an_index(host: tuple[str, ...]) -> None:
+def test_no_committed_file_names_a_package_index(host: tuple[str, ...]) -> None:
     found = repository.git("grep", "--fixed-strings", "--files-with-matches", ".".join(host))
-    assert (found.returncode, found.stdout) == (1, ""), "1: searched, and found nothing"
+    assert (found.returncode, found.stdout) == (1, ""), "expected no match and exit code 1"
 
 
-def test_the_bars_are_where_they_were_set() -> None:
+def test_quality_thresholds_are_not_lowered() -> None:
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     assert tools["mypy"]["strict"] is True
     assert tools["coverage"]["run"]["branch"] is True
     assert tools["coverage"]["report"]["fail_under"] >= 90
 
 
-def test_no_package_escapes_the_import_contracts_or_has_no_tests() -> None:
+def test_every_package_has_import_contracts_and_tests() -> None:
     packages = {file.parent.name for file in (ROOT / "src").glob("*/__init__.py")}
     linter = configparser.ConfigParser()
     linter.read_string(imports.contracts())
@@ -84,8 +84,8 @@ def test_no_package_escapes_the_import_contracts_or_has_no_tests() -> None:
     assert all((ROOT / "tests/smoke" / each.package).is_dir() for each in WORKSPACE.projects)
 
 
-def test_no_tracked_file_at_the_top_of_the_tests_is_of_a_package() -> None:
-    """Else a session of one package would run, or a change of it would start, those of another."""
+def test_no_tests_are_outside_the_folder_of_a_package() -> None:
+    """Otherwise a package's session, or a change to it, would also run other packages' tests."""
     for kind, suites in (("unit", {"tasks", "repository"}), ("smoke", set())):
         inside = [
             name.split("/") for name in repository.files() if name.startswith(f"tests/{kind}/")
@@ -95,7 +95,7 @@ def test_no_tracked_file_at_the_top_of_the_tests_is_of_a_package() -> None:
         assert not [*(ROOT / "tests" / kind).glob("test_*.py")]
 
 
-def test_the_tests_that_security_names_are_there() -> None:
+def test_every_test_named_in_security_exists() -> None:
     named = set(re.findall(r"`(?:[\w/]*/)?(test_\w+)(?:\.py)?`", text_of("SECURITY.md")))
     found = repository.git("grep", "--only-matching", "-h", "-E", r"def test_\w+").stdout
     functions = {line.removeprefix("def ") for line in found.splitlines()}
@@ -133,4 +133,4 @@ def test_libraries_sessions_and_workflows_name_no_project() -> None:
         *(f":!tests/smoke/{name}" for name in names),
     )
     found = repository.git("grep", "-ilE", pattern, "--", *searched)
-    assert (found.returncode, found.stdout) == (1, ""), "1: searched, and found nothing"
+    assert (found.returncode, found.stdout) == (1, ""), "expected no match and exit code 1"

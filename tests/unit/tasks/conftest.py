@@ -1,4 +1,4 @@
-"""A small real project with a package index of its own, served on this machine."""
+"""Fixtures: a small real project, and a local package index that serves its packages."""
 
 import functools
 import http.server
@@ -12,7 +12,7 @@ from tasks.environments import lockfile, uv
 from tests.local_index import Index
 from tests.repository import commit
 
-import noxfile  # noqa: F401 - first, so that the catalogue has its order in every selection of tests
+import noxfile  # noqa: F401 - first, so that any selection of tests sees the catalogue's order
 
 MEMBER = """\
 [build-system]
@@ -49,7 +49,7 @@ format = "flat"
 explicit = true
 """
 
-# The smallest build backend that can make an editable install (PEP 660).
+# The smallest build backend that supports editable installs (PEP 660).
 BACKEND = """\
 import zipfile
 
@@ -65,7 +65,7 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
 """  # noqa: E501
 
 
-# Sessions that end in every way there is. `locked` has the smallest environment of the real lock.
+# One session for each way to end. `locked` uses the smallest environment in the real lock.
 NOXFILE = """\
 import sys
 from pathlib import Path
@@ -77,7 +77,7 @@ import nox
 from tasks.environments import environment
 from tasks.sessions import repository
 from tasks.catalogue import Part, session
-from tasks.errors import stop
+from tasks.errors import abort
 from tasks.project import ROOT
 
 nox.options.default_venv_backend = "none"
@@ -121,18 +121,18 @@ def breaks(session):
 @session(**SRC)
 def stops(session):
     'Stop.'
-    stop("uv.lock: nothing to judge")
+    abort("uv.lock: nothing to judge")
 
 
 @session(**SRC)
-def python_of(session):
-    'Run what is asked for, as a session that reads the sources does.'
+def run_python(session):
+    'Run the given code; declares src as its input.'
     python(session, *session.posargs)
 
 
 @session(**SRC)
-def reads_itself(session):
-    'Read a file in the process of Nox.'
+def reads_in_nox(session):
+    'Read a file in the Nox process.'
     (ROOT / session.posargs[0]).read_text()
 
 
@@ -143,22 +143,22 @@ def parts(session):
 
 @session(**SRC)
 def locked(session):
-    'Run in an environment of the lock.'
-    made = environment.Environment(
+    'Run in an environment installed from the lock.'
+    build = environment.Environment(
         folder=".nox/locked", python=environment.default_python(), groups=("build",)
     )
-    environment.run(session, environment.prepare(made), "python", "-c", "import hatchling")
+    environment.run(session, environment.prepare(build), "python", "-c", "import hatchling")
 """
 
 
 class _QuietHandler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         pass
 
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
-    """An index that holds tiny 1.0, made the only one that uv knows, with an empty cache."""
+    """An index that serves tiny 1.0; uv knows no other and starts with an empty cache."""
     folder = tmp_path / "index"
     folder.mkdir()
     handler = functools.partial(_QuietHandler, directory=str(folder))
@@ -179,7 +179,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 @pytest.fixture
 def project(tmp_path: Path, index: Index) -> Path:
-    """A locked workspace of one package that needs tiny; its folder's name has a space."""
+    """A locked workspace with one package, which needs tiny; its path contains a space."""
     root = tmp_path / "own project"
     root.mkdir()
     (root / "pyproject.toml").write_text(PYPROJECT)
@@ -193,8 +193,8 @@ def project(tmp_path: Path, index: Index) -> Path:
 
 
 @pytest.fixture
-def own_sessions(checkout: Path) -> Path:
-    """A copy of this repository with the sessions of NOXFILE, which end in every way."""
+def sample_sessions(checkout: Path) -> Path:
+    """A copy of this repository whose noxfile is NOXFILE."""
     (checkout / "noxfile.py").write_text(NOXFILE)
     commit(cwd=checkout)
     return checkout
@@ -202,13 +202,13 @@ def own_sessions(checkout: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _inside_a_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no session that a test runs in this repository write a manifest there."""
+    """Keep sessions that tests run in this repository from writing manifests in it."""
     monkeypatch.setenv("NOX_CURRENT_SESSION", "unit")
 
 
 @pytest.fixture(autouse=True)
 def _forget_uv() -> Iterator[None]:
-    """Let each test find uv anew, as each `nox` does."""
+    """Make each test look for uv again, as each `nox` run does."""
     uv.forget()
     yield
     uv.forget()

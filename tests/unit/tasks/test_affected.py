@@ -1,4 +1,4 @@
-"""What `plan` selects, in small repositories whose files have the names of real inputs."""
+"""What `plan` selects in small repositories whose file names match real inputs."""
 
 import runpy
 from collections.abc import Callable
@@ -24,7 +24,7 @@ SMOKE = f"smoke({WORKSPACE.default_project.package})"
 
 @pytest.fixture
 def branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A branch of `main`, on which main has gone on since."""
+    """A branch off `main`; main has a newer commit that the branch lacks."""
     monkeypatch.delenv("PLAN_LABELS", raising=False)
     monkeypatch.delenv("PLAN_FROM_FORK", raising=False)
     root = tmp_path / "branch"
@@ -33,7 +33,7 @@ def branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     commit(cwd=root)
     git("checkout", "--quiet", "-b", "branch", cwd=root)
     git("checkout", "--quiet", "main", cwd=root)
-    write(root, "src/gates/of_main.py")
+    write(root, "src/gates/only_on_main.py")
     commit(cwd=root)
     git("checkout", "--quiet", "branch", cwd=root)
     return root
@@ -42,14 +42,14 @@ def branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def write(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(f"what is in {name}\n" * 9)
+        (root / name).write_text(f"contents of {name}\n" * 9)
 
 
 def planned(root: Path, *arguments: str) -> list[str]:
     return [job.session for job in selection.plan(["pr", *arguments], root).jobs]
 
 
-def test_what_a_change_of_the_docs_does_not_touch_is_left_out_with_the_reason(
+def test_docs_change_leaves_out_unaffected_sessions_with_a_reason(
     branch: Path,
 ) -> None:
     write(branch, "docs/new.md")
@@ -60,22 +60,22 @@ def test_what_a_change_of_the_docs_does_not_touch_is_left_out_with_the_reason(
     assert not {SMOKE, "types", *GPU, *MIDDLE_CELLS} & chosen
     (line,) = [note for note in plan.notes if SMOKE in note]
     assert line.endswith("none of its inputs changed since main (see smoke in tasks/)")
-    told = " ".join(plan.notes)
+    notes = " ".join(plan.notes)
     left_out = {*PR, *GPU, *MIDDLE_CELLS} - chosen
-    assert [session for session in left_out if session not in told] == []
+    assert [session for session in left_out if session not in notes] == []
 
 
-def commit_it(root: Path) -> None:
+def commit_new_file(root: Path) -> None:
     write(root, "src/gates/new.py")
     commit(cwd=root)
 
 
-def stage_it(root: Path) -> None:
+def stage_new_file(root: Path) -> None:
     write(root, "src/gates/new.py")
     git("add", "--all", cwd=root)
 
 
-def leave_it_untracked(root: Path) -> None:
+def add_untracked_file(root: Path) -> None:
     write(root, "src/gates/new.py")
 
 
@@ -93,25 +93,25 @@ def move_away(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [commit_it, stage_it, leave_it_untracked, edit, delete, move_away]
+    "change", [commit_new_file, stage_new_file, add_untracked_file, edit, delete, move_away]
 )
-def test_every_way_of_changing_an_input_counts(
+def test_any_change_to_an_input_selects_its_session(
     change: Callable[[Path], None], branch: Path
 ) -> None:
     change(branch)
     assert SMOKE in planned(branch, "--since", "main")
 
 
-def test_a_folder_whose_name_only_begins_like_an_input_does_not_count(branch: Path) -> None:
-    write(branch, "src_of_another/errors.py", "configs_of_another/x.yaml")
+def test_folder_that_shares_a_prefix_with_an_input_does_not_count(branch: Path) -> None:
+    write(branch, "src_other/errors.py", "configs_other/x.yaml")
     assert SMOKE not in planned(branch, "--since", "main")
 
 
-def no_such_commit(root: Path) -> tuple[Path, str]:
-    return root, "git knows no commit 'upstream' here"
+def unknown_commit(root: Path) -> tuple[Path, str]:
+    return root, "git finds no commit 'upstream' here"
 
 
-def main_itself(root: Path) -> tuple[Path, str]:
+def branch_without_changes(root: Path) -> tuple[Path, str]:
     git("branch", "--quiet", "--force", "upstream", "HEAD", cwd=root)
     return root, "nothing differs from upstream"
 
@@ -128,20 +128,22 @@ def shallow_clone(root: Path) -> tuple[Path, str]:
 
 def no_repository(root: Path) -> tuple[Path, str]:
     (root / ".git").rename(root / "not git")
-    return root, "git knows no commit 'upstream' here"
+    return root, "git finds no commit 'upstream' here"
 
 
-@pytest.mark.parametrize("prepare", [no_such_commit, main_itself, shallow_clone, no_repository])
-def test_where_the_change_cannot_be_told_everything_runs_and_plan_says_so(
+@pytest.mark.parametrize(
+    "prepare", [unknown_commit, branch_without_changes, shallow_clone, no_repository]
+)
+def test_everything_runs_when_the_change_is_unknown_and_plan_says_so(
     prepare: Callable[[Path], tuple[Path, str]], branch: Path
 ) -> None:
     root, problem = prepare(branch)
     plan = selection.plan(["pr", "--since", "upstream"], root)
     assert [job.session for job in plan.jobs] == PR
-    assert plan.notes[0] == f"plan: {problem}, so nothing is left out for being unaffected"
+    assert plan.notes[0] == f"plan: {problem}, so no job is left out as unaffected"
 
 
-def test_without_since_the_tier_runs_as_it_is_declared(branch: Path) -> None:
+def test_without_since_the_whole_tier_runs(branch: Path) -> None:
     assert planned(branch) == PR
 
 
@@ -155,14 +157,14 @@ def test_a_label_adds_the_gpu_sessions_and_every_cell(since: list[str], branch: 
     assert not set(with_cells) & set(GPU)
 
 
-def test_labels_of_the_pull_request_come_by_a_variable(
+def test_pull_request_labels_are_read_from_a_variable(
     branch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLAN_LABELS", "good first issue, gpu")
     assert set(planned(branch)) == {*PR, *GPU}
 
 
-def test_a_pull_request_from_a_fork_gets_no_machine_of_our_own(
+def test_pull_request_from_a_fork_gets_no_self_hosted_machine(
     branch: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PLAN_FROM_FORK", "true")
@@ -172,7 +174,7 @@ def test_a_pull_request_from_a_fork_gets_no_machine_of_our_own(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert (
-        "gpu-test runs on self-hosted, linux, gpu, and the pull request comes from a fork" in line
+        "gpu-test runs on self-hosted, linux, gpu, but the pull request comes from a fork" in line
     )
     monkeypatch.setenv("PLAN_FROM_FORK", "false")
     assert set(planned(branch, "--label", "gpu")) == {*PR, *GPU}
@@ -187,7 +189,7 @@ def test_a_pull_request_from_a_fork_gets_no_machine_of_our_own(
         (["big"], False),
     ],
 )
-def test_only_githubs_own_machines_are_known(
+def test_pull_request_from_a_fork_may_use_only_github_hosted_machines(
     labels: list[str],
     is_hosted: bool,  # noqa: FBT001 - a column of the table
     branch: Path,
@@ -203,7 +205,7 @@ def test_only_githubs_own_machines_are_known(
         planned(branch)
 
 
-def test_a_new_lock_is_tried_on_every_cell(branch: Path) -> None:
+def test_changed_lock_runs_every_cell(branch: Path) -> None:
     (branch / "uv.lock").write_text("new\n")
     assert set(planned(branch, "--since", "main")) == {*PR, *MIDDLE_CELLS}
 
@@ -219,17 +221,23 @@ def test_other_tiers_run_everything(tier: catalogue.Tier, branch: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["pr", "--from", "main"], "plan: unrecognized arguments: --from main; what there is: nox"),
-        (["pr", "--since"], "plan: argument --since: expected one argument; what there is: nox"),
+        (
+            ["pr", "--from", "main"],
+            "plan: unrecognized arguments: --from main; for the options, run: nox",
+        ),
+        (
+            ["pr", "--since"],
+            "plan: argument --since: expected one argument; for the options, run: nox",
+        ),
         (
             ["pr", "--without"],
-            "plan: argument --without: expected one argument; what there is: nox",
+            "plan: argument --without: expected one argument; for the options, run: nox",
         ),
         (["pr", "--label", "tpu"], "plan: argument --label: invalid choice: 'tpu'"),
         (["--since", "main"], "plan: name one tier, as in: nox -s plan -- pr"),
     ],
 )
-def test_what_plan_does_not_know_is_one_line_and_exit_2(
+def test_invalid_arguments_of_plan_are_reported_in_one_line_and_exit_2(
     arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:

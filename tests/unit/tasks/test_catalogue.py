@@ -38,7 +38,7 @@ def _untouched_catalogue() -> Iterator[None]:
     CATALOGUE.update(before)
 
 
-def a_session(name: str, doc: str | None = "Do something.") -> Callable[[nox.Session], None]:
+def make_session(name: str, doc: str | None = "Do something.") -> Callable[[nox.Session], None]:
     def function(session: nox.Session) -> None:
         del session
 
@@ -47,15 +47,17 @@ def a_session(name: str, doc: str | None = "Do something.") -> Callable[[nox.Ses
 
 
 @pytest.mark.usefixtures("_untouched_catalogue")
-def test_two_sessions_of_one_name_are_an_error() -> None:
-    with pytest.raises(DuplicateSessionError, match=r"\.lint: there is a session named lint"):
-        session(timeout_minutes=1, inputs=[])(a_session("lint"))
+def test_duplicate_session_name_is_an_error() -> None:
+    with pytest.raises(
+        DuplicateSessionError, match=r"\.lint: there is already a session named lint"
+    ):
+        session(timeout_minutes=1, inputs=[])(make_session("lint"))
 
 
 @pytest.mark.usefixtures("_untouched_catalogue")
-def test_a_session_without_a_line_of_help_is_an_error() -> None:
+def test_session_without_a_docstring_is_an_error() -> None:
     with pytest.raises(ValueError, match="docstring"):
-        session(timeout_minutes=1, inputs=[])(a_session("undocumented", doc=None))
+        session(timeout_minutes=1, inputs=[])(make_session("undocumented", doc=None))
 
 
 @pytest.mark.usefixtures("_untouched_catalogue")
@@ -68,7 +70,7 @@ def test_a_session_without_a_line_of_help_is_an_error() -> None:
             id="tier",
         ),
         pytest.param(
-            {"parts": [Part(name="one", tiers=("weekly",), inputs=("src",))]},  # type: ignore[arg-type] # on purpose
+            {"parts": [Part(name="one", tiers=("weekly",), inputs=("src",))]},  # type: ignore[arg-type] # deliberate
             "tier 'weekly' is unknown; write one of pr, nightly, release, data",
             id="tier_of_a_part",
         ),
@@ -77,13 +79,13 @@ def test_a_session_without_a_line_of_help_is_an_error() -> None:
         ),
         pytest.param(
             {"tiers": ["pr"]},
-            "has tiers and no inputs; declare the files and folders that can change its result",
+            "has tiers but no inputs; declare the files and folders that can change its result",
             id="no_inputs",
         ),
         pytest.param(
             {"inputs": "docs"},
-            "inputs is the text 'docs'; write a list of files and folders: inputs=['docs']",
-            id="inputs_in_a_text",
+            "inputs is the string 'docs'; write a list of files and folders: inputs=['docs']",
+            id="inputs_as_a_string",
         ),
         pytest.param(
             {"tiers": ["pr"], "inputs": ["src", "srcs"]},
@@ -96,42 +98,42 @@ def test_a_session_without_a_line_of_help_is_an_error() -> None:
             id="empty_input",
         ),
         pytest.param(
-            {"timeout_minutes": 0}, "timeout_minutes is 0; write a number above 0", id="no_time"
+            {"timeout_minutes": 0}, "timeout_minutes is 0; write a number above 0", id="zero"
         ),
         pytest.param(
             {"timeout_minutes": -5}, "timeout_minutes is -5; write a number above 0", id="negative"
         ),
     ],
 )
-def test_a_wrong_declaration_is_one_line_with_its_place_and_exit_2(
+def test_wrong_declaration_is_reported_with_its_location_and_exits_2(
     wrong: dict[str, Any], finding: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    function = a_session("wrong_one")
+    function = make_session("wrong_one")
     with pytest.raises(SystemExit) as stopped:
         session(**{"timeout_minutes": 1, **wrong})(function)
     assert stopped.value.code == 2
     line = function.__code__.co_firstlineno
-    place = f"tests/unit/tasks/test_catalogue.py:{line}"
-    assert capsys.readouterr().err == f"{place}: session wrong-one: {finding}\n"
+    location = f"tests/unit/tasks/test_catalogue.py:{line}"
+    assert capsys.readouterr().err == f"{location}: session wrong-one: {finding}\n"
     assert "wrong-one" not in CATALOGUE
 
 
 @pytest.mark.usefixtures("_untouched_catalogue")
-@pytest.mark.parametrize("there", [".git", "tests"])
-def test_where_only_a_part_of_the_repository_is_inputs_may_be_missing(
-    there: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("present", [".git", "tests"])
+def test_inputs_may_be_missing_in_a_partial_copy_of_the_repository(
+    present: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in the container image, which has no git, and in a copy of the sessions without tests."""
-    (tmp_path / there).mkdir()
+    """The container image has no git, and a copy of the sessions has no tests."""
+    (tmp_path / present).mkdir()
     monkeypatch.setattr(catalogue, "ROOT", tmp_path)
-    name = f"where_{there.strip('.')}_is"  # Nox, too, wants each only once
-    session(timeout_minutes=1, inputs=["src"])(a_session(name))
+    name = f"with_{present.strip('.')}"  # unique, as Nox too requires
+    session(timeout_minutes=1, inputs=["src"])(make_session(name))
     assert name.replace("_", "-") in CATALOGUE
 
 
 @pytest.mark.usefixtures("_untouched_catalogue")
-def test_a_session_added_in_one_line_is_in_the_plan() -> None:
-    session(tiers=["pr"], timeout_minutes=7, inputs=["src"])(a_session("new_one"))
+def test_newly_declared_session_is_in_the_plan() -> None:
+    session(tiers=["pr"], timeout_minutes=7, inputs=["src"])(make_session("new_one"))
     added = PlannedJob(session="new-one", runner="cpu", timeout_minutes=7)
     assert catalogue.plan("pr")[-1] == added
 
@@ -158,30 +160,34 @@ def test_nox_lists_the_catalogue_with_its_tags() -> None:
     assert tags == planned
 
 
-def test_the_night_runs_its_own_tier_and_every_job_of_pull_requests_once() -> None:
+def test_nightly_runs_its_own_tier_and_each_pr_job_once() -> None:
     night = [job.session for job in catalogue.plan("nightly")]
-    own = {job.session for each in CATALOGUE.values() for job in catalogue.jobs_of(each, "nightly")}
+    nightly_tier = {
+        job.session for each in CATALOGUE.values() for job in catalogue.jobs_of(each, "nightly")
+    }
     pr = {job.session for job in catalogue.plan("pr")}
-    assert pr - own >= {"lint", "unit(tasks)", "commits"}, "with nothing to add it shows nothing"
-    assert sorted(night) == sorted(pr | own)
+    assert pr - nightly_tier >= {"lint", "unit(tasks)", "commits"}, (
+        "expected pr jobs outside the nightly tier"
+    )
+    assert sorted(night) == sorted(pr | nightly_tier)
     order = [job.session for each in CATALOGUE.values() for job in catalogue.jobs_of(each)]
     assert night == sorted(night, key=order.index)
 
 
-def test_the_pr_tier_has_both_ends_of_the_matrix_and_nightly_all_of_it() -> None:
+def test_pr_runs_both_ends_of_the_matrix_and_nightly_all_of_it() -> None:
     def cells(tier: Tier, package: str) -> list[str]:
         names = [job.session for job in catalogue.plan(tier)]
         return [name for name in names if name.startswith(f"matrix({package}, ")]
 
-    def of(package: str, chosen: Iterable[Cell]) -> list[str]:
+    def named(package: str, chosen: Iterable[Cell]) -> list[str]:
         return [f"matrix({package}, {cell})" for cell in chosen]
 
-    every = WORKSPACE.cells
-    alone = [Cell(python) for python in WORKSPACE.pythons]
-    assert cells("pr", "training") == of("training", (every[0], every[-1]))
-    assert cells("nightly", "training") == of("training", every)
-    assert cells("pr", "gates") == of("gates", (alone[0], alone[-1]))
-    assert cells("nightly", "gates") == of("gates", alone)
+    all_cells = WORKSPACE.cells
+    without_torch = [Cell(python) for python in WORKSPACE.pythons]
+    assert cells("pr", "training") == named("training", (all_cells[0], all_cells[-1]))
+    assert cells("nightly", "training") == named("training", all_cells)
+    assert cells("pr", "gates") == named("gates", (without_torch[0], without_torch[-1]))
+    assert cells("nightly", "gates") == named("gates", without_torch)
 
 
 def test_each_package_has_its_tests_and_each_project_its_model_sessions() -> None:
@@ -195,24 +201,24 @@ def test_each_package_has_its_tests_and_each_project_its_model_sessions() -> Non
     assert names["lint"] == [""]
 
 
-def test_a_part_is_changed_by_its_own_package_and_those_it_needs_only() -> None:
-    def reached(file: str) -> set[str]:
+def test_part_is_affected_only_by_its_package_and_dependencies() -> None:
+    def affected(file: str) -> set[str]:
         return {
             part.name for part in CATALOGUE["unit"].parts if inputs.covers(part.inputs, file)
         } - {"repository"}
 
     projects = {each.package for each in WORKSPACE.projects}
     for each in projects:
-        assert reached(f"src/{each}/new.py") == {each}
-        assert reached(f"tests/unit/{each}/test_new.py") == {each}
-    assert reached("src/training/new.py") == {"training", *projects}
-    assert reached("src/gates/new.py") == {"gates", "training", *projects}
-    assert reached("tasks/new.py") == {*WORKSPACE.packages, "tasks"}
-    assert reached("docs/new.md") == set()
+        assert affected(f"src/{each}/new.py") == {each}
+        assert affected(f"tests/unit/{each}/test_new.py") == {each}
+    assert affected("src/training/new.py") == {"training", *projects}
+    assert affected("src/gates/new.py") == {"gates", "training", *projects}
+    assert affected("tasks/new.py") == {*WORKSPACE.packages, "tasks"}
+    assert affected("docs/new.md") == set()
 
 
 @pytest.mark.usefixtures("_untouched_catalogue")
-def test_arguments_without_a_named_part_go_to_the_default_one(
+def test_arguments_go_to_the_default_part_unless_one_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def parts_of(name: str, *arguments: str) -> list[str]:
@@ -221,8 +227,8 @@ def test_arguments_without_a_named_part_go_to_the_default_one(
             Part(name="one", arguments=(1,)),
             Part(name="two", arguments=(2,), takes_arguments=True),
         ]
-        declared = session(timeout_minutes=1, parts=parts)(a_session(name))
-        return [call.id for call in declared.parametrize]  # type: ignore[attr-defined] # Nox's
+        declared = session(timeout_minutes=1, parts=parts)(make_session(name))
+        return [call.id for call in declared.parametrize]  # type: ignore[attr-defined] # set by Nox
 
     assert parts_of("first", "-s", "first") == ["one", "two"]
     assert parts_of("second", "-s", "second", "--", "--lr=1") == ["two"]
@@ -230,8 +236,8 @@ def test_arguments_without_a_named_part_go_to_the_default_one(
     assert parts_of("fourth", "-s", "fourth", "--") == ["one", "two"]
 
 
-def test_what_runs_in_the_image_has_the_environment_that_is_in_it() -> None:
-    """Other environments would be downloaded there as well, and a GPU's job needs another image."""
+def test_jobs_in_the_image_use_the_environment_it_contains() -> None:
+    """Any other environment would have to be downloaded, and GPU jobs need another image."""
     jobs = [job for each in CATALOGUE.values() for job in catalogue.jobs_of(each)]
     inside = {job.session for job in jobs if job.in_image}
     default = WORKSPACE.default_project.package
@@ -242,7 +248,7 @@ def test_what_runs_in_the_image_has_the_environment_that_is_in_it() -> None:
     assert all(job.runner == "cpu" for job in jobs if job.in_image)
 
 
-def test_a_planned_job_says_where_and_how_long() -> None:
+def test_planned_job_has_a_runner_and_a_timeout() -> None:
     assert catalogue.plan("pr")[0] == PlannedJob(session="lint", runner="cpu", timeout_minutes=5)
 
 
@@ -254,7 +260,7 @@ def test_declared_inputs_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_a_line_of_help_is_one_sentence(name: str) -> None:
+def test_session_summary_is_one_short_sentence(name: str) -> None:
     summary = CATALOGUE[name].summary
     assert summary.endswith(".")
     assert len(summary) <= 100
@@ -263,7 +269,7 @@ def test_a_line_of_help_is_one_sentence(name: str) -> None:
 @pytest.mark.parametrize("file", sorted((ROOT / "tasks").rglob("*.py")), ids=lambda file: file.name)
 def test_tasks_import_only_nox_and_the_standard_library(file: Path) -> None:
     allowed = {"nox", "tasks", *sys.stdlib_module_names}
-    # What the tools' environment runs, not Nox.
+    # These run in the tools environment, not in Nox.
     if file.name in {"pins.py", "rulesets.py", "workflow_rules.py", "workflow_source.py"}:
         allowed |= {"pydantic", "ruamel"}
     assert {module.split(".")[0] for module in imported_by(file)} <= allowed
@@ -277,7 +283,7 @@ def imported_by(file: Path) -> Iterator[str]:
             yield node.module or ""
 
 
-def test_the_oldest_nox_is_said_once_in_two_places() -> None:
+def test_oldest_nox_is_the_same_in_noxfile_and_pyproject() -> None:
     noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (line,) = [line for line in noxfile.splitlines() if line.startswith("nox.needs_version")]
@@ -295,7 +301,7 @@ def test_the_matrix_is_read_from_pyproject() -> None:
     assert project.read().torches == ("2.11", "2.13", "2.15")
 
 
-def test_every_torch_is_declared_to_conflict_with_the_others() -> None:
+def test_every_torch_extra_conflicts_with_the_others() -> None:
     pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for torch in WORKSPACE.torches:
         assert f'{{ package = "training", extra = "torch-{torch.replace(".", "-")}" }}' in pyproject
@@ -305,20 +311,22 @@ def test_tools_need_no_torch() -> None:
     assert environment.of_tools("3.12").torch is None
 
 
-def test_only_a_session_that_needs_it_misses_what_a_sparse_checkout_leaves_out(
+def test_sparse_checkout_fails_only_sessions_that_need_missing_inputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     history = History(tmp_path / "repository")
     history.commit("feat: a", {"tests/a": "1", "benchmarks/a": "1", "src/a": "1"})
     shutil.rmtree(history.root / "benchmarks")
     monkeypatch.setattr(catalogue, "ROOT", history.root)
-    assert catalogue._wrong_inputs(("benchmarks", "src"), are_needed=True) is None  # noqa: SLF001
-    wrong = catalogue._wrong_inputs(("benchmark",), are_needed=True)  # noqa: SLF001
+    assert catalogue._inputs_problem(("benchmarks", "src"), are_required=True) is None  # noqa: SLF001
+    wrong = catalogue._inputs_problem(("benchmark",), are_required=True)  # noqa: SLF001
     assert wrong is not None
     assert "input 'benchmark' is not in the repository" in wrong
-    catalogue._needs(["src"], "lint")  # noqa: SLF001
+    catalogue._require_inputs(["src"], "lint")  # noqa: SLF001
     with pytest.raises(SystemExit) as ended:
-        catalogue._needs(["src", "benchmarks"], "types")  # noqa: SLF001
+        catalogue._require_inputs(["src", "benchmarks"], "types")  # noqa: SLF001
     assert ended.value.code == 2
-    told = "types: benchmarks is not in this checkout; git sparse-checkout add benchmarks, or git "
-    assert capsys.readouterr().err.startswith(told)
+    message = (
+        "types: benchmarks is not in this checkout; git sparse-checkout add benchmarks, or git "
+    )
+    assert capsys.readouterr().err.startswith(message)

@@ -18,13 +18,13 @@ Words.
 
 ## [Unreleased]
 
-A note by hand.
+A handwritten note.
 
 ### Added
 - One thing
   over two lines.
 
-### Own heading
+### Custom heading
 - Another.
 
 ## [0.1.0] - 2026-01-02
@@ -44,7 +44,7 @@ Words.
 
 ## [0.2.0] - 2026-11-24
 
-A note by hand.
+A handwritten note.
 
 ### Added
 - One thing
@@ -56,7 +56,7 @@ A note by hand.
 - Three (22222222)
 - Four (33333333)
 
-### Own heading
+### Custom heading
 - Another.
 
 ## [0.1.0] - 2026-01-02
@@ -68,16 +68,18 @@ A note by hand.
 """
 
 
-def test_a_release_takes_the_text_and_the_lines_of_its_commits() -> None:
-    more = "### Added\n\n- Two (11111111)\n\n### Fixed\n\n- Three (22222222)\n- Four (33333333)"
-    assert changelog.release(TEXT, NEW, "2026-11-24", more) == RELEASED
+def test_release_moves_the_text_and_adds_lines_for_commits() -> None:
+    generated = (
+        "### Added\n\n- Two (11111111)\n\n### Fixed\n\n- Three (22222222)\n- Four (33333333)"
+    )
+    assert changelog.release(TEXT, NEW, "2026-11-24", generated) == RELEASED
 
 
-def test_a_second_time_changes_nothing() -> None:
+def test_releasing_twice_changes_nothing() -> None:
     assert changelog.release(RELEASED, NEW, "2026-12-31", "### Added\n\n- New") == RELEASED
 
 
-def test_a_changelog_without_a_place_for_a_release_is_told_in_one_line() -> None:
+def test_changelog_without_an_unreleased_heading_is_an_error() -> None:
     with pytest.raises(ChangelogError, match=r"no heading `## \[Unreleased\]`"):
         changelog.release("# Changelog\n", NEW, "2026-11-24", "")
 
@@ -86,7 +88,7 @@ def test_a_changelog_without_a_place_for_a_release_is_told_in_one_line() -> None
     "heading",
     ["## [Unreleased]", "## Unreleased", "## [unreleased]", "## Unreleased  "],
 )
-def test_the_heading_stays_as_it_is_written(heading: str) -> None:
+def test_unreleased_heading_keeps_its_spelling(heading: str) -> None:
     text = f"# Changelog\n\n{heading}\n\n### Added\n- One.\n"
     assert changelog.release(text, NEW, "2026-11-24", "") == (
         f"# Changelog\n\n{heading}\n\n## [0.2.0] - 2026-11-24\n\n### Added\n- One.\n"
@@ -99,46 +101,52 @@ WORDS = st.text("ab `-#[]", min_size=1, max_size=8).filter(
 BODIES = st.lists(
     WORDS | st.just("") | st.sampled_from(["### Added", "### Fixed", "### Mine"]), max_size=12
 ).map("\n".join)
-MORE = st.dictionaries(
+GENERATED = st.dictionaries(
     st.sampled_from(["Added", "Changed", "Fixed"]), st.lists(WORDS, min_size=1, max_size=3)
-).map(lambda more: "\n\n".join(f"### {kind}\n\n" + "\n".join(more[kind]) for kind in more))
+).map(
+    lambda generated: "\n\n".join(
+        f"### {kind}\n\n" + "\n".join(generated[kind]) for kind in generated
+    )
+)
 
 
-@given(BODIES, BODIES, MORE)
-def test_not_a_line_by_hand_is_lost_or_moved(body: str, older: str, more: str) -> None:
+@given(BODIES, BODIES, GENERATED)
+def test_no_handwritten_line_is_lost_or_moved(body: str, older: str, generated: str) -> None:
     text = f"# Changelog\n\n## [Unreleased]\n\n{body}\n\n## [0.1.0] - 2026-01-02\n\n{older}\n"
-    done = changelog.release(text, NEW, "2026-11-24", more)
+    released = changelog.release(text, NEW, "2026-11-24", generated)
     written = [line for line in text.splitlines() if line.strip()]
-    lines = iter(line for line in done.splitlines() if line.strip())
-    assert all(line in lines for line in written), "each is found after the one before it"
-    assert all(line.strip() in done for line in more.splitlines())
-    assert changelog.release(done, NEW, "2026-11-24", more) == done
-    assert done.endswith(text[text.index("## [0.1.0]") :]), "what is released stays as it is"
+    lines = iter(line for line in released.splitlines() if line.strip())
+    assert all(line in lines for line in written), "lines keep their order"
+    assert all(line.strip() in released for line in generated.splitlines())
+    assert changelog.release(released, NEW, "2026-11-24", generated) == released
+    assert released.endswith(text[text.index("## [0.1.0]") :]), "released sections do not change"
 
 
 def history(root: Path) -> History:
-    made = History(root / "a")
-    made.commit("feat: begin", {"CHANGELOG.md": "# Changelog\n"})
-    made.tag("v0.1.0")
-    return made
+    repository = History(root / "a")
+    repository.commit("feat: begin", {"CHANGELOG.md": "# Changelog\n"})
+    repository.tag("v0.1.0")
+    return repository
 
 
 def test_a_commit_that_changed_the_changelog_gets_no_line(tmp_path: Path) -> None:
-    made = history(tmp_path)
-    made.commit("feat: described by hand", {"CHANGELOG.md": "# Changelog\n\nA.\n", "a": "1"})
-    digest = made.commit("fix: not described", {"a": "2"})
-    made.switch("topic")
-    made.commit("feat: described on a branch", {"CHANGELOG.md": "# Changelog\n\nA. B.\n"})
-    made.switch("main")
-    made.merge("topic")
-    release = versions.of_head(NEW, made.root)
-    assert changelog.missing(release, made.root) == (f"### Fixed\n\n- Not described ({digest[:8]})")
+    repository = history(tmp_path)
+    repository.commit("feat: described by hand", {"CHANGELOG.md": "# Changelog\n\nA.\n", "a": "1"})
+    digest = repository.commit("fix: not described", {"a": "2"})
+    repository.switch("topic")
+    repository.commit("feat: described on a branch", {"CHANGELOG.md": "# Changelog\n\nA. B.\n"})
+    repository.switch("main")
+    repository.merge("topic")
+    release = versions.of_head(NEW, repository.root)
+    assert changelog.missing(release, repository.root) == (
+        f"### Fixed\n\n- Not described ({digest[:8]})"
+    )
 
 
 def test_each_notable_commit_gets_a_line_under_its_heading(tmp_path: Path) -> None:
-    made = history(tmp_path)
+    repository = history(tmp_path)
     messages = [
-        "feat(data): read more",
+        "feat(data): read Parquet",
         "fix: é",
         "perf: faster",
         "feat!: needs a seed",
@@ -146,9 +154,9 @@ def test_each_notable_commit_gets_a_line_under_its_heading(tmp_path: Path) -> No
         "docs: not listed",
         "not in the form",
     ]
-    digests = [made.commit(message)[:8] for message in messages]
-    assert changelog.missing(versions.of_head(NEW, made.root), made.root) == (
-        f"### Added\n\n- data: Read more ({digests[0]})\n\n"
+    digests = [repository.commit(message)[:8] for message in messages]
+    assert changelog.missing(versions.of_head(NEW, repository.root), repository.root) == (
+        f"### Added\n\n- data: Read Parquet ({digests[0]})\n\n"
         f"### Changed\n\n- Faster ({digests[2]})\n"
         f"- **Breaking:** Needs a seed ({digests[3]})\n"
         f"- Reverted: Feat: x (#12) ({digests[4]})\n\n"
@@ -156,7 +164,7 @@ def test_each_notable_commit_gets_a_line_under_its_heading(tmp_path: Path) -> No
     )
 
 
-def test_the_notes_say_which_models_go_with_the_packages() -> None:
+def test_release_notes_list_the_model_versions() -> None:
     models = {"own": "cccccccc-123456789abc", "another": None}
     notes = changelog.notes(NEW, "c" * 40, models, "### Added\n- One.")
     assert notes == (

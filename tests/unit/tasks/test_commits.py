@@ -21,13 +21,13 @@ NEEDS_MORE = json.dumps(
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
-    made = History(tmp_path / "a repository")
-    made.commit("feat: begin", {CONFIG: OLD})
-    return made
+    repository = History(tmp_path / "a repository")
+    repository.commit("feat: begin", {CONFIG: OLD})
+    return repository
 
 
-# Expected levels are those of the specification (https://www.conventionalcommits.org/en/v1.0.0/),
-# whose examples come first; a revert is a patch, which it leaves open.
+# Expected levels come from the specification (https://www.conventionalcommits.org/en/v1.0.0/),
+# whose examples come first. It leaves reverts open; here a revert is a patch.
 @pytest.mark.parametrize(
     ("text", "level"),
     [
@@ -48,7 +48,7 @@ def history(tmp_path: Path) -> History:
         pytest.param("chore(deps)!: a", Level.MAJOR, id="any_type_breaks"),
         pytest.param("fix: é 漢", Level.PATCH, id="not_ascii"),
         pytest.param("fix(@org/pkg, b): a", Level.PATCH, id="scope_with_punctuation"),
-        pytest.param("fix: a\n\nBREAKING-CHANGE: b", Level.MAJOR, id="footer_with_a_dash"),
+        pytest.param("fix: a\n\nBREAKING-CHANGE: b", Level.MAJOR, id="footer_with_a_hyphen"),
         pytest.param(
             "fix: a\n\nBREAKING CHANGE:\nb is gone", Level.MAJOR, id="footer_on_two_lines"
         ),
@@ -57,13 +57,13 @@ def history(tmp_path: Path) -> History:
             Level.MAJOR,
             id="footer_between_others",
         ),
-        pytest.param("fix: a\r\n\r\nBREAKING CHANGE: b\r\n", Level.MAJOR, id="lines_of_windows"),
+        pytest.param("fix: a\r\n\r\nBREAKING CHANGE: b\r\n", Level.MAJOR, id="windows_line_ends"),
         pytest.param("fix: a\n\nno BREAKING CHANGE: b", Level.PATCH, id="prose"),
         pytest.param("docs: a\n\nfeat!: was not done", Level.NONE, id="header_in_the_body"),
         pytest.param("fix: a\n\nCo-authored-by: feat!: <a@b.c>", Level.PATCH, id="trailer"),
         pytest.param('Revert "feat: a"\n\nThis reverts commit 1.', Level.PATCH, id="revert"),
         pytest.param('Revert "feat!: a" (#12)', Level.PATCH, id="revert_squashed"),
-        pytest.param('Revert "a thing"', Level.PATCH, id="revert_of_another_form"),
+        pytest.param('Revert "a thing"', Level.PATCH, id="revert_of_a_free_form_message"),
         pytest.param("revert: feat: a", Level.PATCH, id="revert_by_hand"),
         pytest.param('Revert "Reapply "fix: a""', Level.PATCH, id="revert_of_a_reapply"),
         pytest.param('Reapply "feat: a"\n\nThis reverts commit 1.', Level.MINOR, id="reapply"),
@@ -71,7 +71,7 @@ def history(tmp_path: Path) -> History:
         pytest.param("fix: a (#12)\n\n* docs: b\n\n* chore: c", Level.PATCH, id="squash"),
     ],
 )
-def test_a_message_in_the_form_passes_and_has_its_level(
+def test_conventional_message_passes_with_its_level(
     text: str, level: Level, history: History
 ) -> None:
     assert commits.parse(text, history.root).level == level
@@ -97,7 +97,7 @@ def test_a_message_in_the_form_passes_and_has_its_level(
         pytest.param("fix: a\n\nB.\nBREAKING CHANGE: c", "an empty line", id="not_a_footer"),
     ],
 )
-def test_any_other_message_is_refused_in_one_line(text: str, reason: str, history: History) -> None:
+def test_other_message_is_refused_in_one_line(text: str, reason: str, history: History) -> None:
     (problem,) = commits.problems_of_new(text, history.root)
     assert reason in problem
     assert "\n" not in problem
@@ -109,12 +109,12 @@ def test_any_other_message_is_refused_in_one_line(text: str, reason: str, histor
         pytest.param(["feat!: a", "fix: b"], "fix: c", "a breaking change: add !", id="breaking"),
         pytest.param(["fix: a\n\nBREAKING CHANGE: b"], "feat: c", "add !", id="by_a_footer"),
         pytest.param(["feat: a", "docs: b"], "docs: c", "a feature: write feat: …", id="feature"),
-        pytest.param(["feat!: a"], "refactor!: c", None, id="says_that_it_breaks"),
-        pytest.param(["feat: a", "fix: b"], "feat: c", None, id="says_that_it_is_a_feature"),
-        pytest.param(["fix: of an earlier commit"], "refactor: c", None, id="fixes_itself"),
+        pytest.param(["feat!: a"], "refactor!: c", None, id="title_marks_the_break"),
+        pytest.param(["feat: a", "fix: b"], "feat: c", None, id="title_is_a_feature"),
+        pytest.param(["fix: a bug from an earlier commit"], "refactor: c", None, id="fixes_itself"),
     ],
 )
-def test_a_squash_does_not_hide_what_its_commits_ask_for(
+def test_squash_title_does_not_hide_the_level_of_its_commits(
     messages: list[str], title: str, reason: str | None, history: History
 ) -> None:
     first = commits.base(history.root)
@@ -150,7 +150,7 @@ def test_new_commits_are_those_since_the_branch_left_its_target(history: History
     assert [commit.digest for commit in read] == [two, one]
 
 
-def test_the_target_that_github_names_comes_first(history: History, tmp_path: Path) -> None:
+def test_target_named_by_github_takes_precedence(history: History, tmp_path: Path) -> None:
     release = history.commit("fix: on the branch of a release")
     history.commit("fix: newer")
     git("branch", "v1", release, cwd=history.root)
@@ -162,19 +162,19 @@ def test_the_target_that_github_names_comes_first(history: History, tmp_path: Pa
 
 def test_on_the_target_itself_the_last_commit_is_new(history: History) -> None:
     first = commits.base(history.root)
-    assert commits.read(first, history.root).commits == [], "a first commit has none before it"
+    assert commits.read(first, history.root).commits == [], "the first commit has no parent"
     last = history.commit("fix: last")
     read = commits.read(commits.base(history.root), history.root).commits
     assert [commit.digest for commit in read] == [last]
 
 
-def test_on_a_schedule_which_has_no_target_the_last_commit_is_new(
+def test_last_commit_is_new_in_a_scheduled_run_without_a_target(
     history: History, tmp_path: Path
 ) -> None:
     history.commit("fix: earlier")
     last = history.commit("fix: last")
     git("clone", "--quiet", str(history.root), str(tmp_path / "clone"), cwd=tmp_path)
-    # What GitHub sets where there is no pull request.
+    # GitHub sets an empty value when there is no pull request.
     since = commits.base(tmp_path / "clone", "")
     read = commits.read(since, tmp_path / "clone").commits
     assert [commit.digest for commit in read] == [last]
@@ -198,11 +198,11 @@ def test_a_commit_that_breaks_a_schema_must_say_so(
     if count:
         assert problems[0].endswith(
             f"{CONFIG}: old files: seed is required; "
-            "say that it breaks something: feat!: needs a seed"
+            "mark the commit as breaking: feat!: needs a seed"
         )
 
 
-def test_a_schema_that_is_deleted_or_no_json_breaks(history: History) -> None:
+def test_deleting_or_corrupting_a_schema_is_breaking(history: History) -> None:
     history.commit("fix: a", {CONFIG: "{"})
     history.commit("fix: b", {CONFIG: OLD})
     history.commit("fix: c", {CONFIG: None})
@@ -214,7 +214,7 @@ def test_a_schema_that_is_deleted_or_no_json_breaks(history: History) -> None:
     assert found == {"feat: begin": 0, "fix: a": 1, "fix: b": 1, "fix: c": 1, "fix: d": 0}
 
 
-def test_a_commit_to_be_squashed_is_none_to_keep(history: History) -> None:
+def test_fixup_commit_must_be_squashed(history: History) -> None:
     history.commit("fixup! feat: begin")
     (commit, _) = commits.read(None, history.root).commits
     (problem,) = commits.problems(commit, history.root)
@@ -228,16 +228,16 @@ def check(history: History, text: str, capsys: pytest.CaptureFixture[str]) -> tu
 
 
 @pytest.mark.parametrize(
-    ("content", "code", "told"),
+    ("content", "code", "output"),
     [
         ("fix: café\n".encode(), 0, ""),
         ("café\n".encode(), 1, r"\xe9' is not of the form"),
         ("fix: café\n".encode("latin-1"), 1, "commit message: is not UTF-8; write it in UTF-8"),
     ],
-    ids=["right", "wrong", "latin_1"],
+    ids=["valid", "invalid", "latin_1"],
 )
-def test_the_hook_reads_a_message_whatever_the_locale(
-    content: bytes, code: int, told: str, history: History
+def test_hook_reads_utf_8_in_any_locale(
+    content: bytes, code: int, output: str, history: History
 ) -> None:
     file = history.root / ".git" / "COMMIT_EDITMSG"
     file.write_bytes(content)
@@ -252,7 +252,7 @@ def test_the_hook_reads_a_message_whatever_the_locale(
     )
     assert ran.returncode == code, ran.stderr
     assert "Traceback" not in ran.stderr
-    assert told in ran.stdout
+    assert output in ran.stdout
 
 
 @pytest.mark.parametrize(
@@ -264,41 +264,35 @@ def test_the_hook_reads_a_message_whatever_the_locale(
             "fix: x\n# ------------------------ >8 ------------------------\ndiff\n", id="verbose"
         ),
         pytest.param("fixup! fix: x\n", id="fixup"),
-        pytest.param("# nothing\n", id="empty_as_git_refuses_it_itself"),
+        pytest.param("# nothing\n", id="empty_which_git_itself_refuses"),
     ],
 )
-def test_the_hook_takes_what_git_hands_over(
+def test_hook_accepts_messages_as_git_passes_them(
     text: str, history: History, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert check(history, text, capsys) == (0, "")
 
 
-def test_the_hook_refuses_in_one_line(history: History, capsys: pytest.CaptureFixture[str]) -> None:
-    code, said = check(history, "fine\n", capsys)
+def test_hook_refuses_in_one_line(history: History, capsys: pytest.CaptureFixture[str]) -> None:
+    code, output = check(history, "fine\n", capsys)
     assert code == 1
-    assert said.count("\n") == 1
-    assert said.startswith("commit message: 'fine' is not of the form TYPE: WHAT")
+    assert output.count("\n") == 1
+    assert output.startswith("commit message: 'fine' is not of the form TYPE: WHAT")
 
 
-def test_the_hook_compares_what_is_staged(
-    history: History, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hook_checks_staged_schemas(history: History, capsys: pytest.CaptureFixture[str]) -> None:
     history.stage({CONFIG: NEEDS_MORE})
-    code, said = check(history, "feat: needs a seed\n", capsys)
+    code, output = check(history, "feat: needs a seed\n", capsys)
     assert code == 1
-    assert "seed is required" in said
+    assert "seed is required" in output
     assert check(history, "feat!: needs a seed\n", capsys) == (0, "")
 
 
-def test_the_hook_leaves_a_first_commit_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hook_accepts_any_first_commit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(History(tmp_path / "new"), "begin\n", capsys) == (0, "")
 
 
-def test_the_hook_leaves_a_merge_alone(
-    history: History, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hook_accepts_a_merge(history: History, capsys: pytest.CaptureFixture[str]) -> None:
     history.switch("topic")
     history.commit("fix: one")
     history.switch("main")
@@ -308,7 +302,7 @@ def test_the_hook_leaves_a_merge_alone(
     assert check(history, "Merge branch 'topic'\n", capsys) == (0, "")
 
 
-def test_the_contracts_are_files_of_this_repository() -> None:
+def test_contracts_are_schemas_in_this_repository() -> None:
     configurations = {
         f"src/{project.package}/config.schema.json": "read" for project in WORKSPACE.projects
     }

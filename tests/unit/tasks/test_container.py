@@ -1,4 +1,4 @@
-"""The image's name, and what jobs run in when a registry has it, has it not, or does not say."""
+"""The image's name, and where jobs run depending on the registry's answer."""
 
 import hashlib
 import platform
@@ -24,7 +24,7 @@ JOBS = [
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of what the name is made from."""
+    """A copy of the files that determine the image's name."""
     (tmp_path / "README.md").write_text("A page")
     for name in ("uv.lock", "Dockerfile", "docker/uv.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -41,7 +41,7 @@ def images() -> Iterator[Images]:
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(
-    ("machine", "named"),
+    ("machine", "architecture"),
     [
         ("x86_64", "amd64"),
         ("AMD64", "amd64"),
@@ -50,36 +50,36 @@ def images() -> Iterator[Images]:
         ("riscv64", "riscv64"),
     ],
 )
-def test_the_tag_begins_with_target_machine_and_lock(
-    machine: str, named: str, monkeypatch: pytest.MonkeyPatch
+def test_tag_starts_with_target_architecture_and_lock(
+    machine: str, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(platform, "machine", lambda: machine)
     lock = hashlib.sha256((ROOT / "uv.lock").read_bytes()).hexdigest()
-    assert container.tag("cpu").startswith(f"cpu-{named}-{lock[:12]}-")
+    assert container.tag("cpu").startswith(f"cpu-{architecture}-{lock[:12]}-")
 
 
 @pytest.mark.parametrize("file", ["uv.lock", "Dockerfile", "docker/uv.txt"])
-def test_an_image_is_another_if_a_job_could_miss_something_in_it(file: str, root: Path) -> None:
+def test_tag_changes_with_each_file_that_determines_the_image(file: str, root: Path) -> None:
     before = container.tag("cpu")
-    (root / file).write_text("another")
+    (root / file).write_text("changed")
     assert container.tag("cpu") != before
 
 
-def test_an_image_is_the_same_if_only_what_jobs_do_not_take_from_it_is_another(root: Path) -> None:
+def test_tag_ignores_files_that_jobs_do_not_take_from_the_image(root: Path) -> None:
     before = container.tag("cpu")
-    (root / "README.md").write_text("another")
+    (root / "README.md").write_text("changed")
     assert container.tag("cpu") == before
 
 
 @pytest.mark.usefixtures("root")
-def test_another_default_python_needs_another_image(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tag_changes_with_the_default_python(monkeypatch: pytest.MonkeyPatch) -> None:
     before = container.tag("cpu")
     changed = project.Workspace(**{**vars(project.WORKSPACE), "default": Cell("3.11", "2.11")})
     monkeypatch.setattr(container, "WORKSPACE", changed)
     assert container.tag("cpu") != before
 
 
-def test_jobs_run_in_the_image_of_the_lock_by_its_digest(images: Images) -> None:
+def test_jobs_run_in_the_image_of_the_lock_pinned_by_digest(images: Images) -> None:
     images.digests[f"team/image:{container.tag('cpu')}"] = f"sha256:{DIGEST}"
     found = container.of(JOBS, f"{images.host}/team/image")
     assert found.digest == DIGEST
@@ -90,15 +90,23 @@ def test_jobs_run_in_the_image_of_the_lock_by_its_digest(images: Images) -> None
 @pytest.mark.parametrize(
     ("repository", "reason"),
     [
-        pytest.param("{host}/team/image", "there is no {host}/team/image:{tag} yet; n", id="none"),
-        pytest.param("{host}/team/broken", "{host}/team/broken: the registry answers 500", id="no"),
+        pytest.param(
+            "{host}/team/image", "there is no {host}/team/image:{tag} yet; n", id="missing"
+        ),
+        pytest.param(
+            "{host}/team/broken",
+            "{host}/team/broken: the registry answers with status 500",
+            id="error",
+        ),
         pytest.param("{host}/team/private", "{host}/team/private: the registry answ", id="private"),
         pytest.param("{host}/team/closed", "{host}/team/closed: the registry does", id="closed"),
         pytest.param("127.0.0.1:9/team/image", "127.0.0.1:9/team/image: the reg", id="unreachable"),
-        pytest.param("Team Image", "PLAN_IMAGE=Team Image is no name; expected", id="no_name"),
+        pytest.param(
+            "Team Image", "PLAN_IMAGE=Team Image is not a name; expected", id="invalid_name"
+        ),
     ],
 )
-def test_where_no_image_is_found_jobs_run_without_one_and_plan_says_why(
+def test_jobs_run_without_an_image_if_none_is_found_and_plan_says_why(
     repository: str, reason: str, images: Images
 ) -> None:
     found = container.of(JOBS, repository.format(host=images.host))
@@ -109,23 +117,23 @@ def test_where_no_image_is_found_jobs_run_without_one_and_plan_says_why(
 
 
 @pytest.mark.parametrize(
-    "told",
+    "answer",
     [
         pytest.param(b"[]", id="list"),
-        pytest.param(b'"x"', id="text"),
-        pytest.param(b"{}", id="nothing"),
+        pytest.param(b'"x"', id="string"),
+        pytest.param(b"{}", id="no_token"),
         pytest.param(b'{"token": 5}', id="number"),
         pytest.param(b'{"token": null}', id="null"),
         pytest.param(b'{"token": ["x"]}', id="tokens"),
         pytest.param(b'{"token": "a\\nb"}', id="line_break"),
-        pytest.param(b'{"token": "\xe2\x82\xac"}', id="no_ascii"),
-        pytest.param(b"<html>", id="no_json"),
-        pytest.param(b"\xff", id="no_text"),
+        pytest.param(b'{"token": "\xe2\x82\xac"}', id="not_ascii"),
+        pytest.param(b"<html>", id="not_json"),
+        pytest.param(b"\xff", id="not_utf_8"),
         pytest.param(b"[" * 100_000, id="nested"),
     ],
 )
-def test_what_is_no_token_is_no_answer(told: bytes, images: Images) -> None:
-    images.told = told
+def test_invalid_token_counts_as_no_answer(answer: bytes, images: Images) -> None:
+    images.told = answer
     (note,) = container.of(JOBS, f"{images.host}/team/image").notes
     assert note.startswith(f"plan: {images.host}/team/image: the registry does not answer: ")
     assert note.endswith(", so every job runs without an image")
@@ -145,12 +153,12 @@ def test_what_is_no_token_is_no_answer(told: bytes, images: Images) -> None:
         "",
     ],
 )
-def test_a_token_is_fetched_from_nobody_who_could_be_another(realm: str, images: Images) -> None:
+def test_token_is_not_fetched_from_an_untrusted_realm(realm: str, images: Images) -> None:
     images.realm = realm
     (note,) = container.of(JOBS, f"{images.host}/team/image").notes
     assert note.startswith(f"plan: {images.host}/team/image: the registry does not answer: ")
-    assert f"has its tokens at {realm!r}, which is neither https nor on this machine" in note
-    assert images.asked == [None], "and nothing was sent there"
+    assert f"issues tokens at {realm!r}, which is neither https nor on this machine" in note
+    assert images.asked == [None], "nothing was sent to the realm"
 
 
 @pytest.mark.parametrize(
@@ -163,16 +171,18 @@ def test_a_token_is_fetched_from_nobody_who_could_be_another(realm: str, images:
         pytest.param("latest ${{ }}", id="expression"),
     ],
 )
-def test_what_is_no_digest_is_no_answer(digest: str, images: Images) -> None:
+def test_invalid_digest_counts_as_no_answer(digest: str, images: Images) -> None:
     images.digests[f"team/image:{container.tag('cpu')}"] = digest
     found = container.of(JOBS, f"{images.host}/team/image")
     assert found.digest == ""
     (note,) = found.notes
-    assert "/team/image: the registry answers 200 and no digest, so every job runs" in note
+    assert (
+        "/team/image: the registry answers with status 200 and no digest, so every job runs" in note
+    )
 
 
 @pytest.mark.parametrize("name", ["IMAGE_USER", "IMAGE_TOKEN"])
-def test_half_a_login_does_not_end_the_plan(
+def test_half_a_login_does_not_abort_the_plan(
     name: str, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for each in ("IMAGE_USER", "IMAGE_TOKEN"):
@@ -181,12 +191,12 @@ def test_half_a_login_does_not_end_the_plan(
     found = container.of(JOBS, f"{images.host}/team/image")
     assert found.digest == ""
     (note,) = found.notes
-    assert note.startswith(f"plan: {name} is set and ")
-    assert note.endswith(" is not; set both, or neither, so every job runs without an image")
+    assert note.startswith(f"plan: {name} is set but ")
+    assert note.endswith(" is not; set both or neither, so every job runs without an image")
     assert "a secret" not in note
 
 
-def test_nobody_is_asked_without_a_name_or_a_job_for_it(images: Images) -> None:
+def test_registry_is_not_asked_without_a_name_or_a_job_in_the_image(images: Images) -> None:
     assert container.of(JOBS, "") == Container()
     assert container.of(JOBS[:1], f"{images.host}/team/image") == Container()
     assert images.asked == []
@@ -202,7 +212,7 @@ def test_nobody_is_asked_without_a_name_or_a_job_for_it(images: Images) -> None:
         "ghcr.io/a/b/c.d_e",
     ],
 )
-def test_the_name_of_a_repository_is_one(name: str) -> None:
+def test_valid_repository_name_is_accepted(name: str) -> None:
     assert container.is_repository(name)
 
 
@@ -225,5 +235,5 @@ def test_the_name_of_a_repository_is_one(name: str) -> None:
         "--all-tags",
     ],
 )
-def test_what_is_no_name_of_a_repository_is_none(name: str) -> None:
+def test_invalid_repository_name_is_rejected(name: str) -> None:
     assert not container.is_repository(name)

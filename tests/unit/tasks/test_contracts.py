@@ -1,4 +1,4 @@
-"""Which changes to a schema break somebody, with jsonschema to say what a schema accepts."""
+"""Which schema changes are breaking, checked against what jsonschema accepts."""
 
 import json
 from typing import Any, Literal
@@ -51,12 +51,12 @@ def schemas(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Schema]:
     )
     typed = st.builds(lambda kind, more: {"type": kind, **more}, kinds, limits)
     alternatives = st.builds(
-        lambda several, more: {"anyOf": several, **more},
+        lambda options, more: {"anyOf": options, **more},
         st.lists(inner, min_size=1, max_size=2),
         limits,
     )
-    unlike_any = st.builds(lambda schema: {"not": schema}, inner)
-    return objects | arrays | typed | alternatives | unlike_any
+    negated = st.builds(lambda schema: {"not": schema}, inner)
+    return objects | arrays | typed | alternatives | negated
 
 
 LEAVES: st.SearchStrategy[Any] = (
@@ -76,7 +76,7 @@ SCHEMAS = st.builds(
 
 @st.composite
 def two_versions(draw: st.DrawFn) -> tuple[Schema, Schema]:
-    """Draw a schema and, to be near to it, either another one or one with a part replaced."""
+    """Draw a schema and a second one: unrelated, or the first with one key replaced."""
     old = draw(SCHEMAS)
     new = draw(SCHEMAS)
     if draw(st.booleans()):
@@ -87,32 +87,36 @@ def two_versions(draw: st.DrawFn) -> tuple[Schema, Schema]:
 
 @settings(max_examples=400, deadline=None)
 @given(two_versions(), st.lists(VALUES, min_size=1, max_size=12))
-def test_what_is_not_called_breaking_refuses_nothing_that_was_accepted(
+def test_non_breaking_change_keeps_every_valid_document_valid(
     versions: tuple[Schema, Schema], documents: list[Any]
 ) -> None:
     old, new = versions
-    was, is_ = Draft202012Validator(old), Draft202012Validator(new)
-    lost = [each for each in documents if was.is_valid(each) and not is_.is_valid(each)]
+    old_validator, new_validator = Draft202012Validator(old), Draft202012Validator(new)
+    lost = [
+        each
+        for each in documents
+        if old_validator.is_valid(each) and not new_validator.is_valid(each)
+    ]
     if lost:
         assert breaking(old, new, use="read"), lost
 
 
 @settings(max_examples=100, deadline=None)
 @given(SCHEMAS)
-def test_no_change_breaks_nothing(schema: Schema) -> None:
+def test_unchanged_schema_is_not_breaking(schema: Schema) -> None:
     again = json.loads(json.dumps(schema))
     assert breaking(schema, again, use="written") == []
 
 
 @settings(max_examples=100, deadline=None)
 @given(SCHEMAS, VALUES)
-def test_one_more_alternative_breaks_no_file(schema: Schema, value: Any) -> None:
+def test_added_alternative_is_not_breaking(schema: Schema, value: Any) -> None:
     rest = {key: each for key, each in schema.items() if key != "$defs"}
     new = {"anyOf": [rest, {"const": value}], "$defs": schema["$defs"]}
     assert breaking(schema, new, use="read") == []
 
 
-# With a value that the first schema accepts and the second refuses.
+# `value` is valid under the old schema and invalid under the new one.
 @pytest.mark.parametrize(
     ("old", "new", "value"),
     [
@@ -134,11 +138,14 @@ def test_one_more_alternative_breaks_no_file(schema: Schema, value: Any) -> None
             {"additionalProperties": {"type": "string"}},
             {"properties": {"a": {"type": "number"}}},
             {"a": "x"},
-            id="a_rule_for_a_key_that_had_none",
+            id="new_rule_for_a_key",
         ),
         pytest.param({"const": True}, {"const": 1}, True, id="true_is_not_1"),
         pytest.param(
-            {"not": {"const": True}}, {"not": {"const": 1}}, 1, id="not_understood_true_is_not_1"
+            {"not": {"const": True}},
+            {"not": {"const": 1}},
+            1,
+            id="true_is_not_1_in_an_unsupported_keyword",
         ),
         pytest.param(
             {"minimum": 0}, {"minimum": 5, "anyOf": [{"minimum": 0}]}, 3, id="beside_alternatives"
@@ -151,12 +158,12 @@ def test_one_more_alternative_breaks_no_file(schema: Schema, value: Any) -> None
             {"patternProperties": {"^x": {}}, "additionalProperties": False},
             {"additionalProperties": False},
             {"x": 1},
-            id="a_keyword_that_is_gone",
+            id="removed_keyword",
         ),
-        pytest.param(True, False, 1, id="nothing_at_all"),
+        pytest.param(True, False, 1, id="rejects_everything"),
     ],
 )
-def test_a_value_that_is_refused_now_is_found(old: Any, new: Any, value: Any) -> None:
+def test_newly_rejected_value_is_breaking(old: Any, new: Any, value: Any) -> None:
     assert Draft202012Validator(old).is_valid(value)
     assert not Draft202012Validator(new).is_valid(value)
     keys = [{"properties": {"k": each}, "$defs": {}} for each in (old, new)]
@@ -176,7 +183,7 @@ def verdict() -> Schema:
 
 
 def replaced(schema: Schema, path: str, value: Any) -> Schema:
-    """Return a copy with what is at `path` replaced; None takes it out."""
+    """Return a copy with the value at `path` replaced, or removed if `value` is None."""
     copy: Schema = json.loads(json.dumps(schema))
     *parents, last = path.split("/")
     node = copy
@@ -193,14 +200,14 @@ TRAIN = "$defs/TrainConfig/properties"
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
         pytest.param(f"{TRAIN}/lr", None, "train.lr is not allowed", id="removed"),
         pytest.param("required", ["x"], "x is required", id="required"),
         pytest.param(
             f"{TRAIN}/precision/enum",
             ["float32"],
-            'train.precision may not be "bfloat16"',
+            'train.precision must not be "bfloat16"',
             id="enum",
         ),
         pytest.param(
@@ -211,15 +218,13 @@ TRAIN = "$defs/TrainConfig/properties"
             f"{TRAIN}/epochs/exclusiveMinimum", 1, "train.epochs: exclusiveMinimum is 1", id="lower"
         ),
         pytest.param("properties/tracking/pattern", "^m", "tracking must match ^m", id="pattern"),
-        pytest.param(f"{TRAIN}/lr/multipleOf", 2, "multipleOf differs", id="not_understood"),
+        pytest.param(f"{TRAIN}/lr/multipleOf", 2, "multipleOf differs", id="unsupported_keyword"),
         pytest.param("$defs/TrainConfig", None, "a reference to nothing differs", id="reference"),
     ],
 )
-def test_a_change_of_the_configuration_that_breaks_its_files(
-    path: str, value: Any, said: str
-) -> None:
+def test_breaking_change_to_the_configuration_is_found(path: str, value: Any, message: str) -> None:
     found = breaking(config(), replaced(config(), path, value), use="read")
-    assert any(said in line for line in found), found
+    assert any(message in line for line in found), found
     assert all(line.startswith("old files: ") for line in found)
 
 
@@ -232,38 +237,38 @@ def test_a_change_of_the_configuration_that_breaks_its_files(
         pytest.param(f"{TRAIN}/epochs/type", "number", id="wider_type"),
         pytest.param(f"{TRAIN}/lr/description", "another text", id="description"),
         pytest.param("required", [], id="optional"),
-        pytest.param("properties/more", {"type": "string"}, id="a_key_that_may_be_left_out"),
+        pytest.param("properties/more", {"type": "string"}, id="optional_key"),
     ],
 )
-def test_a_change_of_the_configuration_that_breaks_nothing(path: str, value: Any) -> None:
+def test_compatible_change_to_the_configuration_passes(path: str, value: Any) -> None:
     assert breaking(config(), replaced(config(), path, value), use="read") == []
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "said"),
+    ("path", "value", "message"),
     [
-        pytest.param("required", [], "old readers: gate is required", id="no_longer_always_there"),
+        pytest.param("required", [], "old readers: gate is required", id="no_longer_required"),
         pytest.param(
             "$defs/Outcome/enum",
             ["pass", "fail", "inconclusive", "maybe"],
-            'old readers: outcome may not be "maybe"',
-            id="a_value_that_no_reader_knows",
+            'old readers: outcome must not be "maybe"',
+            id="new_enum_value",
         ),
         pytest.param("properties/reason", None, "old files: reason is not allowed", id="removed"),
     ],
 )
-def test_a_change_of_the_verdict_that_breaks_its_readers(path: str, value: Any, said: str) -> None:
+def test_breaking_change_to_the_verdict_is_found(path: str, value: Any, message: str) -> None:
     found = breaking(verdict(), replaced(verdict(), path, value), use="written")
-    assert said in found
+    assert message in found
 
 
-def test_a_reader_of_verdicts_takes_no_notice_of_one_more_key() -> None:
+def test_added_key_in_the_verdict_is_not_breaking() -> None:
     new = replaced(verdict(), "properties/more", {"type": "string"})
     assert breaking(verdict(), new, use="written") == []
 
 
 @pytest.mark.parametrize("use", ["read", "written"])
-def test_a_schema_that_holds_itself_is_compared(use: Literal["read", "written"]) -> None:
+def test_recursive_schema_is_compared(use: Literal["read", "written"]) -> None:
     def tree(kind: str) -> Schema:
         node = {
             "type": "object",

@@ -20,7 +20,7 @@ CURRENT = f"{sys.version_info.major}.{sys.version_info.minor}"
 TINY = Environment(folder=".nox/tiny", python=CURRENT, groups=("build",))
 
 
-# Makes the environment in a process of its own and prints the version that it then holds.
+# Prepares the environment in a separate process and prints the installed version of tiny.
 PREPARE = """
 from pathlib import Path
 from tasks.environments import environment
@@ -41,7 +41,7 @@ def tiny_version(folder: Path) -> str:
     return output_of(folder, "import tiny, own_project; print(tiny.__version__)")
 
 
-def test_environment_holds_the_locked_packages_and_the_project(project: Path) -> None:
+def test_environment_contains_the_locked_packages_and_the_project(project: Path) -> None:
     assert tiny_version(environment.prepare(TINY, project)) == "1.0"
 
 
@@ -58,7 +58,7 @@ def test_nothing_is_done_when_nothing_changed(
     assert capsys.readouterr().err == ""
 
 
-def test_the_layers_of_an_image_which_keep_whole_seconds_leave_an_environment_whole(
+def test_environment_stays_valid_when_an_image_layer_truncates_file_times(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = environment.prepare(TINY, project)
@@ -69,14 +69,14 @@ def test_the_layers_of_an_image_which_keep_whole_seconds_leave_an_environment_wh
     assert capsys.readouterr().err == ""
 
 
-def test_a_change_of_the_lock_is_installed(project: Path, index: Index) -> None:
+def test_lock_change_is_installed(project: Path, index: Index) -> None:
     environment.prepare(TINY, project)
     index.publish("tiny", "2.0.0")
     lockfile.renew(project, ["--upgrade"])
     assert tiny_version(environment.prepare(TINY, project)) == "2.0.0"
 
 
-def test_a_package_that_was_removed_by_hand_comes_back(project: Path) -> None:
+def test_package_removed_by_hand_is_reinstalled(project: Path) -> None:
     folder = environment.prepare(TINY, project)
     (site_packages,) = folder.glob("lib/*/site-packages")
     shutil.rmtree(site_packages / "tiny-1.0.dist-info")
@@ -84,24 +84,24 @@ def test_a_package_that_was_removed_by_hand_comes_back(project: Path) -> None:
     assert tiny_version(environment.prepare(TINY, project)) == "1.0"
 
 
-def without_a_module(folder: Path) -> None:
+def remove_module(folder: Path) -> None:
     next(folder.glob("lib/*/site-packages/tiny.py")).unlink()
 
 
-def without_a_program(folder: Path) -> None:
+def remove_program(folder: Path) -> None:
     (folder / "bin" / "tiny").unlink()
 
 
-def without_its_python(folder: Path) -> None:
+def remove_python(folder: Path) -> None:
     (folder / "bin" / "python").unlink()
 
 
-def with_a_python_that_leads_nowhere(folder: Path) -> None:
+def break_python_link(folder: Path) -> None:
     (folder / "bin" / "python").unlink()
     (folder / "bin" / "python").symlink_to("/nowhere/python")
 
 
-def with_a_file_in_its_place(folder: Path) -> None:
+def replace_with_a_file(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.write_text("")
 
@@ -109,16 +109,14 @@ def with_a_file_in_its_place(folder: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        without_a_module,
-        without_a_program,
-        without_its_python,
-        with_a_python_that_leads_nowhere,
-        with_a_file_in_its_place,
+        remove_module,
+        remove_program,
+        remove_python,
+        break_python_link,
+        replace_with_a_file,
     ],
 )
-def test_what_is_missing_in_an_environment_is_made_good(
-    project: Path, damage: Callable[[Path], None]
-) -> None:
+def test_damaged_environment_is_repaired(project: Path, damage: Callable[[Path], None]) -> None:
     folder = environment.prepare(TINY, project)
     damage(folder)
     assert tiny_version(environment.prepare(TINY, project)) == "1.0"
@@ -126,19 +124,19 @@ def test_what_is_missing_in_an_environment_is_made_good(
     assert installed.changed(folder) == []
 
 
-def test_a_file_that_was_changed_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Not a link into uv's cache, in which the change would reach every other environment.
+def test_changed_file_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Copied: a change to a link into uv's cache would reach every other environment.
     monkeypatch.setenv("UV_LINK_MODE", "copy")
     folder = environment.prepare(TINY, project)
     assert installed.changed(folder) == []
     (module,) = folder.glob("lib/*/site-packages/tiny.py")
     module.write_text(module.read_text() + "evil = True\n")
-    assert installed.changed(folder) == [f"{module}: of tiny: is not what was installed"]
+    assert installed.changed(folder) == [f"{module} (tiny): has changed since it was installed"]
     module.unlink()
-    assert installed.changed(folder) == [f"{module}: of tiny: is missing"]
+    assert installed.changed(folder) == [f"{module} (tiny): is missing"]
 
 
-def test_a_package_that_was_added_by_hand_goes(project: Path, index: Index) -> None:
+def test_package_added_by_hand_is_removed(project: Path, index: Index) -> None:
     folder = environment.prepare(TINY, project)
     index.publish("stray", "1.0")
     python = f"--python={folder / 'bin' / 'python'}"
@@ -147,7 +145,7 @@ def test_a_package_that_was_added_by_hand_goes(project: Path, index: Index) -> N
     assert not list(folder.glob("lib/*/site-packages/stray*"))
 
 
-def test_packages_are_byte_compiled_even_where_python_is_told_not_to(
+def test_packages_are_byte_compiled_even_if_python_must_write_no_bytecode(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
@@ -161,7 +159,7 @@ def test_a_warm_cache_needs_no_network(project: Path, monkeypatch: pytest.Monkey
     assert tiny_version(environment.prepare(TINY, project)) == "1.0"
 
 
-def test_no_network_and_a_cold_cache_is_one_line(
+def test_no_network_and_a_cold_cache_is_reported_in_one_line(
     project: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -172,32 +170,32 @@ def test_no_network_and_a_cold_cache_is_one_line(
     with pytest.raises(SystemExit) as ended:
         environment.prepare(TINY, project)
     assert ended.value.code == 2
-    *said, error = capsys.readouterr().err.splitlines()
-    assert said == ["environment: .nox/tiny: installing 1 packages from uv.lock"]
+    *progress, error = capsys.readouterr().err.splitlines()
+    assert progress == ["environment: .nox/tiny: installing 1 packages from uv.lock"]
     assert error.startswith("uv.lock: ")
     assert "connect this machine" in error
     assert not (project / ".nox" / "tiny" / "environment.json").exists()
 
 
-def test_a_hash_that_does_not_match_is_one_line_and_installs_nothing(
+def test_hash_mismatch_is_reported_in_one_line_and_installs_nothing(
     project: Path, index: Index, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wheel = index.folder / "tiny" / "tiny-1.0-py3-none-any.whl"
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     lock = project / "uv.lock"
-    # The source distribution's hash stays right: it must not be built in the wheel's place.
+    # The sdist's hash stays correct: it must not be built instead of the wheel.
     lock.write_text(lock.read_text().replace(digest, "0" * 64))
     with pytest.raises(SystemExit) as ended:
         environment.prepare(TINY, project)
     assert ended.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("uv.lock: Hash mismatch for `tiny==1.0`: the lock says sha256:")
+    assert error.startswith("uv.lock: Hash mismatch for `tiny==1.0`: the lock has sha256:")
     assert f"the file has sha256:{digest}" in error
     assert "git checkout uv.lock" in error
     assert not list((project / ".nox" / "tiny").glob("lib/*/site-packages/tiny*"))
 
 
-def test_a_package_without_a_hash_is_refused(
+def test_package_without_a_hash_is_refused(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock = project / "uv.lock"
@@ -208,8 +206,8 @@ def test_a_package_without_a_hash_is_refused(
     assert "hash" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_killed_preparation_is_made_good_by_the_next(project: Path, tmp_path: Path) -> None:
-    """The uv of the killed one goes on: the next must wait for it, not race with it."""
+def test_next_preparation_recovers_from_a_killed_one(project: Path, tmp_path: Path) -> None:
+    """The killed session's uv keeps running: the next session must wait for it."""
     reached, go_on = tmp_path / "reached", tmp_path / "go on"
     os.mkfifo(reached)
     os.mkfifo(go_on)
@@ -241,7 +239,7 @@ def test_a_killed_preparation_is_made_good_by_the_next(project: Path, tmp_path: 
             assert second.communicate()[0] == "1.0\n"
 
 
-def test_two_sessions_that_start_at_once_share_one_environment(project: Path) -> None:
+def test_sessions_that_start_together_share_one_environment(project: Path) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PREPARE.format(str(project))],
@@ -257,7 +255,7 @@ def test_two_sessions_that_start_at_once_share_one_environment(project: Path) ->
     assert sum("installing" in err for _, err in outputs) == 1
 
 
-def test_a_repository_that_was_moved_gets_a_new_environment(project: Path, tmp_path: Path) -> None:
+def test_moved_repository_gets_a_new_environment(project: Path, tmp_path: Path) -> None:
     environment.prepare(TINY, project)
     moved = project.rename(tmp_path / "moved")
     folder = environment.prepare(TINY, moved)
@@ -265,7 +263,7 @@ def test_a_repository_that_was_moved_gets_a_new_environment(project: Path, tmp_p
     assert tiny_version(folder) == "1.0"
 
 
-def test_the_users_python_settings_do_not_leak_in(
+def test_user_settings_of_python_do_not_leak_into_an_environment(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tiny.py").write_text("__version__ = 'leaked'")
@@ -299,13 +297,11 @@ def test_uv_run_inside_a_session_changes_nothing(project: Path, index: Index) ->
     "name",
     ["PYTEST_ADDOPTS", "PYTHONPATH", "PYTHONOPTIMIZE", "MYPYPATH", "RUFF_CONFIG", "COVERAGE_CORE"],
 )
-def test_the_users_settings_of_the_tools_do_not_change_what_they_check(
-    name: str, tmp_path: Path
-) -> None:
+def test_user_settings_do_not_change_what_tools_check(name: str, tmp_path: Path) -> None:
     assert name not in environment.isolated(tmp_path, {name: "x", "PATH": ""})
 
 
-def test_where_packages_come_from_stays_the_machines_choice(tmp_path: Path) -> None:
+def test_index_settings_of_the_machine_are_kept(tmp_path: Path) -> None:
     outer = {"UV_DEFAULT_INDEX": "x", "UV_CACHE_DIR": "y", "UV_INDEX_MIRROR_PASSWORD": "z"}
     variables = environment.isolated(tmp_path, outer)
     assert outer.items() <= variables.items()
@@ -318,7 +314,7 @@ def test_the_environment_comes_first_on_path(tmp_path: Path) -> None:
 
 def test_cells_differ_in_folder_and_torch() -> None:
     environments = [environment.of_cell(cell) for cell in WORKSPACE.cells]
-    assert len({made.folder for made in environments}) == len(WORKSPACE.cells)
+    assert len({each.folder for each in environments}) == len(WORKSPACE.cells)
     assert environment.of_cell(Cell("3.11", "2.11")).selection()[:2] == [
         "--all-packages",
         "--extra=torch-2-11",
@@ -326,13 +322,13 @@ def test_cells_differ_in_folder_and_torch() -> None:
 
 
 @pytest.mark.parametrize("cell", WORKSPACE.cells, ids=str)
-def test_every_cell_exports_one_torch_of_its_version(cell: Cell) -> None:
+def test_every_cell_exports_exactly_its_torch_version(cell: Cell) -> None:
     exported = environment.exported(environment.of_cell(cell))
     (torch,) = [line for line in exported.splitlines() if line.startswith("torch==")]
     assert torch.startswith(f"torch=={cell.torch}.")
 
 
-def test_a_package_alone_has_what_it_declares_and_nothing_else() -> None:
+def test_package_environment_has_only_declared_dependencies() -> None:
     def names(package: str) -> set[str]:
         cell = environment.own_cell(package)
         exported = environment.exported(environment.of_package(package, cell))
@@ -343,29 +339,29 @@ def test_a_package_alone_has_what_it_declares_and_nothing_else() -> None:
     assert "torch" in names("training")
 
 
-def test_only_the_packages_that_one_needs_can_be_imported_beside_it(tmp_path: Path) -> None:
+def test_package_can_import_only_the_workspace_packages_it_needs(tmp_path: Path) -> None:
     packages = tmp_path / "lib" / "python3.12" / "site-packages"
     packages.mkdir(parents=True)
     environment._link_packages(tmp_path, "training", ROOT)  # noqa: SLF001
     environment._link_packages(tmp_path, "training", ROOT)  # noqa: SLF001 - a second time
-    (place,) = (packages / "workspace.pth").read_text().splitlines()
-    assert {each.name for each in Path(place).iterdir()} == {"gates", "training"}
-    assert (Path(place) / "gates" / "errors.py").is_file()
+    (folder,) = (packages / "workspace.pth").read_text().splitlines()
+    assert {each.name for each in Path(folder).iterdir()} == {"gates", "training"}
+    assert (Path(folder) / "gates" / "errors.py").is_file()
 
 
-def test_the_peers_of_the_benchmarks_are_in_an_environment_of_their_own() -> None:
+def test_benchmark_peers_have_a_separate_environment() -> None:
     cell = WORKSPACE.default
     peers, checks = environment.of_benchmarks(cell), environment.of_cell(cell)
     assert peers.folder != checks.folder
     names = [
-        {line.partition("==")[0] for line in environment.exported(made).splitlines()}
-        for made in (peers, checks)
+        {line.partition("==")[0] for line in environment.exported(each).splitlines()}
+        for each in (peers, checks)
     ]
     assert {"accelerate", "lightning"} <= names[0] - names[1]
     assert "torch" in names[0] & names[1]
 
 
-def test_a_missing_default_interpreter_is_stood_in_for_on_a_laptop_only(
+def test_missing_default_python_is_replaced_only_on_a_laptop(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     oldest = WORKSPACE.pythons[0]
@@ -374,10 +370,10 @@ def test_a_missing_default_interpreter_is_stood_in_for_on_a_laptop_only(
     assert environment.default_python() == WORKSPACE.default.python
     monkeypatch.delenv("CI")
     assert environment.default_python() == oldest
-    assert f"so Python {oldest} stands in for it" in capsys.readouterr().err
+    assert f"; using Python {oldest} instead" in capsys.readouterr().err
 
 
-def test_an_interpreter_that_cannot_be_had_is_one_line(
+def test_unavailable_interpreter_is_reported_in_one_line(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
@@ -386,4 +382,4 @@ def test_an_interpreter_that_cannot_be_had_is_one_line(
     with pytest.raises(SystemExit) as ended:
         environment.prepare(ancient, project)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("Python 3.99: neither on PATH")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("Python 3.99: not found on PATH")

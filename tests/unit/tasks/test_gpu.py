@@ -1,4 +1,4 @@
-"""The sessions that need a GPU, as a person runs them on a machine that has none."""
+"""The GPU sessions on a machine without a GPU."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def nox(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "nox", *arguments],
         cwd=ROOT,
-        # No GPU, also where there is one.
+        # Hide the GPU if there is one.
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", **variables},
         capture_output=True,
         text=True,
@@ -29,7 +29,7 @@ def nox(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-# An interpreter that answers what a test has it answer, and notes what else it is given to do.
+# A fake interpreter: answers the probe as the test says and logs every other command.
 PYTHON = """\
 #!/bin/sh
 if [ "$1" = -c ]; then cat "$0.answer"; else echo "$PYTHONPATH: $*" >> "$0.ran"; fi
@@ -37,7 +37,7 @@ if [ "$1" = -c ]; then cat "$0.answer"; else echo "$PYTHONPATH: $*" >> "$0.ran";
 
 
 def image(folder: Path, **differences: object) -> Path:
-    """Put an interpreter into `folder` that says of itself what a good image's would, but for."""
+    """Put a fake interpreter into `folder`; `differences` override a good image's answer."""
     folder.mkdir(parents=True)
     program = folder / "python"
     program.write_text(PYTHON)
@@ -56,13 +56,13 @@ def image(folder: Path, **differences: object) -> Path:
 
 
 def without_torch(tmp_path: Path) -> str:
-    """A PATH on which the only python has no torch."""
+    """Return a PATH on which the only python has no torch."""
     image(tmp_path / "bare" / "bin", torch=None)
     return f"{tmp_path / 'bare' / 'bin'}{os.pathsep}{essentials(tmp_path)}"
 
 
 def essentials(tmp_path: Path) -> str:
-    """A folder with what a shell script needs."""
+    """Return a folder with the programs that the fake interpreter needs."""
     folder = tmp_path / "essentials"
     folder.mkdir(exist_ok=True)
     for name in ("cat", "sh"):
@@ -73,24 +73,26 @@ def essentials(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("ci", "code", "word"),
+    ("ci", "code", "status"),
     [pytest.param("", 0, "skipped", id="laptop"), pytest.param("true", 1, "aborted", id="ci")],
 )
 @pytest.mark.parametrize("session", SESSIONS)
-def test_without_a_gpu_a_session_skips_but_not_in_ci(
-    session: str, ci: str, code: int, word: str, tmp_path: Path
+def test_session_skips_without_a_gpu_but_fails_in_ci(
+    session: str, ci: str, code: int, status: str, tmp_path: Path
 ) -> None:
     problem = "The driver on\n your system is too old"
     python = image(tmp_path / "image" / "bin", sees_gpu=False, problem=problem)
     path = f"{python.parent}{os.pathsep}{essentials(tmp_path)}"
     ran = nox("--no-venv", "-s", session, CI=ci, PATH=path)
     assert ran.returncode == code, ran.stderr
-    reason = f"{session} {word}: torch 2.14.0a0+abc sees no GPU here (The driver on your system is"
+    reason = (
+        f"{session} {status}: torch 2.14.0a0+abc sees no GPU here (The driver on your system is"
+    )
     assert reason in ran.stderr
     assert not python.with_name("python.ran").exists()
 
 
-def test_the_locked_torch_is_asked_without_no_venv() -> None:
+def test_locked_torch_is_probed_without_no_venv() -> None:
     ran = nox("-s", "gpu-bench", CI="")
     assert ran.returncode == 0, ran.stderr
     assert f"gpu-bench skipped: torch {WORKSPACE.default.torch}." in ran.stderr
@@ -113,7 +115,7 @@ def test_no_venv_runs_the_first_python_on_path_that_has_torch(
     python = image(tmp_path / "image" / "bin")
     ran = nox("--no-venv", "-s", session, *arguments, PATH=f"{path}{os.pathsep}{python.parent}")
     assert ran.returncode == 0, ran.stderr
-    # CHECK_INPUTS=1 has its observer before src on the path.
+    # With CHECK_INPUTS=1 the observer comes before src on the path.
     assert python.with_name("python.ran").read_text().endswith(f"{ROOT / 'src'}: {expected}\n")
 
 
@@ -122,13 +124,13 @@ def test_no_venv_runs_the_first_python_on_path_that_has_torch(
     [
         pytest.param(
             {"torch": "2.9.1+cu128"},
-            f"has torch 2.9.1+cu128, and {OLDEST} or newer is needed; use a newer image, or",
+            f"has torch 2.9.1+cu128; {OLDEST} or newer is required; use a newer image, or",
             id="old_torch",
         ),
-        pytest.param({"python": "3.10"}, "has Python 3.10, and 3.11 or newer", id="old_python"),
+        pytest.param({"python": "3.10"}, "has Python 3.10; 3.11 or newer is", id="old_python"),
         pytest.param(
             {"torch": None, "problem": "libcudart.so: cannot\nopen"},
-            "its torch cannot be imported (libcudart.so: cannot open); mend it",
+            "torch cannot be imported (libcudart.so: cannot open); fix it",
             id="broken_torch",
         ),
         pytest.param(
@@ -139,7 +141,7 @@ def test_no_venv_runs_the_first_python_on_path_that_has_torch(
     ],
 )
 @pytest.mark.parametrize("session", SESSIONS)
-def test_image_that_cannot_be_used_is_one_line_and_exit_2(
+def test_unusable_image_is_reported_in_one_line_and_exits_2(
     session: str, differences: dict[str, object], explanation: str, tmp_path: Path
 ) -> None:
     python = image(tmp_path / "image" / "bin", **differences)
@@ -153,23 +155,23 @@ def test_image_that_cannot_be_used_is_one_line_and_exit_2(
     assert not python.with_name("python.ran").exists()
 
 
-def test_image_without_torch_is_one_line_and_exit_2(tmp_path: Path) -> None:
+def test_image_without_torch_is_reported_in_one_line_and_exits_2(tmp_path: Path) -> None:
     ran = nox("--no-venv", "-s", "gpu-test", PATH=without_torch(tmp_path))
     assert ran.returncode == 2
     line = ran.stderr.splitlines()[-1]
     assert line.startswith("gpu-test --no-venv: no python on PATH has torch (found: ")
-    assert f"torch {OLDEST} or newer, or leave --no-venv out" in line
+    assert f"torch {OLDEST} or newer, or drop --no-venv" in line
 
 
-def test_real_interpreter_says_what_it_is_and_lacks() -> None:
-    asked = subprocess.run(
+def test_probe_reports_versions_and_missing_modules_of_a_real_interpreter() -> None:
+    ran = subprocess.run(
         [sys.executable, "-c", gpu.PROBE, "json", "no_such", "no_such.module"],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=True,
     )
-    found = gpu.Found(**json.loads(asked.stdout))
+    found = gpu.Found(**json.loads(ran.stdout))
     assert found.executable == sys.executable
     assert found.python == f"{sys.version_info.major}.{sys.version_info.minor}"
     assert list(found.missing) == ["no_such", "no_such.module"]

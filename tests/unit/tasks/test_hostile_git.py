@@ -1,4 +1,4 @@
-"""The tests where git's variables point at the user's repository, as under `git rebase --exec`."""
+"""Tests ignore git variables that point at the user's repository (`git rebase --exec`)."""
 
 import os
 import subprocess
@@ -24,8 +24,8 @@ def test_tests_and_sessions_leave_the_users_repository_alone(tmp_path: Path) -> 
         "GIT_PREFIX": "tests/",
         "GIT_CONFIG_PARAMETERS": "'core.bare=true'",
     }
-    # Commits, tags and merges; and a session by Nox in a copy of this repository.
-    chosen = ["test_versions.py", "test_release.py::test_nox_runs_them_by_these_names"]
+    # The first commits, tags and merges; the second runs Nox in a copy of this repository.
+    chosen = ["test_versions.py", "test_release.py::test_nox_runs_the_release_sessions_by_name"]
     tests = [f"tests/unit/tasks/{each}" for each in chosen]
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],

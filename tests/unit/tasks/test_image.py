@@ -1,4 +1,4 @@
-"""The image's files, the session with engines that only note what they are told, a registry."""
+"""The image's files, and the image session with fake engines and a stand-in registry."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ DIGEST, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
-    """Return each instruction of a Dockerfile with what follows it."""
+    """Return each instruction of a Dockerfile with its arguments."""
     code = re.sub(r"^\s*#.*\n", "", dockerfile, flags=re.MULTILINE)
     joined = re.sub(r"\\\n\s*", "", code)
     parts = (line.split(maxsplit=1) for line in joined.splitlines() if line.strip())
@@ -45,7 +45,7 @@ def stages(dockerfile: str) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def last(stage: str, word: str) -> str:
+def last_instruction(stage: str, word: str) -> str:
     return [rest for each, rest in stages(DOCKERFILE)[stage] if each == word][-1]
 
 
@@ -65,7 +65,7 @@ def test_the_base_of_the_cpu_image_has_the_default_python() -> None:
     assert base.tag.startswith(f"{WORKSPACE.default.python}-slim")
 
 
-def test_a_base_for_a_named_platform_is_one_too() -> None:
+def test_base_with_a_platform_is_parsed() -> None:
     digest = f"sha256:{'0' * 64}"
     (base,) = oci.bases(f"FROM --platform=linux/amd64 python:3.12@{digest} AS one\n")
     assert (base.name, base.tag, base.digest) == ("python", "3.12", digest)
@@ -73,26 +73,26 @@ def test_a_base_for_a_named_platform_is_one_too() -> None:
 
 @pytest.mark.parametrize("target", image.TARGETS)
 def test_the_user_is_not_root(target: str) -> None:
-    # By number: Kubernetes' runAsNonRoot does not know a name.
-    user = last(target, "USER")
+    # Numeric: Kubernetes' runAsNonRoot cannot check a name.
+    user = last_instruction(target, "USER")
     assert user.isdecimal()
     assert int(user) > 0
     copies = [rest for word, rest in stages(DOCKERFILE)[target] if word == "COPY"]
     assert all(f"--chown={user}:{user}" in each or "--from=uv" in each for each in copies)
 
 
-def test_every_install_demands_hashes_and_takes_wheels_only() -> None:
+def test_every_install_requires_hashes_and_wheels() -> None:
     commands = [rest for word, rest in instructions(DOCKERFILE) if word == "RUN"]
     installs = [each for each in commands if re.search(r"\bpip (install|sync)\b", each)]
     assert len(installs) == 2
     for each in installs:
         assert "--require-hashes" in each
         assert "--only-binary=:all:" in each or "--no-build" in each
-    # The CPU's environment is the sessions' own, which test_environment.py holds to hashes.
+    # The CPU image uses the sessions' environment; test_environment.py tests its hashes.
     assert sum("environment.prepare_image(" in each for each in commands) == 1
 
 
-def test_the_gpu_image_keeps_the_bases_own_torch() -> None:
+def test_gpu_image_keeps_the_torch_of_its_base() -> None:
     (install,) = (rest for word, rest in stages(DOCKERFILE)["gpu"] if "uv export" in rest)
     assert "--frozen" in install
     assert "--prune torch" in install
@@ -104,22 +104,22 @@ def test_the_gpu_image_keeps_the_bases_own_torch() -> None:
     ("target", "command"),
     [("cpu", ["sh", "-c", image.COMMAND]), ("gpu", ["nox", "--no-venv", "-s", "gpu-test"])],
 )
-def test_the_image_runs_a_check_and_says_its_health(target: str, command: list[str]) -> None:
-    assert json.loads(last(target, "CMD")) == command
-    assert "training.runs" in last(target, "HEALTHCHECK")
+def test_image_runs_a_check_and_has_a_health_check(target: str, command: list[str]) -> None:
+    assert json.loads(last_instruction(target, "CMD")) == command
+    assert "training.runs" in last_instruction(target, "HEALTHCHECK")
 
 
-def test_python_in_the_image_is_that_of_the_environment() -> None:
-    # A link to the folder, not to its bin: beside that Python looks for pyvenv.cfg, and without it
-    # finds no package.
-    (made,) = (rest for word, rest in stages(DOCKERFILE)["cpu"] if "prepare_image" in rest)
-    (link,) = re.findall(r"os\.symlink\(environment\.prepare_image\(.+?\), '([^']+)'\)", made)
+def test_python_in_the_image_belongs_to_the_environment() -> None:
+    # The link must lead to the folder, not to its bin: Python looks for pyvenv.cfg beside bin and
+    # finds no packages without it.
+    (install,) = (rest for word, rest in stages(DOCKERFILE)["cpu"] if "prepare_image" in rest)
+    (link,) = re.findall(r"os\.symlink\(environment\.prepare_image\(.+?\), '([^']+)'\)", install)
     path = [rest for word, rest in stages(DOCKERFILE)["cpu"] if rest.startswith("PATH=")]
     assert path[0].startswith(f"PATH=/app/{link}/bin:$PATH ")
 
 
-def test_the_uv_of_the_image_is_that_of_ci() -> None:
-    """Another version can keep its cache elsewhere, and a job would download everything."""
+def test_image_and_ci_use_the_same_uv() -> None:
+    """Another version may use another cache folder, so a job would download everything."""
     text = (ROOT / "docker" / "uv.txt").read_text(encoding="utf-8")
     action = (ROOT / ".github" / "actions" / "setup" / "action.yml").read_text(encoding="utf-8")
     assert re.findall(r"^uv==(\S+)", text, re.MULTILINE) == re.findall(
@@ -127,7 +127,7 @@ def test_the_uv_of_the_image_is_that_of_ci() -> None:
     )
 
 
-def test_the_large_layer_is_made_from_the_lock_and_what_makes_environments() -> None:
+def test_large_layer_depends_only_on_the_lock_and_the_environment_code() -> None:
     copies = [rest for word, rest in stages(DOCKERFILE)["cpu"] if word == "COPY"]
     assert copies[-1].endswith(" . .")
     copied = {word for each in copies[:-1] for word in each.split() if word.endswith(".py")}
@@ -142,7 +142,7 @@ def test_the_large_layer_is_made_from_the_lock_and_what_makes_environments() -> 
     assert copied == {str(file) for file in files}
 
 
-def test_uv_in_the_image_is_one_that_the_project_admits_with_hashes() -> None:
+def test_uv_in_the_image_is_supported_and_pinned_by_hash() -> None:
     text = (ROOT / "docker" / "uv.txt").read_text(encoding="utf-8")
     (version,) = re.findall(r"^uv==(\S+)", text, re.MULTILINE)
     numbers = [[int(part) for part in each.split(".")] for each in (version, uv.required_version())]
@@ -150,13 +150,13 @@ def test_uv_in_the_image_is_one_that_the_project_admits_with_hashes() -> None:
     assert "--hash=sha256:" in text
 
 
-def test_only_what_is_named_goes_into_the_image() -> None:
+def test_only_listed_paths_go_into_the_image() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
-    named = [line[1:] for line in rules[1:] if line.startswith("!")]
-    assert all((ROOT / name).exists() for name in named)
-    assert not {".git", ".nox", "data", "outputs"} & {name.split("/")[0] for name in named}
+    listed = [line[1:] for line in rules[1:] if line.startswith("!")]
+    assert all((ROOT / name).exists() for name in listed)
+    assert not {".git", ".nox", "data", "outputs"} & {name.split("/")[0] for name in listed}
 
 
 class Session(nox_session.Session):
@@ -187,7 +187,7 @@ case "$*" in *"$ENGINE_FAILS"*) exit 3;; esac
 
 @pytest.fixture
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that is all of PATH, and has docker, podman and buildah, all alive."""
+    """The only folder on PATH, with working fakes of docker, podman and buildah."""
     folder = tmp_path / "programs"
     folder.mkdir()
     for name in image.ENGINES:
@@ -212,10 +212,10 @@ def lock_digest() -> str:
     return hashlib.sha256((ROOT / "uv.lock").read_bytes()).hexdigest()
 
 
-def expected_build(engine: str, options: str, target: str = "cpu", more: str = "") -> str:
+def expected_build(engine: str, options: str, target: str = "cpu", extra: str = "") -> str:
     name = f"localhost/workspace:{container.tag(target)}"
     label = f"--label=uv.lock.sha256={lock_digest()}"
-    return f"{engine} build {options}--target={target} --tag={name} {label} {more}."
+    return f"{engine} build {options}--target={target} --tag={name} {label} {extra}."
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def expected_build(engine: str, options: str, target: str = "cpu", more: str = "
         pytest.param(["docker", "podman"], "buildah", "--format=docker --layers ", id="buildah"),
     ],
 )
-def test_the_first_engine_that_answers_builds_and_runs_smoke(
+def test_first_working_engine_builds_the_image_and_runs_smoke(
     dead: list[str], engine: str, options: str, engines: Path
 ) -> None:
     for name in dead:
@@ -246,7 +246,7 @@ def test_the_first_engine_that_answers_builds_and_runs_smoke(
     )
 
 
-def test_a_project_alone_is_an_argument_of_the_build(engines: Path) -> None:
+def test_single_project_is_a_build_argument(engines: Path) -> None:
     project = WORKSPACE.default_project.package
     run("--project", project)
     built, ran = (engines / "log").read_text().splitlines()
@@ -259,7 +259,7 @@ def test_a_project_alone_is_an_argument_of_the_build(engines: Path) -> None:
 @pytest.mark.parametrize(
     ("project", "session"), [("", "smoke"), ("some_project", "isolated(some_project)")]
 )
-def test_the_image_runs_the_session_that_its_packages_are_enough_for(
+def test_image_runs_the_session_that_suits_its_packages(
     project: str, session: str, tmp_path: Path
 ) -> None:
     (tmp_path / "nox").write_text('#!/bin/sh\necho "$@"\n')
@@ -279,7 +279,7 @@ def test_the_gpu_target_is_built_and_not_run(engines: Path) -> None:
     assert "docker run --rm --gpus all" in logged[-1]
 
 
-def test_the_container_goes_even_if_smoke_fails_and_the_session_fails(
+def test_container_is_removed_and_the_session_fails_if_smoke_fails(
     engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("docker", "podman"):
@@ -290,23 +290,23 @@ def test_the_container_goes_even_if_smoke_fails_and_the_session_fails(
     assert (engines / "log").read_text().splitlines()[-1] == "buildah rm working-container"
 
 
-def test_without_an_engine_it_skips_but_not_in_ci(
+def test_session_skips_without_an_engine_but_fails_in_ci(
     engines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (engines / "docker.dead").touch()
     for name in ("podman", "buildah"):
         (engines / name).unlink()
-    with pytest.raises(SkippedError, match="no container engine answers here"):
+    with pytest.raises(SkippedError, match="no container engine responds"):
         run()
     monkeypatch.setenv("CI", "true")
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("image: no container engine answers here (looked for")
+    assert capsys.readouterr().err.startswith("image: no container engine responds (tried")
     assert not (engines / "log").exists()
 
 
-def test_a_target_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_target_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run("--target", "tpu")
     assert ended.value.code == 2
@@ -316,10 +316,10 @@ def test_a_target_that_is_none_is_one_line(capsys: pytest.CaptureFixture[str]) -
 
 @pytest.fixture
 def images() -> Iterator[Images]:
-    """A registry that has team/image:moved and :fixed."""
-    with served() as registry_:
-        registry_.digests = {"team/image:moved": OTHER, "team/image:fixed": DIGEST}
-        yield registry_
+    """A registry with the tags team/image:moved and team/image:fixed."""
+    with served() as registry:
+        registry.digests = {"team/image:moved": OTHER, "team/image:fixed": DIGEST}
+        yield registry
 
 
 @pytest.fixture
@@ -333,52 +333,52 @@ def check_digests(monkeypatch: pytest.MonkeyPatch, path: Path, *images: str) -> 
     return run("--check-digests")
 
 
-def test_digests_that_agree_pass(
-    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_matching_digests_pass(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged = check_digests(monkeypatch, tmp_path / "D", f"{host}/team/image:fixed@{DIGEST}")
-    assert logged == ["1 bases: tag and digest agree"]
+    assert logged == ["1 bases: tag and digest match"]
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "message"),
     [
-        pytest.param(f"moved@{DIGEST}", f"has moved on to {OTHER}; {DIGEST} is an", id="moved"),
+        pytest.param(f"moved@{DIGEST}", f"has moved to {OTHER}; {DIGEST} is older", id="moved"),
         pytest.param(f"moved@sha256:{'c' * 64}", f"is {OTHER}; there is no image", id="no_digest"),
         pytest.param(f"gone@{DIGEST}", "there is no such tag", id="no_tag"),
     ],
 )
-def test_digests_that_disagree_fail_with_the_line(
+def test_mismatched_digest_fails_with_its_line(
     reference: str,
-    said: str,
+    message: str,
     host: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     good, bad = f"{host}/team/image:fixed@{DIGEST}", f"{host}/team/image:{reference}"
-    with pytest.raises(FailedError, match="1 of 2 bases: tag and digest do not agree"):
+    with pytest.raises(FailedError, match="1 of 2 bases: tag and digest do not match"):
         check_digests(monkeypatch, tmp_path / "D", good, bad)
     (line,) = capsys.readouterr().out.splitlines()
     tag, _, _ = reference.partition("@")
-    assert line.startswith(f"Dockerfile:4: {host}/team/image:{tag}: {said}")
+    assert line.startswith(f"Dockerfile:4: {host}/team/image:{tag}: {message}")
 
 
-def test_no_base_at_all_does_not_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FailedError, match="names no base by tag and digest"):
+def test_dockerfile_without_a_pinned_base_does_not_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FailedError, match="no base is pinned by tag and digest"):
         check_digests(monkeypatch, tmp_path / "D", "python:3.12")
 
 
 @pytest.mark.parametrize(
-    ("image_name", "said"),
+    ("image_name", "message"),
     [
-        pytest.param("{host}/team/broken", "the registry answers 500", id="broken"),
+        pytest.param("{host}/team/broken", "the registry answers with status 500", id="broken"),
         pytest.param("127.0.0.1:9/team/image", "the registry does not answer", id="unreachable"),
     ],
 )
-def test_a_registry_that_does_not_answer_is_one_line_and_no_pass(
+def test_unreachable_registry_is_reported_in_one_line_and_does_not_pass(
     image_name: str,
-    said: str,
+    message: str,
     host: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -389,7 +389,7 @@ def test_a_registry_that_does_not_answer_is_one_line_and_no_pass(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("image: Dockerfile:2: ")
-    assert said in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
@@ -402,51 +402,49 @@ def test_a_registry_that_does_not_answer_is_one_line_and_no_pass(
         ("localhost:5000/image", "http://localhost:5000/v2/image/manifests"),
     ],
 )
-def test_an_image_is_asked_of_the_registry_in_its_name(name: str, manifests: str) -> None:
+def test_manifest_address_uses_the_registry_in_the_image_name(name: str, manifests: str) -> None:
     assert oci.manifests(name) == manifests
 
 
-def built_and_tried(engine: str = "docker") -> list[str]:
+def build_and_run_commands(engine: str = "docker") -> list[str]:
     name = f"localhost/workspace:{container.tag('cpu')}"
     return [expected_build(engine, ""), f"{engine} run --rm {name}"]
 
 
-def test_what_is_published_already_is_neither_built_nor_pushed(
-    images: Images, engines: Path
-) -> None:
+def test_published_image_is_neither_built_nor_pushed(images: Images, engines: Path) -> None:
     images.digests[f"team/image:{container.tag('cpu')}"] = DIGEST
     name = f"{images.host}/team/image"
     logged = run("--publish", name)
-    assert logged == [f"{name}:{container.tag('cpu')} is there already: {DIGEST}"]
+    assert logged == [f"{name}:{container.tag('cpu')} is already published: {DIGEST}"]
     assert not (engines / "log").exists()
 
 
-def test_what_is_not_there_is_built_tried_and_pushed(images: Images, engines: Path) -> None:
+def test_missing_image_is_built_run_and_pushed(images: Images, engines: Path) -> None:
     name = f"{images.host}/team/image:{container.tag('cpu')}"
     logged = run("--publish", f"{images.host}/team/image")
     assert (engines / "log").read_text().splitlines() == [
-        *built_and_tried(),
+        *build_and_run_commands(),
         f"docker tag localhost/workspace:{container.tag('cpu')} {name}",
         f"docker push {name}",
     ]
     assert logged[-1] == f"Published {name}"
 
 
-def test_a_mirrors_settings_do_not_make_another_image(images: Images, engines: Path) -> None:
+def test_mirror_settings_do_not_change_the_tag(images: Images, engines: Path) -> None:
     secrets = ["--secret", "id=uv.toml,src=uv.toml", "--secret=id=pip.conf,src=pip.conf"]
     run("--publish", f"{images.host}/team/image", *secrets)
     (built, *_) = (engines / "log").read_text().splitlines()
-    more = "--secret id=uv.toml,src=uv.toml --secret id=pip.conf,src=pip.conf "
-    assert built == expected_build("docker", "", more=more)
+    extra = "--secret id=uv.toml,src=uv.toml --secret id=pip.conf,src=pip.conf "
+    assert built == expected_build("docker", "", extra=extra)
 
 
-def test_an_image_in_which_smoke_fails_is_not_pushed(
+def test_image_that_fails_smoke_is_not_pushed(
     images: Images, engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ENGINE_FAILS", "run --rm")
     with pytest.raises(FailedError, match="docker run failed"):
         run("--publish", f"{images.host}/team/image")
-    assert (engines / "log").read_text().splitlines() == built_and_tried()
+    assert (engines / "log").read_text().splitlines() == build_and_run_commands()
 
 
 @pytest.fixture
@@ -458,15 +456,15 @@ def _logged_in(monkeypatch: pytest.MonkeyPatch, engines: Path) -> None:
 
 @pytest.mark.usefixtures("_logged_in")
 @pytest.mark.parametrize("name", ["team/private", "team/closed"])
-def test_the_user_is_told_what_others_are_not(name: str, images: Images) -> None:
+def test_private_image_is_found_after_login(name: str, images: Images) -> None:
     images.digests[f"{name}:{container.tag('cpu')}"] = DIGEST
     (logged,) = run("--publish", f"{images.host}/{name}")
-    assert logged.endswith(f"is there already: {DIGEST}")
+    assert logged.endswith(f"is already published: {DIGEST}")
 
 
 @pytest.mark.usefixtures("_logged_in")
 @pytest.mark.parametrize("failing", ["nothing", "push"])
-def test_the_token_goes_to_the_engine_by_its_input_and_is_forgotten(
+def test_token_is_passed_on_stdin_and_the_engine_logs_out(
     failing: str, images: Images, engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ENGINE_FAILS", f"{failing} {images.host}")
@@ -487,7 +485,7 @@ def test_the_token_goes_to_the_engine_by_its_input_and_is_forgotten(
 
 
 @pytest.mark.usefixtures("_logged_in")
-def test_a_login_that_is_refused_is_one_line_and_nothing_is_pushed(
+def test_refused_login_is_reported_in_one_line_and_nothing_is_pushed(
     images: Images,
     engines: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -502,24 +500,26 @@ def test_a_login_that_is_refused_is_one_line_and_nothing_is_pushed(
     assert "push" not in (engines / "log").read_text()
 
 
-def test_a_registry_that_does_not_tell_gets_the_image_and_may_refuse_it(
+def test_image_is_pushed_if_the_registry_does_not_say_whether_it_exists(
     images: Images, engines: Path
 ) -> None:
     name = f"{images.host}/team/private"
     logged = run("--publish", name)
-    assert logged[0].startswith(f"{name}: the registry answers 403 and no digest; so the image is")
+    assert logged[0].startswith(
+        f"{name}: the registry answers with status 403 and no digest; building and pushing"
+    )
     assert (engines / "log").read_text().splitlines()[-1].startswith(f"docker push {name}:cpu-")
 
 
-def test_without_a_registry_nothing_is_published_and_that_is_no_failure(engines: Path) -> None:
-    with pytest.raises(SkippedError, match="--publish names no registry"):
+def test_publish_without_a_registry_skips(engines: Path) -> None:
+    with pytest.raises(SkippedError, match="--publish is empty"):
         run("--publish", "")
     assert not (engines / "log").exists()
 
 
 @pytest.mark.usefixtures("engines")
 @pytest.mark.parametrize(
-    ("arguments", "variables", "said"),
+    ("arguments", "variables", "message"),
     [
         pytest.param(
             ["--publish", "ghcr.io/Team/image"],
@@ -542,39 +542,39 @@ def test_without_a_registry_nothing_is_published_and_that_is_no_failure(engines:
         pytest.param(
             ["--publish", "ghcr.io/team/image", "--build-arg", "CPU_BASE=mirror"],
             {},
-            "image: --publish with --build-arg CPU_BASE=mirror: what has the image's name is ",
+            "image: --publish with --build-arg CPU_BASE=mirror: a published image takes no build ",
             id="another_base",
         ),
         pytest.param(
             ["--platform=linux/arm64", "--publish", ""],
             {},
-            "image: --publish with --platform=linux/arm64: what has the image's name is built ",
+            "image: --publish with --platform=linux/arm64: a published image takes no build ",
             id="another_machine",
         ),
         pytest.param(
             ["--publish", "ghcr.io/team/image", "--check-digests"],
             {},
-            "image: --publish with --check-digests: the one builds, the other does not",
+            "image: --publish with --check-digests: --check-digests builds nothing to publish",
             id="publish_and_check",
         ),
         pytest.param(
             ["--publish", "ghcr.io/team/image"],
             {"IMAGE_USER": "alice"},
-            "image: IMAGE_USER is set and IMAGE_TOKEN is not; set both, or neither",
+            "image: IMAGE_USER is set but IMAGE_TOKEN is not; set both or neither",
             id="no_token",
         ),
         pytest.param(
             ["--publish", "ghcr.io/team/image"],
             {"IMAGE_TOKEN": "a secret"},
-            "image: IMAGE_TOKEN is set and IMAGE_USER is not; set both, or neither",
+            "image: IMAGE_TOKEN is set but IMAGE_USER is not; set both or neither",
             id="no_user",
         ),
     ],
 )
-def test_what_cannot_be_published_is_one_line_and_exit_2(
+def test_invalid_publish_options_are_reported_in_one_line_and_exit_2(
     arguments: list[str],
     variables: dict[str, str],
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -584,4 +584,4 @@ def test_what_cannot_be_published_is_one_line_and_exit_2(
         run(*arguments)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(said)
+    assert line.startswith(message)

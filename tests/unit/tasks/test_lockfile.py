@@ -33,7 +33,7 @@ def test_portable_form_keeps_versions_hashes_and_sizes() -> None:
     assert re.findall(pattern, lockfile.portable(LOCK)) == re.findall(pattern, LOCK)
 
 
-def test_portable_form_of_a_portable_lock_is_the_same() -> None:
+def test_portable_form_of_a_portable_lock_is_unchanged() -> None:
     assert lockfile.portable(lockfile.portable(LOCK)) == lockfile.portable(LOCK)
 
 
@@ -62,7 +62,7 @@ def test_files_in_a_folder_become_portable_too() -> None:
     assert lockfile.foreign_sources(lockfile.portable(lock)) == []
 
 
-def test_the_projects_own_lock_is_portable_and_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lock_of_this_repository_is_portable_and_fresh(capsys: pytest.CaptureFixture[str]) -> None:
     assert lockfile.main(ROOT) == 0, capsys.readouterr().out
 
 
@@ -73,36 +73,34 @@ def test_a_lock_that_names_a_host_is_refused(
     (tmp_path / "uv.lock").write_text(LOCK)
     assert lockfile.main(tmp_path) == 1
     assert capsys.readouterr().out == (
-        "uv.lock: names https://mirror.example/simple and 2 more, so it installs from nowhere "
-        "else; write the portable form: nox -s lock\n"
+        "uv.lock: names https://mirror.example/simple and 2 more, so it can be installed only "
+        "from there; write the portable form: nox -s lock\n"
     )
 
 
 @pytest.fixture
-def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user has a configuration of uv that asks for other versions, and for no wheels."""
+def user_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's uv configuration that asks for older versions and forbids wheels."""
     (tmp_path / "uv").mkdir()
     lines = ['exclude-newer = "2024-01-01T00:00:00Z"', "[pip]", 'no-binary = ["tiny"]']
     (tmp_path / "uv" / "uv.toml").write_text("\n".join(lines))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
 
 
-@pytest.mark.usefixtures("users")
-def test_the_users_own_configuration_of_uv_does_not_make_the_lock_stale() -> None:
+@pytest.mark.usefixtures("user_config")
+def test_user_configuration_of_uv_does_not_make_the_lock_stale() -> None:
     assert lockfile.main(ROOT) == 0
 
 
-@pytest.mark.usefixtures("users")
-def test_the_users_own_configuration_of_uv_is_not_written_into_the_lock(
-    project: Path, index: Index
-) -> None:
+@pytest.mark.usefixtures("user_config")
+def test_user_configuration_of_uv_is_not_written_into_the_lock(project: Path, index: Index) -> None:
     index.publish("tiny", "2.0")
     assert lockfile.renew(project, ["--upgrade"]) == "Updated tiny v1.0 -> v2.0"
     assert "exclude-newer" not in (project / "uv.lock").read_text()
 
 
-def copied(folder: Path) -> None:
-    """Copy the lock and what it is made from."""
+def copy_lock(folder: Path) -> None:
+    """Copy the lock and the pyproject files that it is resolved from."""
     for each in (ROOT, *members(ROOT)):
         copy = folder / each.relative_to(ROOT)
         copy.mkdir(parents=True, exist_ok=True)
@@ -110,9 +108,9 @@ def copied(folder: Path) -> None:
     shutil.copy(ROOT / "uv.lock", folder)
 
 
-def renamed(folder: Path) -> None:
-    """Rename the package of the torch extras as a search and replace over all files does."""
-    copied(folder)
+def rename_package(folder: Path) -> None:
+    """Rename the package with the torch extras by search and replace over all files."""
+    copy_lock(folder)
     (folder / "src" / "training").rename(folder / "src" / "learning")
     for name in (
         "pyproject.toml",
@@ -127,22 +125,22 @@ def renamed(folder: Path) -> None:
 def test_a_lock_whose_markers_select_nothing_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    renamed(tmp_path)
-    # uv itself is content: of two torch versions it would then export both.
+    rename_package(tmp_path)
+    # uv accepts this lock, but would export both torch versions together.
     index = f"--default-index={lockfile.PLACEHOLDER}/simple"
     assert uv.problem("lock", "--check", "--offline", index, cwd=tmp_path) is None
     assert lockfile.main(tmp_path) == 1
     assert capsys.readouterr().out == (
-        "uv.lock: not what pyproject.toml asks for (its markers name the extra "
-        "extra-8-training-torch-2-11, which no package here has); renew it: "
+        "uv.lock: does not match pyproject.toml (its markers name the extra "
+        "extra-8-training-torch-2-11, which no package here has); update it: "
         "nox -s lock\n"
     )
 
 
-def test_a_requirement_that_was_added_makes_the_lock_stale(
+def test_added_requirement_makes_the_lock_stale(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copied(tmp_path)
+    copy_lock(tmp_path)
     pyproject = (ROOT / "pyproject.toml").read_text()
     changed = pyproject.replace('types = ["mypy>=2.3"]', 'types = ["mypy>=2.3", "flask"]')
     assert changed != pyproject
@@ -151,15 +149,13 @@ def test_a_requirement_that_was_added_makes_the_lock_stale(
 
     assert lockfile.main(tmp_path) == 1
     assert capsys.readouterr().out == (
-        "uv.lock: not what pyproject.toml asks for (it lacks a package); renew it: nox -s lock\n"
+        "uv.lock: does not match pyproject.toml (it lacks a package); update it: nox -s lock\n"
     )
     assert (tmp_path / "uv.lock").read_bytes() == before
 
 
-def test_a_lock_that_is_cut_off_is_named_as_such(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copied(tmp_path)
+def test_truncated_lock_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy_lock(tmp_path)
     text = (ROOT / "uv.lock").read_text()
     (tmp_path / "uv.lock").write_text(text[: len(text) // 2])
     assert lockfile.main(tmp_path) == 1
@@ -186,8 +182,8 @@ def test_renew_upgrades_when_asked(project: Path, index: Index) -> None:
 
 
 @pytest.fixture
-def of_dependabot(project: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project with the lock of a newer version as uv writes it, with its index's name."""
+def dependabot_project(project: Path, index: Index, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project with an upgraded lock as uv writes it, which names the index."""
     for name in ("GITHUB_ACTOR", "GITHUB_HEAD_REF"):
         monkeypatch.delenv(name, raising=False)
     git("init", "--quiet", "--initial-branch=main", cwd=project)
@@ -207,49 +203,49 @@ BRANCH = "dependabot/uv/python-1a2b3c"
         {"GITHUB_HEAD_REF": BRANCH, "GITHUB_ACTOR": "mallory"},
         {"GITHUB_ACTOR": "dependabot[bot]"},  # the merge queue
     ],
-    ids=["laptop", "of_somebody_else", "queue"],
+    ids=["laptop", "another_actor", "merge_queue"],
 )
-def test_the_full_form_is_not_accepted_for_the_name_of_a_branch(
-    of_dependabot: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+def test_branch_name_alone_does_not_permit_the_full_form(
+    dependabot_project: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
-    git("checkout", "--quiet", "-b", BRANCH, cwd=of_dependabot)
+    git("checkout", "--quiet", "-b", BRANCH, cwd=dependabot_project)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert lockfile.main(of_dependabot) == 1
+    assert lockfile.main(dependabot_project) == 1
 
 
-def test_the_full_form_is_accepted_of_dependabot(
-    of_dependabot: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_full_form_is_accepted_from_dependabot(
+    dependabot_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GITHUB_HEAD_REF", BRANCH)
     monkeypatch.setenv("GITHUB_ACTOR", "dependabot[bot]")
-    assert lockfile.main(of_dependabot) == 0
-    told = "uv.lock: in the form that Dependabot writes; before it is merged: nox -s lock\n"
-    assert capsys.readouterr().out == told
+    assert lockfile.main(dependabot_project) == 0
+    message = "uv.lock: in the form that Dependabot writes; before merging, run: nox -s lock\n"
+    assert capsys.readouterr().out == message
 
 
-def test_a_stale_lock_of_dependabot_is_refused(
-    of_dependabot: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_stale_lock_from_dependabot_is_refused(
+    dependabot_project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GITHUB_HEAD_REF", BRANCH)
     monkeypatch.setenv("GITHUB_ACTOR", "dependabot[bot]")
-    pyproject = of_dependabot / "pyproject.toml"
+    pyproject = dependabot_project / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace('"tiny"', '"tiny<2"'))
-    assert lockfile.main(of_dependabot) == 1
-    assert capsys.readouterr().out.startswith("uv.lock: not what pyproject.toml asks for (")
+    assert lockfile.main(dependabot_project) == 1
+    assert capsys.readouterr().out.startswith("uv.lock: does not match pyproject.toml (")
 
 
 def test_renew_makes_the_full_form_portable_and_keeps_its_versions(
-    of_dependabot: Path, index: Index
+    dependabot_project: Path, index: Index
 ) -> None:
-    lockfile.renew(of_dependabot, [])
-    lock = (of_dependabot / "uv.lock").read_text()
+    lockfile.renew(dependabot_project, [])
+    lock = (dependabot_project / "uv.lock").read_text()
     assert index.url not in lock
     assert 'name = "tiny"\nversion = "2.0"' in lock
-    assert lockfile.main(of_dependabot) == 0
+    assert lockfile.main(dependabot_project) == 0
 
 
-def test_renew_that_finds_no_solution_leaves_the_lock(
+def test_renew_without_a_solution_leaves_the_lock_unchanged(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (project / "uv.lock").read_bytes()

@@ -1,4 +1,4 @@
-"""The package, built for real: alike whatever differs between two machines, and nothing missing."""
+"""Real builds of the package: reproducible across machines, and complete."""
 
 import os
 import re
@@ -18,9 +18,9 @@ from tasks.packaging.wheels import Circumstances
 from tasks.project import ROOT
 from tests.history import History
 
-TOOLS = Path(sys.prefix)  # it has hatchling too
+TOOLS = Path(sys.prefix)  # this environment has hatchling
 
-# Python runs this first: its clock is ten years ahead.
+# Python imports this at startup; it sets the clock ten years ahead.
 CLOCK = """\
 import datetime, time
 AHEAD = 10 * 365 * 86_400
@@ -60,7 +60,7 @@ FILES = {
     "src/own/data/table.csv": "a,b\n1,2\n",
 }
 
-# Puts something of its surroundings into the package, as a generated _version.py does.
+# Puts part of the build's surroundings into the package, as a generated _version.py might.
 HOOK = """\
 import os, pathlib, time
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -68,7 +68,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 class CustomBuildHook(BuildHookInterface):
     def initialize(self, version, build_data):
         made = pathlib.Path(self.root, "made.py")
-        made.write_text(f"{MADE_OF}")
+        made.write_text(f"{EXPRESSION}")
         build_data["force_include"][str(made)] = "made.py"
 """
 HOOKED = PYPROJECT + "\n[tool.hatch.build.hooks.custom]\n"
@@ -76,9 +76,9 @@ HOOKED = PYPROJECT + "\n[tool.hatch.build.hooks.custom]\n"
 
 @pytest.fixture
 def history(tmp_path: Path) -> History:
-    made = History(tmp_path / "own project")
-    made.commit("feat: begin", FILES)
-    return made
+    repository = History(tmp_path / "own project")
+    repository.commit("feat: begin", FILES)
+    return repository
 
 
 def head(root: Path) -> str:
@@ -92,7 +92,7 @@ def head(root: Path) -> str:
 
 
 def built(root: Path, folder: Path, circumstances: Circumstances) -> dict[str, Path]:
-    """Build a package of the last commit of `root`; return the files by their endings."""
+    """Build a package from the last commit of `root`; return the files by suffix."""
     commit = head(root)
     clone = wheels.clone(commit, folder / "clone", circumstances, root)
     epoch = wheels.commit_time(commit, root)
@@ -127,28 +127,28 @@ def circumstances_with(**variables: str) -> Circumstances:
         pytest.param(circumstances_with(PYTHONHASHSEED="42"), id="hash_seed"),
     ],
 )
-def test_this_project_is_alike_to_the_byte(
+def test_build_is_reproducible_to_the_byte(
     circumstances: Circumstances, reference: Mapping[str, Path], tmp_path: Path
 ) -> None:
     other = built(ROOT, tmp_path / "a place with spaces and é", circumstances)
     assert differences(reference, other) == []
 
 
-def test_this_project_is_alike_at_another_time(
+def test_build_is_reproducible_at_another_time(
     reference: Mapping[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "clock").mkdir()
     (tmp_path / "clock" / "sitecustomize.py").write_text(CLOCK)
     ahead = circumstances_with(PYTHONPATH=str(tmp_path / "clock"))
     year = [sys.executable, "-c", "import time; print(time.gmtime().tm_year - 10 >= 2026)"]
-    told = subprocess.run(
+    ran = subprocess.run(
         year, env={**os.environ, **ahead.variables}, capture_output=True, text=True, check=True
     )
-    assert told.stdout == "True\n", "the clock is ahead"
+    assert ran.stdout == "True\n", "the clock must be ahead"
     assert differences(reference, built(ROOT, tmp_path, ahead)) == []
 
 
-def test_the_wheel_of_the_source_distribution_is_the_same(
+def test_wheel_built_from_the_sdist_is_identical(
     reference: Mapping[str, Path], tmp_path: Path
 ) -> None:
     unpacked = wheels.unpack(reference[".gz"], tmp_path / "unpacked")
@@ -157,7 +157,7 @@ def test_the_wheel_of_the_source_distribution_is_the_same(
     assert wheels.differences(reference[".whl"], wheel) == []
 
 
-def test_this_project_packs_what_is_committed(reference: Mapping[str, Path]) -> None:
+def test_archives_contain_what_is_committed(reference: Mapping[str, Path]) -> None:
     clone = reference[".whl"].parent.parent / "clone"
     assert wheels.problems_of_contents([*reference.values()], clone) == []
 
@@ -167,12 +167,12 @@ def test_every_file_has_the_time_of_the_commit(reference: Mapping[str, Path]) ->
     with tarfile.open(reference[".gz"]) as sdist:
         assert {member.mtime for member in sdist} == {epoch}
     with zipfile.ZipFile(reference[".whl"]) as wheel:
-        even = epoch - epoch % 2  # the format has no odd seconds
+        even = epoch - epoch % 2  # zip stores times in steps of two seconds
         expected = time.gmtime(even)[:6]
         assert {each.date_time for each in wheel.infolist()} == {expected}
 
 
-def test_the_users_line_ends_do_not_get_in(
+def test_user_line_end_settings_do_not_affect_the_build(
     history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = built(history.root, tmp_path / "1", wheels.HERE)
@@ -182,7 +182,7 @@ def test_the_users_line_ends_do_not_get_in(
     assert differences(one, built(history.root, tmp_path / "2", wheels.HERE)) == []
 
 
-def test_what_is_not_committed_does_not_get_in(history: History, tmp_path: Path) -> None:
+def test_uncommitted_changes_are_not_packaged(history: History, tmp_path: Path) -> None:
     one = built(history.root, tmp_path / "1", wheels.HERE)
     (history.root / "src" / "own" / "secret.py").write_text("TOKEN = 1\n")
     (history.root / "src" / "own" / "__init__.py").write_text("CHANGED = 1\n")
@@ -190,7 +190,7 @@ def test_what_is_not_committed_does_not_get_in(history: History, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "made_of",
+    "expression",
     [
         pytest.param("{time.tzname}", id="time_zone"),
         pytest.param("{self.root}", id="path"),
@@ -200,10 +200,10 @@ def test_what_is_not_committed_does_not_get_in(history: History, tmp_path: Path)
         pytest.param("{os.environ['LC_ALL']}", id="locale"),
     ],
 )
-def test_a_package_made_of_its_surroundings_is_found(
-    made_of: str, history: History, tmp_path: Path
+def test_package_that_depends_on_its_surroundings_is_found(
+    expression: str, history: History, tmp_path: Path
 ) -> None:
-    hook = HOOK.replace("{MADE_OF}", made_of)
+    hook = HOOK.replace("{EXPRESSION}", expression)
     history.commit(
         "feat: a hook", {"src/own/pyproject.toml": HOOKED, "src/own/hatch_build.py": hook}
     )
@@ -212,7 +212,7 @@ def test_a_package_made_of_its_surroundings_is_found(
     assert "own-1.2.3-py3-none-any.whl: own/made.py" in differences(one, other)
 
 
-def test_an_archive_that_is_only_packed_differently_is_found(
+def test_archive_that_differs_only_in_compression_is_found(
     history: History, tmp_path: Path
 ) -> None:
     wheel = built(history.root, tmp_path, wheels.HERE)[".whl"]
@@ -222,12 +222,12 @@ def test_an_archive_that_is_only_packed_differently_is_found(
             contents = old.read(each)
             each.compress_type = zipfile.ZIP_STORED
             new.writestr(each, contents)
-    assert wheels.differences(wheel, again) == [f"{wheel.name}: how it is packed"]
+    assert wheels.differences(wheel, again) == [f"{wheel.name}: the archive's format"]
     assert wheels.differences(wheel, wheel) == []
 
 
 def problems(history: History, folder: Path, change: Mapping[str, str | None]) -> list[str]:
-    """Build a clone with a `change` that nobody committed; return what is found in the files."""
+    """Build a clone with an uncommitted `change`; return the problems found in the archives."""
     clone = wheels.clone(head(history.root), folder / "clone", wheels.HERE, history.root)
     for name, text in change.items():
         if text is None:
@@ -249,8 +249,8 @@ WHEEL, SDIST = "own-1.2.3-py3-none-any.whl", "own-1.2.3.tar.gz"
         pytest.param({}, [], id="nothing"),
         pytest.param(
             {"src/own/stray.py": "x = 1\n"},
-            [f"{SDIST}: also holds stray.py", f"{WHEEL}: also holds own/stray.py"],
-            id="more",
+            [f"{SDIST}: also contains stray.py", f"{WHEEL}: also holds own/stray.py"],
+            id="extra_file",
         ),
         pytest.param(
             {"src/own/data/table.csv": None},
@@ -258,13 +258,13 @@ WHEEL, SDIST = "own-1.2.3-py3-none-any.whl", "own-1.2.3.tar.gz"
                 f"{SDIST}: lacks data/table.csv",
                 f"{WHEEL}: lacks own/data/table.csv",
             ],
-            id="less",
+            id="missing_file",
         ),
         pytest.param(
             {"src/own/pyproject.toml": PYPROJECT.replace(">=3.11,<4", ">=3.8")},
             [
-                f"{SDIST}: its Requires-Python is >=3.8, in pyproject.toml it is <4,>=3.11",
-                f"{WHEEL}: its Requires-Python is >=3.8, in pyproject.toml it is <4,>=3.11",
+                f"{SDIST}: its Requires-Python is >=3.8, but in pyproject.toml it is <4,>=3.11",
+                f"{WHEEL}: its Requires-Python is >=3.8, but in pyproject.toml it is <4,>=3.11",
             ],
             id="metadata",
         ),
@@ -279,13 +279,13 @@ WHEEL, SDIST = "own-1.2.3-py3-none-any.whl", "own-1.2.3.tar.gz"
         ),
     ],
 )
-def test_archives_are_compared_with_what_is_committed(
+def test_archives_are_compared_with_the_commit(
     change: Mapping[str, str | None], found: list[str], history: History, tmp_path: Path
 ) -> None:
     assert sorted(problems(history, tmp_path, change)) == sorted(found)
 
 
-def test_a_project_that_does_not_build_is_one_line_and_exit_2(
+def test_failed_build_is_reported_in_one_line_and_exits_2(
     history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without = re.sub("readme = .*", 'readme = "NO.md"', PYPROJECT)
@@ -293,13 +293,13 @@ def test_a_project_that_does_not_build_is_one_line_and_exit_2(
     with pytest.raises(SystemExit) as ended:
         built(history.root, tmp_path, wheels.HERE)
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("build: hatchling: ")
-    assert said.count("\n") == 1
-    assert "NO.md" in said
+    message = capsys.readouterr().err
+    assert message.startswith("build: hatchling: ")
+    assert message.count("\n") == 1
+    assert "NO.md" in message
 
 
-def test_a_commit_that_is_not_there_is_one_line_and_exit_2(
+def test_unknown_commit_is_reported_in_one_line_and_exits_2(
     history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:

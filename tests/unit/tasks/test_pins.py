@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from tasks.github import pins
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NOT_FIXED = "is not a fixed commit"
 
 
 def problems(folder: Path, name: str, text: str) -> list[str]:
@@ -17,14 +18,14 @@ def problems(folder: Path, name: str, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
-        pytest.param("seed: 0\nrevision: main\n", 2, "revision 'main' can be moved", id="branch"),
-        pytest.param("a:\n  - revision: v1.0\n", 2, "'v1.0' can be moved", id="tag_in_a_list"),
-        pytest.param(f"revision: {COMMIT[:12]}\n", 1, "can be moved", id="short"),
-        pytest.param(f"revision: {COMMIT.upper()}\n", 1, "can be moved", id="capitals"),
-        pytest.param("revision:\n", 1, "None can be moved", id="nothing"),
-        pytest.param(f"revision: {'1' * 40}\n", 1, "can be moved", id="a_number_not_a_text"),
+        pytest.param("seed: 0\nrevision: main\n", 2, "revision 'main' is not", id="branch"),
+        pytest.param("a:\n  - revision: v1.0\n", 2, "'v1.0' is not", id="tag_in_a_list"),
+        pytest.param(f"revision: {COMMIT[:12]}\n", 1, NOT_FIXED, id="short"),
+        pytest.param(f"revision: {COMMIT.upper()}\n", 1, NOT_FIXED, id="capitals"),
+        pytest.param("revision:\n", 1, f"None {NOT_FIXED}", id="nothing"),
+        pytest.param(f"revision: {'1' * 40}\n", 1, NOT_FIXED, id="a_number_not_a_string"),
         pytest.param("{repo_id: a/b}\n", 1, "repo_id without revision", id="no_revision"),
         pytest.param(
             f"repo_id: a/b\nteacher_repo_id: c/d\nrevision: {COMMIT}\n",
@@ -32,20 +33,18 @@ def problems(folder: Path, name: str, text: str) -> list[str]:
             "teacher_repo_id without teacher_revision",
             id="the_revision_of_another",
         ),
-        pytest.param(
-            "data:\n  source: hf://datasets/a/b/x.parquet\n", 2, "can be moved", id="address"
-        ),
-        pytest.param("- hf://a/b@main/x\n", 1, "can be moved", id="address_of_a_branch"),
-        pytest.param(f"- hf://a/b@{COMMIT}0/x\n", 1, "can be moved", id="41_digits"),
-        pytest.param("a: [\n", 1, "is no YAML", id="no_yaml"),
+        pytest.param("data:\n  source: hf://datasets/a/b/x.parquet\n", 2, NOT_FIXED, id="address"),
+        pytest.param("- hf://a/b@main/x\n", 1, NOT_FIXED, id="address_of_a_branch"),
+        pytest.param(f"- hf://a/b@{COMMIT}0/x\n", 1, NOT_FIXED, id="41_digits"),
+        pytest.param("a: [\n", 1, "is not valid YAML", id="invalid_yaml"),
     ],
 )
-def test_a_configuration_that_can_be_moved_under_us(
-    text: str, line: int, said: str, tmp_path: Path
+def test_an_unpinned_reference_in_a_configuration_is_reported(
+    text: str, line: int, message: str, tmp_path: Path
 ) -> None:
     (problem,) = problems(tmp_path, "run.yaml", text)
     assert problem.startswith(f"{line}: ")
-    assert said in problem
+    assert message in problem
 
 
 @pytest.mark.parametrize(
@@ -59,7 +58,7 @@ def test_a_configuration_that_can_be_moved_under_us(
         pytest.param("", id="empty"),
     ],
 )
-def test_a_configuration_that_is_pinned(text: str, tmp_path: Path) -> None:
+def test_a_pinned_configuration_has_no_problem(text: str, tmp_path: Path) -> None:
     assert problems(tmp_path, "run.yaml", text) == []
 
 
@@ -71,12 +70,12 @@ def test_a_configuration_that_is_pinned(text: str, tmp_path: Path) -> None:
         pytest.param('[submodule "a"]\n\tBranch=.\n', 2, id="capital"),
     ],
 )
-def test_a_submodule_that_follows_a_branch(text: str, line: int, tmp_path: Path) -> None:
+def test_a_submodule_branch_is_reported(text: str, line: int, tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, ".gitmodules", text)
     assert problem.startswith(f"{line}: follows the branch")
 
 
-def test_a_submodule_without_a_branch_is_a_commit(tmp_path: Path) -> None:
+def test_a_submodule_without_a_branch_has_no_problem(tmp_path: Path) -> None:
     text = '[submodule "branch = main"]\n\tpath = branch\n\turl = branch\n# branch = main\n'
     assert problems(tmp_path, ".gitmodules", text) == []
 
@@ -107,19 +106,19 @@ class _Optional(BaseModel):
     ("model", "count"),
     [
         pytest.param(_Pinned, 0, id="pinned"),
-        pytest.param(_Free, 1, id="any_text"),
+        pytest.param(_Free, 1, id="any_string"),
         pytest.param(_Missing, 1, id="no_revision"),
         pytest.param(_Optional, 1, id="a_default"),
     ],
 )
-def test_a_field_that_names_a_model_needs_a_commit(
+def test_a_field_that_names_a_model_needs_a_commit_field(
     model: type[BaseModel], count: int, tmp_path: Path
 ) -> None:
     schema: dict[str, Any] = {"type": "object", "properties": {"x": model.model_json_schema()}}
     assert len(problems(tmp_path, "config.schema.json", json.dumps(schema))) == count
 
 
-def test_the_command_prints_a_line_each_and_exits_1(
+def test_the_command_prints_one_line_per_problem_and_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
@@ -128,5 +127,5 @@ def test_the_command_prints_a_line_each_and_exits_1(
     assert pins.main([str(good)]) == 0
     assert pins.main([str(good), str(bad)]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        f"{bad}:1: revision 'main' can be moved; write all 40 digits of a commit"
+        f"{bad}:1: revision 'main' is not a fixed commit; write the full 40-digit commit"
     ]

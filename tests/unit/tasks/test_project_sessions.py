@@ -1,4 +1,4 @@
-"""What the sessions of a project run, for the default project and for another."""
+"""The commands that a project's sessions run, for the default project and for another."""
 
 import contextlib
 import inspect
@@ -36,7 +36,7 @@ FAIL = json.dumps({"outcome": "fail", "reason": "worse"})
 
 
 class Session(nox_session.Session):
-    """Keeps the commands instead of running them."""
+    """Records commands instead of running them."""
 
     def __init__(self, root: Path) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Session(nox_session.Session):
         self.chdir = contextlib.chdir
 
     def run(self, _: Path, *command: str, **__: object) -> None:
-        """Stand for the commands: leave a verdict where one is asked for, and a checkpoint."""
+        """Record a command; write the verdict or checkpoint that the real one would write."""
         words = [word.replace(f"{self.root}/", "") for word in command]
         self.ran.append(words)
         if words[2].endswith(".eval") and self.verdict is not None:
@@ -61,21 +61,21 @@ class Session(nox_session.Session):
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    made = Session(tmp_path)
+    fake = Session(tmp_path)
     monkeypatch.setattr(model, "ROOT", tmp_path)
     monkeypatch.setattr(promotion, "ROOT", tmp_path)
     monkeypatch.setattr(environment, "prepare_default_cell", Path)
     monkeypatch.setattr(environment, "run", lambda session, *how, **more: session.run(*how, **more))
-    return made
+    return fake
 
 
 def call(function: Callable[..., Any], session: Session, project: Project, *after: str) -> None:
-    """Call the function of a session as Nox would, with the arguments after --."""
+    """Call a session's function as Nox would, with the arguments after --."""
     session.posargs = [*after]
     inspect.unwrap(function)(cast("nox.Session", session), project)
 
 
-def leave(root: Path, *names: str) -> None:
+def touch(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("")
@@ -84,7 +84,7 @@ def leave(root: Path, *names: str) -> None:
 @pytest.mark.parametrize(
     ("project", "config"), [(DEFAULT, "configs/base.yaml"), (OTHER, "configs/visits/base.yaml")]
 )
-def test_train_adds_a_configuration_unless_one_is_named(
+def test_train_adds_a_configuration_unless_one_is_given(
     session: Session, project: Project, config: str
 ) -> None:
     command = ["python", "-m", f"{project.package}.train", "--config"]
@@ -94,7 +94,7 @@ def test_train_adds_a_configuration_unless_one_is_named(
 
 
 @pytest.mark.parametrize("project", [DEFAULT, OTHER])
-def test_evaluate_trains_where_there_is_no_checkpoint_then_judges_and_writes_the_card(
+def test_evaluate_trains_if_there_is_no_checkpoint_then_judges_and_writes_the_card(
     session: Session, project: Project
 ) -> None:
     call(model.evaluate, session, project)
@@ -111,17 +111,17 @@ def test_evaluate_trains_where_there_is_no_checkpoint_then_judges_and_writes_the
 @pytest.mark.parametrize(
     ("verdict", "reason"), [(FAIL, "fail: worse"), (None, "visits.eval ended without a verdict")]
 )
-def test_evaluate_fails_without_a_verdict_that_is_a_pass(
+def test_evaluate_fails_without_a_passing_verdict(
     session: Session, verdict: str | None, reason: str
 ) -> None:
-    leave(session.root, OTHER.latest, OTHER.verdict)
+    touch(session.root, OTHER.latest, OTHER.verdict)
     session.verdict = verdict
     with pytest.raises(FailedError, match=reason):
         call(model.evaluate, session, OTHER)
     assert "visits.train" not in session.ran[0]
 
 
-def test_reproduce_compares_the_bits(session: Session) -> None:
+def test_reproduce_compares_checkpoints_byte_for_byte(session: Session) -> None:
     call(model.reproduce, session, OTHER)
     assert session.logged[0].startswith("Reproduced: both checkpoints have sha256 ")
     session.checkpoints = iter([b"one", b"another"])
@@ -135,10 +135,10 @@ def test_register_takes_the_newest_run_with_its_verdict_and_sbom(
 ) -> None:
     with pytest.raises(FailedError, match=rf"no {project.latest} to register; .*evaluate\("):
         call(promotion.register, session, project)
-    leave(session.root, f"{project.outputs}/first/{project.checkpoint}")
+    touch(session.root, f"{project.outputs}/first/{project.checkpoint}")
     link = session.root / project.latest
     link.symlink_to(f"first/{project.checkpoint}")
-    leave(session.root, project.verdict, project.sbom)
+    touch(session.root, project.verdict, project.sbom)
     call(promotion.register, session, project)
     named = ["python", "-m", "gates", "register", "--name", project.model]
     evidence = ["--verdict", project.verdict, "--sbom", project.sbom]
@@ -151,9 +151,9 @@ def test_register_takes_the_newest_run_with_its_verdict_and_sbom(
 
 def test_promote_and_rollback_use_the_policy_of_the_project(session: Session) -> None:
     report = f"{OTHER.artifacts}/verdicts/promotion.json"
-    leave(session.root, report)
+    touch(session.root, report)
     call(promotion.promote, session, OTHER, "--to", "staging")
-    assert not (session.root / report).exists(), "one of an earlier run"
+    assert not (session.root / report).exists(), "the report of an earlier run must be deleted"
     call(promotion.rollback, session, OTHER, "--why", "slow")
     policy = ["--policy", OTHER.policy]
     promoted, rolled_back = (command[3:] for command in session.ran)
@@ -163,7 +163,7 @@ def test_promote_and_rollback_use_the_policy_of_the_project(session: Session) ->
     assert rolled_back == ["rollback", "--name", "visits", *policy, "--why", "slow"]
 
 
-def test_import_contracts_follow_from_what_packages_declare(tmp_path: Path) -> None:
+def test_import_contracts_follow_declared_dependencies(tmp_path: Path) -> None:
     declared = {
         "base": "[]",
         "shared": '["base"]',

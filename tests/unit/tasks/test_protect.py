@@ -1,4 +1,4 @@
-"""The rulesets of files, and the session that compares them with a stand-in for GitHub."""
+"""The ruleset files, and the session that compares them with a stand-in for GitHub."""
 
 import json
 import re
@@ -103,12 +103,12 @@ def body(root: Path, name: str = "main") -> dict[str, Any]:
     return read
 
 
-def test_the_files_hold_beside_a_workflow_with_their_check(root: Path) -> None:
+def test_rulesets_pass_with_a_workflow_that_has_their_check(root: Path) -> None:
     assert findings(root) == []
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_a_project_chooses_how_many_must_approve(count: int, root: Path) -> None:
+def test_project_may_choose_the_number_of_approvals(count: int, root: Path) -> None:
     text = (root / MAIN).read_text()
     key = '"required_approving_review_count"'
     (root / MAIN).write_text(re.sub(rf"{key}: \d+", f"{key}: {count}", text))
@@ -119,9 +119,9 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
     main, tags = body(ROOT), body(ROOT, "tags")
     rules = {rule["type"]: rule.get("parameters", {}) for rule in main["rules"]}
     assert {"deletion", "non_fast_forward", "required_linear_history"} <= rules.keys()
-    # How many must approve is a project's own choice: one person alone can't (docs/protection.md).
+    # Each project sets the number of approvals: a sole maintainer needs 0 (docs/protection.md).
     assert rules["pull_request"]["dismiss_stale_reviews_on_push"] is True
-    # 15368 is GitHub Actions: no other app can say that a pull request is green.
+    # 15368 is GitHub Actions: no other app may report that a pull request is green.
     required = [{"context": "green", "integration_id": 15368}]
     assert rules["required_status_checks"]["required_status_checks"] == required
     assert {rule["type"] for rule in tags["rules"]} == {
@@ -133,11 +133,11 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
     for ruleset in (main, tags):
         assert ruleset["enforcement"] == "active"
         assert ruleset["bypass_actors"] == []
-    # Whoever pushed last cannot approve, and what judges a change has owners.
+    # The last pusher cannot approve, and the files that judge changes have owners.
     assert rules["pull_request"]["require_last_push_approval"] is True
     assert rules["pull_request"]["require_code_owner_review"] is True
     assert rules["merge_queue"]["grouping_strategy"] == "ALLGREEN"
-    # GitHub lets only those make a tag that may bypass the rule: 5 is the role of an administrator.
+    # Only actors that bypass the rule can create a tag; 5 is the administrator role.
     new = body(ROOT, "new-tags")
     assert new["rules"] == [{"type": "creation"}]
     assert new["conditions"] == tags["conditions"]
@@ -147,7 +147,7 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "said"),
+    ("old", "new", "line", "message"),
     [
         pytest.param(
             '"target"', '"targets"', 3, "targets: extra inputs are not permitted", id="key"
@@ -170,26 +170,34 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
         ),
         pytest.param('"deletion"', "[]", 10, "rules.0: input tag '[]'", id="no_type"),
         pytest.param(
-            '{ "type": "deletion" }', "7", 10, "rules.0: input should be a valid dict", id="no_rule"
+            '{ "type": "deletion" }',
+            "7",
+            10,
+            "rules.0: input should be a valid dict",
+            id="rule_not_an_object",
         ),
         pytest.param(
             '"active"', '"on"', 4, "enforcement: input should be 'active', got 'on'", id="value"
         ),
-        pytest.param('"deletion"', '"non_fast_forward"', 11, "a second rule of", id="twice"),
+        pytest.param('"deletion"', '"non_fast_forward"', 11, "a second rule of", id="rule_twice"),
         pytest.param(
             '"green"', '"gren"', 29, "the check 'gren', which no job reports", id="no_job"
         ),
         pytest.param(
-            '"green"', "3", 29, ".context: input should be a valid string, got 3", id="no_text"
+            '"green"', "3", 29, ".context: input should be a valid string, got 3", id="not_a_string"
         ),
         pytest.param(
-            '"green"', "[]", 29, ".context: input should be a valid string, got []", id="no_hash"
+            '"green"',
+            "[]",
+            29,
+            ".context: input should be a valid string, got []",
+            id="not_hashable",
         ),
         pytest.param(
             '"green"', '"${{ matrix.session }}"', 29, "which no job reports", id="expression"
         ),
         pytest.param(
-            "15368", '"15368"', 29, "should be a valid integer, got '15368'", id="app_text"
+            "15368", '"15368"', 29, "should be a valid integer, got '15368'", id="app_as_a_string"
         ),
         pytest.param(
             '"required_approving_review_count":',
@@ -217,7 +225,9 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
         pytest.param(
             '"active",', '"active",\n"enforcement": "\\u001b",', 5, "duplicate key", id="duplicate"
         ),
-        pytest.param('"name": "main"', '"name": "\x7f"', 1, "cannot be read", id="delete"),
+        pytest.param(
+            '"name": "main"', '"name": "\x7f"', 1, "cannot be read", id="delete_character"
+        ),
         pytest.param(
             '["~DEFAULT_BRANCH"]', "[]", 7, "include: list should have at least 1", id="no_branch"
         ),
@@ -235,23 +245,26 @@ def test_main_and_release_tags_are_protected_as_agreed() -> None:
             "bypass_actors: input should be a valid list",
             id="actors",
         ),
-        pytest.param('"target"', '"\\u001b\\n"', 3, r"\x1b\n: extra inputs", id="control"),
-        pytest.param('"branch"', "9" * 5000, 1, "cannot be read: Exceeds", id="endless_number"),
-        pytest.param('"branch"', "[" * 100_000, 1, "cannot be read: ", id="deep"),
-        pytest.param('"branch",', '"branch"', 4, "is not JSON: Expecting ','", id="no_json"),
+        pytest.param(
+            '"target"', '"\\u001b\\n"', 3, r"\x1b\n: extra inputs", id="control_character"
+        ),
+        pytest.param('"branch"', "9" * 5000, 1, "cannot be read: Exceeds", id="huge_number"),
+        pytest.param('"branch"', "[" * 100_000, 1, "cannot be read: ", id="deeply_nested"),
+        pytest.param('"branch",', '"branch"', 4, "is not JSON: Expecting ','", id="not_json"),
         pytest.param('"name": "main"', '"name": "release tags"', 2, "already", id="name_twice"),
     ],
 )
 def test_each_defect_is_a_finding_with_its_line(
-    old: str, new: str, line: int, said: str, root: Path
+    old: str, new: str, line: int, message: str, root: Path
 ) -> None:
     edit(root, old, new)
     found = findings(root)
     assert all(map(str.isprintable, found))
-    if said == "already":  # told of the later of the two files
-        assert found[0].startswith(f".github/rulesets/tags.json:{line}: {MAIN} has the name")
+    if message == "already":  # reported for the later of the two files
+        text = f"the name 'release tags' is already used by {MAIN}"
+        assert found[0] == f".github/rulesets/tags.json:{line}: {text}"
         return
-    assert any(each.startswith(f"{MAIN}:{line}: ") and said in each for each in found), found
+    assert any(each.startswith(f"{MAIN}:{line}: ") and message in each for each in found), found
 
 
 @pytest.mark.parametrize("rules", ["[]", "{}", "null", '"deletion"'])
@@ -279,7 +292,7 @@ def test_a_rule_that_requires_no_check_is_a_finding(checks: str, root: Path) -> 
         pytest.param("~ALL", "refs/heads/**/*", id="excluded_by_pattern"),
     ],
 )
-def test_green_that_is_not_required_on_the_default_branch_is_a_finding(
+def test_green_must_be_required_on_the_default_branch(
     include: str, exclude: str, root: Path
 ) -> None:
     edit(root, '"~DEFAULT_BRANCH"', f'"{include}"')
@@ -291,15 +304,15 @@ def test_green_that_is_not_required_on_the_default_branch_is_a_finding(
     )
 
 
-def test_the_default_branch_is_among_all_that_are_not_excluded(root: Path) -> None:
+def test_all_branches_include_the_default_branch_unless_it_is_excluded(root: Path) -> None:
     edit(root, '"~DEFAULT_BRANCH"', '"~ALL"')
     edit(root, '"exclude": []', '"exclude": ["refs/heads/wip/**/*"]')
     assert findings(root) == []
 
 
-def test_some_ruleset_of_branches_must_require_green(root: Path) -> None:
+def test_some_branch_ruleset_must_require_green(root: Path) -> None:
     edit(root, '"green"', '"plan"')
-    missing = ".github/rulesets:1: no ruleset of branches requires the check 'green', so "
+    missing = ".github/rulesets:1: no branch ruleset requires the check 'green', so "
     (found,) = findings(root)
     assert found.startswith(missing)
     edit(root, '"plan"', '"green"')
@@ -308,7 +321,7 @@ def test_some_ruleset_of_branches_must_require_green(root: Path) -> None:
     assert found.startswith(missing)
 
 
-def test_what_a_file_leaves_to_githubs_default_is_a_finding(root: Path) -> None:
+def test_setting_left_to_githubs_default_is_a_finding(root: Path) -> None:
     edit(root, '"require_last_push_approval": true,', "")
     assert findings(root) == [
         f"{MAIN}:15: rules.3.parameters.require_last_push_approval: field required"
@@ -316,9 +329,9 @@ def test_what_a_file_leaves_to_githubs_default_is_a_finding(root: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "3", '"main"', "null"])
-def test_a_file_that_is_no_ruleset_is_a_finding(text: str, root: Path) -> None:
+def test_file_that_is_not_a_ruleset_is_a_finding(text: str, root: Path) -> None:
     (root / MAIN).write_text(text)
-    assert findings(root) == [f"{MAIN}:1: must be one ruleset, an object in braces"]
+    assert findings(root) == [f"{MAIN}:1: is not a ruleset; expected one JSON object"]
 
 
 @pytest.mark.parametrize(
@@ -335,21 +348,22 @@ def test_a_file_that_cannot_be_read_is_one_finding(content: bytes, root: Path) -
     assert found.startswith(f"{MAIN}:1: ")
 
 
-def test_tabs_are_as_good_as_spaces(root: Path) -> None:
+def test_tabs_are_accepted_as_indentation(root: Path) -> None:
     (root / MAIN).write_text((root / MAIN).read_text().replace("  ", "\t"))
     assert findings(root) == []
 
 
-def test_no_ruleset_at_all_is_a_finding(tmp_path: Path) -> None:
-    assert findings(tmp_path) == [".github/rulesets:1: holds no ruleset, so nothing is protected"]
+def test_folder_without_rulesets_is_a_finding(tmp_path: Path) -> None:
+    (found,) = findings(tmp_path)
+    assert found == ".github/rulesets:1: contains no ruleset, so nothing is protected"
 
 
-def test_a_check_that_runs_on_no_pull_request_does_not_count(root: Path) -> None:
+def test_check_that_never_runs_on_pull_requests_does_not_count(root: Path) -> None:
     file = ".github/workflows/pr.yml"
     edit(root, "  pull_request:\n", "  schedule:\n", file)
     (found,) = findings(root)
     assert found.startswith(f"{MAIN}:29: requires the check 'green'")
-    assert "jobs that do: none" in found
+    assert "reported checks: none" in found
 
 
 @pytest.mark.parametrize(
@@ -367,7 +381,7 @@ def test_a_check_that_runs_on_no_pull_request_does_not_count(root: Path) -> None
         pytest.param("on: pull_request\nname: green\n", [], id="no_jobs"),
     ],
 )
-def test_a_check_has_the_name_of_its_job_or_else_its_key(
+def test_check_is_named_after_its_job_or_else_the_jobs_key(
     workflow: str, names: list[str], root: Path
 ) -> None:
     assert rulesets.checks_of_pull_requests(source(root, workflow)) == names
@@ -386,27 +400,27 @@ def source(root: Path, text: str) -> workflow_source.Source:
 def test_a_workflow_that_is_not_yaml_is_a_finding(text: str, root: Path) -> None:
     (root / rulesets.WORKFLOWS / "other.yml").write_text(text)
     (found,) = findings(root)
-    assert found.startswith(".github/workflows/other.yml:1: is no YAML")
+    assert found.startswith(".github/workflows/other.yml:1: is not valid YAML")
 
 
 @pytest.mark.parametrize("on", ["3", "[[pull_request]]", "null"])
-def test_a_workflow_that_nothing_starts_gives_no_check(on: str, root: Path) -> None:
+def test_workflow_without_a_trigger_provides_no_check(on: str, root: Path) -> None:
     (root / rulesets.WORKFLOWS / "pr.yml").write_text(f"on: {on}\njobs:\n  green:\n    x: 1\n")
     (found,) = findings(root)
-    assert "jobs that do: none" in found
+    assert "reported checks: none" in found
 
 
-def test_a_workflow_with_a_tab_is_the_finding(root: Path) -> None:
+def test_workflow_with_a_tab_is_a_finding(root: Path) -> None:
     edit(root, "jobs:\n", "jobs:\n\ta: b\n", ".github/workflows/pr.yml")
     (found,) = findings(root)
-    assert found.startswith(".github/workflows/pr.yml:6: is no YAML")
+    assert found.startswith(".github/workflows/pr.yml:6: is not valid YAML")
 
 
 @pytest.mark.usefixtures("root")
 def test_without_apply_nothing_is_written_and_a_difference_fails(
     github: GitHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(FailedError, match="team/project is not protected as the files say"):
+    with pytest.raises(FailedError, match="team/project does not match the files"):
         run()
     assert github.writes == []
     assert capsys.readouterr().out.splitlines() == [
@@ -419,18 +433,18 @@ def test_without_apply_nothing_is_written_and_a_difference_fails(
 
 @pytest.mark.usefixtures("root")
 def test_a_second_apply_changes_nothing(github: GitHub) -> None:
-    assert run("--apply") == ["team/project is protected as the files say"]
+    assert run("--apply") == ["team/project matches the files"]
     assert github.writes == ["POST /repos/team/project/rulesets"] * 3
     before = json.dumps(github.rulesets)
 
-    assert run("--apply") == ["team/project is protected as the files say"]
-    assert run() == ["team/project is protected as the files say"]
+    assert run("--apply") == ["team/project matches the files"]
+    assert run() == ["team/project matches the files"]
 
     assert len(github.writes) == 3
     assert json.dumps(github.rulesets) == before
 
 
-def test_a_ruleset_that_is_there_is_put_not_made_again(
+def test_existing_ruleset_is_updated_not_created_again(
     root: Path, github: GitHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("tags", "new-tags"):
@@ -442,35 +456,35 @@ def test_a_ruleset_that_is_there_is_put_not_made_again(
     live["bypass_actors"] = [json.loads(actor)]
     live["rules"] = [rule for rule in live["rules"] if rule["type"] != "deletion"]
     live["rules"].append({"type": "creation"})
-    (asked,) = (rule["parameters"] for rule in live["rules"] if rule["type"] == "pull_request")
-    count = asked["required_approving_review_count"]
-    asked["required_approving_review_count"] = count + 1
+    (parameters,) = (rule["parameters"] for rule in live["rules"] if rule["type"] == "pull_request")
+    count = parameters["required_approving_review_count"]
+    parameters["required_approving_review_count"] = count + 1
 
-    assert run("--apply") == ["team/project is protected as the files say"]
+    assert run("--apply") == ["team/project matches the files"]
 
     assert github.writes == [f"PUT /repos/team/project/rulesets/{number}"]
-    told = capsys.readouterr().out.splitlines()
-    assert [line for line in told if not line.startswith(str(code_owners.FILE))] == [
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in printed if not line.startswith(str(code_owners.FILE))] == [
         f"{MAIN}: bypass_actors: live [{actor}], file []",
         f"{MAIN}: creation: live true, file has none",
         f"{MAIN}: deletion: live has none, file true",
         f'{MAIN}: enforcement: live "disabled", file "active"',
         (f"{MAIN}: pull_request.required_approving_review_count: live {count + 1}, file {count}"),
-        f"{MAIN}: changed",
+        f"{MAIN}: updated",
     ]
 
 
-def test_a_ruleset_that_no_file_names_is_reported_and_left_alone(
+def test_ruleset_without_a_file_is_reported_and_left_alone(
     root: Path, github: GitHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = github.add({**body(root), "name": "by hand"})
     before = json.dumps(github.rulesets[number])
     run("--apply")
     assert json.dumps(github.rulesets[number]) == before
-    assert capsys.readouterr().out.count("has a ruleset 'by hand' that no file names") == 2
+    assert capsys.readouterr().out.count("the ruleset 'by hand' has no file here") == 2
 
 
-def test_an_apply_that_github_does_not_take_in_full_fails(
+def test_apply_fails_if_github_does_not_store_every_setting(
     github: GitHub, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = github.put
@@ -480,12 +494,12 @@ def test_an_apply_that_github_does_not_take_in_full_fails(
 
     monkeypatch.setattr(github, "put", lenient)
     assert root.exists()
-    with pytest.raises(FailedError, match="not protected"):
+    with pytest.raises(FailedError, match="does not match the files"):
         run("--apply")
 
 
 @pytest.mark.usefixtures("root")
-def test_findings_come_before_github_is_asked(root: Path, github: GitHub) -> None:
+def test_findings_prevent_writes_to_github(root: Path, github: GitHub) -> None:
     edit(root, '"green"', '"gren"')
     with pytest.raises(FailedError):
         run("--apply")
@@ -494,7 +508,7 @@ def test_findings_come_before_github_is_asked(root: Path, github: GitHub) -> Non
 
 @pytest.mark.usefixtures("root", "github")
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "message"),
     [
         pytest.param(
             "GH_TOKEN", None, "gh is not logged in: run gh auth login", id="not_logged_in"
@@ -502,10 +516,10 @@ def test_findings_come_before_github_is_asked(root: Path, github: GitHub) -> Non
         pytest.param("PATH", "", "gh, GitHub's command line, is not installed", id="no_gh"),
     ],
 )
-def test_without_a_gh_it_skips_but_not_in_ci(
+def test_session_skips_without_gh_but_fails_in_ci(
     variable: str,
     value: str | None,
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -513,17 +527,17 @@ def test_without_a_gh_it_skips_but_not_in_ci(
         monkeypatch.delenv(variable)
     else:
         monkeypatch.setenv(variable, value)
-    with pytest.raises(SkippedError, match=said):
+    with pytest.raises(SkippedError, match=message):
         run()
     monkeypatch.setenv("CI", "true")
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"protect: {said}")
+    assert line.startswith(f"protect: {message}")
 
 
-def one_line_and_exit_2(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+def error_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as ended:
         run(*arguments)
     assert ended.value.code == 2
@@ -532,53 +546,53 @@ def one_line_and_exit_2(capsys: pytest.CaptureFixture[str], *arguments: str) -> 
 
 
 @pytest.mark.usefixtures("root", "github")
-def test_a_repository_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    line = one_line_and_exit_2(capsys, "--repo", "team/other")
+def test_unknown_repository_is_reported_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_line(capsys, "--repo", "team/other")
     assert line.startswith("protect: gh api GET repos/team/other/rulesets")
     assert line.endswith("gh: Not Found (HTTP 404)")
 
 
-def test_two_of_one_name_on_github_are_for_a_person_to_settle(
+def test_duplicate_rulesets_on_github_are_left_for_the_user_to_resolve(
     root: Path, github: GitHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     github.add(body(root))
     github.add(body(root))
-    line = one_line_and_exit_2(capsys, "--apply")
+    line = error_line(capsys, "--apply")
     assert line == "protect: team/project has 2 rulesets named 'main'; delete all but one"
     assert github.writes == []
 
 
-def test_bypasses_that_github_hides_cannot_be_judged(
+def test_hidden_bypass_actors_are_an_error(
     root: Path, github: GitHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
     github.add(body(root))
     github.shows_bypass = False
-    assert "does not show who may bypass 'main'" in one_line_and_exit_2(capsys)
+    assert "does not show who may bypass 'main'" in error_line(capsys)
 
 
 @pytest.mark.usefixtures("root", "github")
 @pytest.mark.parametrize("arguments", [("--all",), ("--repo",), ("main",)])
-def test_an_option_that_is_none_is_one_line(
+def test_unknown_option_is_reported_in_one_line(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert one_line_and_exit_2(capsys, *arguments).startswith("protect: ")
+    assert error_line(capsys, *arguments).startswith("protect: ")
 
 
 @pytest.mark.usefixtures("root")
 @pytest.mark.parametrize(
     "name", ["", "project", "team/", "/project", "team/project/x", "team/..", "a b/c", "t/p?x=1"]
 )
-def test_a_name_that_is_none_is_one_line(
+def test_invalid_repository_name_is_reported_in_one_line(
     name: str, github: GitHub, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = one_line_and_exit_2(capsys, "--apply", "--repo", name)
+    line = error_line(capsys, "--apply", "--repo", name)
     assert line.startswith(f"protect: --repo {name!r}: expected OWNER/NAME; ")
     assert github.writes == []
 
 
 @pytest.mark.usefixtures("root", "github")
 def test_another_repository_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(FailedError, match="team/project is not protected"):
+    with pytest.raises(FailedError, match="team/project does not match the files"):
         run("--repo", "team/project")
     assert "main.json: is not on GitHub" in capsys.readouterr().out
 
@@ -589,8 +603,8 @@ def test_rulesets_workflows_and_catalogue_of_this_repository_agree() -> None:
     known = workflow_source.Catalogue()
     parsed = workflow_source.read(ROOT / rulesets.WORKFLOWS / "pr.yml", ROOT, known)
     assert isinstance(parsed, workflow_source.Source)
-    # What is required is the last word: it needs every other job, and the catalogue's plan feeds
-    # them; so a session that joins the tier is behind the required check.
+    # The required check is the last job and needs every other one. The plan feeds those jobs, so
+    # the required check covers every session that is added to the tier.
     assert rulesets.checks_of_pull_requests(parsed)[-1] == "green"
     keys = re.findall(r"^  ([\w-]+):$", workflow.split("\njobs:\n")[1], re.MULTILINE)
     assert f"    needs: [{', '.join(keys[:-1])}]\n" in workflow.split(f"\n  {keys[-1]}:\n")[1]

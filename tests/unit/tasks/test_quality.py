@@ -1,4 +1,4 @@
-"""The session `lint` in repositories of its own, with the real git and the real pre-commit."""
+"""The session `lint` in temporary repositories, with real git and real pre-commit."""
 
 import subprocess
 from pathlib import Path
@@ -32,16 +32,16 @@ class Session(nox_session.Session):
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    """In a repository with one file, and a hook that takes it."""
+    """A session in a repository with one file and a hook that checks it."""
     monkeypatch.setattr(quality, "ROOT", tmp_path)
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").write_text("")
-    hooks(tmp_path, a=r"\.py$")
+    write_hooks(tmp_path, a=r"\.py$")
     git("init", "--quiet", cwd=tmp_path)
     return Session(tmp_path)
 
 
-def hooks(root: Path, **files: str) -> None:
+def write_hooks(root: Path, **files: str) -> None:
     texts = [HOOK.format(name=name, files=pattern) for name, pattern in files.items()]
     (root / ".pre-commit-config.yaml").write_text("repos:\n" + "".join(texts))
 
@@ -51,32 +51,34 @@ def lint(session: Session) -> list[str]:
     return session.logged
 
 
-def test_what_is_tracked_is_counted(session: Session) -> None:
+def test_tracked_files_are_counted(session: Session) -> None:
     commit(cwd=session.root)
     assert lint(session) == ["2 files are tracked"]
 
 
-def test_nothing_tracked_is_no_pass(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repository_without_tracked_files_does_not_pass(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         lint(session)
     assert ended.value.code == 2
     assert "git tracks no file here, so there is nothing to check" in capsys.readouterr().err
 
 
-def test_a_hook_that_checked_no_file_is_no_pass(session: Session) -> None:
-    hooks(session.root, a=r"\.py$", b=r"\.rs$")
+def test_hook_that_checks_no_file_does_not_pass(session: Session) -> None:
+    write_hooks(session.root, a=r"\.py$", b=r"\.rs$")
     commit(cwd=session.root)
-    with pytest.raises(FailedError, match=r"checked no file: b; see their files: in \.pre-commit"):
+    with pytest.raises(FailedError, match=r"checked no file: b; fix files: in \.pre-commit"):
         lint(session)
 
 
-def test_what_is_not_checked_is_named(session: Session) -> None:
+def test_unchecked_files_are_named(session: Session) -> None:
     (session.root / ".gitignore").write_text("data/\n*.pyc\n")
     commit(cwd=session.root)
     for name in ("src/new.py", "src/data/loading.py", "data/big.py", "src/a.pyc"):
         (session.root / name).parent.mkdir(exist_ok=True)
         (session.root / name).write_text("")
     assert lint(session)[:2] == [
-        "Not checked, as git does not track them: src/new.py",
-        "Not checked, as .gitignore hides them: src/data/loading.py",
+        "Not checked, because git does not track them: src/new.py",
+        "Not checked, because .gitignore hides them: src/data/loading.py",
     ]

@@ -1,4 +1,4 @@
-"""The sessions of a release in a copy of this repository, with real git and real builds."""
+"""The release sessions in a copy of this repository, with real git and real builds."""
 
 import json
 import re
@@ -23,7 +23,7 @@ DEFAULT = WORKSPACE.default_project.package
 
 
 class Session(nox_session.Session):
-    """Notes the commands; test_release_sessions.py of the integration tests runs them."""
+    """Records commands; the integration tests in test_release_sessions.py run them."""
 
     def __init__(self, name: str, *posargs: str) -> None:
         super().__init__(*posargs)
@@ -47,7 +47,7 @@ def run(name: str, *arguments: str) -> Session:
 
 @pytest.fixture
 def root(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of this repository, which the sessions take for their own."""
+    """A copy of this repository that the sessions use as their root."""
     monkeypatch.setattr(release, "ROOT", checkout)
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("GITHUB_BASE_REF", raising=False)
@@ -63,34 +63,36 @@ def commit(root: Path, message: str, **files: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_nox_runs_them_by_these_names(checkout: Path) -> None:
-    commit(checkout, "mend it")
+def test_nox_runs_the_release_sessions_by_name(checkout: Path) -> None:
+    commit(checkout, "repair it")
     ran = run_nox("-s", "version", "commits", cwd=checkout)
     assert ran.returncode == 1
-    assert "'mend it' is not of the form" in ran.stdout
+    assert "'repair it' is not of the form" in ran.stdout
     assert "next: 0.1.0, the first release" in ran.stdout
     assert "Session version was successful" in ran.stderr
 
 
-def test_commits_refuses_what_is_not_in_the_form(
+def test_commits_refuses_a_message_that_is_not_in_the_form(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("commits").logged[0].endswith(": 0, each in the form"), "a template made the first"
-    commit(root, "mend it")
-    with pytest.raises(FailedError, match=r"1 found; to reword a commit: git rebase --interactive"):
+    assert run("commits").logged[0].endswith(": 0, all valid"), (
+        "the first commit comes from the template"
+    )
+    commit(root, "repair it")
+    with pytest.raises(FailedError, match=r"1 problem\(s\) found; to reword a commit: git rebase"):
         run("commits")
-    assert "'mend it' is not of the form" in capsys.readouterr().out
-    commit(root, "fix: mend it")
-    assert run("commits").logged[0].endswith(": 1, each in the form")
+    assert "'repair it' is not of the form" in capsys.readouterr().out
+    commit(root, "fix: repair it")
+    assert run("commits").logged[0].endswith(": 1, all valid")
     with pytest.raises(FailedError):
         run("commits", "--since", "HEAD~2")
     with pytest.raises(SystemExit) as ended:
         run("commits", "--since", "nothing")
     assert ended.value.code == 2
-    assert capsys.readouterr().err == "commits: git knows no commit nothing here\n"
+    assert capsys.readouterr().err == "commits: git finds no commit nothing here\n"
 
 
-def test_commits_holds_the_title_of_a_squash_to_the_same(
+def test_commits_checks_the_title_of_a_squash_by_the_same_rules(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     schema = f"src/{DEFAULT}/config.schema.json"
@@ -99,19 +101,22 @@ def test_commits_holds_the_title_of_a_squash_to_the_same(
     for title in ("", "feat!: all of it"):
         monkeypatch.setenv("PULL_REQUEST_TITLE", title)
         run("commits")
-    for title, said in (("All of it", "is not of the form"), ("feat: all of it", 'may not be "')):
+    for title, expected in (
+        ("All of it", "is not of the form"),
+        ("feat: all of it", 'must not be "'),
+    ):
         monkeypatch.setenv("PULL_REQUEST_TITLE", title)
         with pytest.raises(FailedError):
             run("commits")
         printed = capsys.readouterr().out
         assert printed.startswith("the pull request's title: ")
-        assert said in printed
+        assert expected in printed
 
 
 @pytest.mark.parametrize(
     "title", ["::error::x", "a ##[add-mask]b", "a\x1b[2J", "a\u2028::error::b"]
 )
-def test_a_title_gives_the_runner_no_command(
+def test_title_cannot_give_the_runner_a_command(
     title: str, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     commit(root, f"{title} as a commit")
@@ -126,15 +131,15 @@ def test_a_title_gives_the_runner_no_command(
 
 
 @pytest.mark.parametrize("name", ["commits", "version", "changelog"])
-def test_a_shallow_clone_skips_and_says_so_but_not_in_ci(
+def test_session_skips_in_a_shallow_clone_but_fails_in_ci(
     name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit(root, "fix: mend it")
+    commit(root, "fix: repair it")
     shallow = tmp_path / "shallow"
     cloned = git("clone", "--quiet", "--depth=1", root.as_uri(), str(shallow), cwd=tmp_path)
     assert cloned.returncode == 0, cloned.stderr
     monkeypatch.setattr(release, "ROOT", shallow)
-    with pytest.raises(SkippedError, match="a shallow clone lacks commits; git fetch --unshallow"):
+    with pytest.raises(SkippedError, match="a shallow clone lacks commits; run git fetch --unshal"):
         run(name)
     monkeypatch.setenv("CI", "true")
     with pytest.raises(SystemExit) as ended:
@@ -143,7 +148,7 @@ def test_a_shallow_clone_skips_and_says_so_but_not_in_ci(
 
 
 @pytest.mark.parametrize("name", ["commits", "build", "version", "changelog"])
-def test_a_folder_without_a_commit_is_one_line_and_exit_2(
+def test_folder_without_a_commit_is_reported_in_one_line_and_exits_2(
     name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -156,7 +161,9 @@ def test_a_folder_without_a_commit_is_one_line_and_exit_2(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_version_prints_why_and_writes_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_explains_and_writes_the_next_version(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     git("tag", "v0.1.0", cwd=root)
     commit(root, "feat(data): more of it")
     run("version", "--write")
@@ -176,7 +183,7 @@ def test_version_prints_why_and_writes_it(root: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    ("pyproject", "said"),
+    ("pyproject", "expected"),
     [
         pytest.param('[project]\nname = "a"\nversion = "1.0"\n', "write MAJOR.MINOR", id="form"),
         pytest.param(
@@ -184,17 +191,17 @@ def test_version_prints_why_and_writes_it(root: Path, capsys: pytest.CaptureFixt
         ),
     ],
 )
-def test_a_version_in_another_form_is_one_line_and_exit_2(
-    pyproject: str, said: str, root: Path, capsys: pytest.CaptureFixture[str]
+def test_version_in_another_form_is_reported_in_one_line_and_exits_2(
+    pyproject: str, expected: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "pyproject.toml").write_text(pyproject)
     with pytest.raises(SystemExit) as ended:
         run("version")
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
-def test_a_version_that_stands_nowhere_is_one_line_and_exit_2(
+def test_missing_version_is_reported_in_one_line_and_exits_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "a"\ndynamic = ["version"]\n')
@@ -202,33 +209,33 @@ def test_a_version_that_stands_nowhere_is_one_line_and_exit_2(
     with pytest.raises(SystemExit) as ended:
         release.write_version("1.0.0", tmp_path)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("version: pyproject.toml: no single line")
+    assert capsys.readouterr().err.startswith("version: pyproject.toml: expected one line")
 
 
-BY_HAND = "# Changelog\n\n## [Unreleased]\n\n### Added\n- Told by hand.\n"
+HANDWRITTEN = "# Changelog\n\n## [Unreleased]\n\n### Added\n- Written by hand.\n"
 
 
-def test_changelog_moves_the_text_and_adds_what_nobody_wrote(root: Path) -> None:
+def test_changelog_moves_the_text_and_adds_undescribed_commits(root: Path) -> None:
     git("tag", "v0.1.0", cwd=root)
-    commit(root, "feat: told", **{"CHANGELOG.md": BY_HAND})
-    commit(root, "fix: untold")
+    commit(root, "feat: described", **{"CHANGELOG.md": HANDWRITTEN})
+    commit(root, "fix: undescribed")
     logged = run("changelog").logged
     text = (root / "CHANGELOG.md").read_text()
     expected = (
         r"# Changelog\n\n## \[Unreleased\]\n\n## \[0\.2\.0\] - 20\d\d-\d\d-\d\d\n\n"
-        r"### Added\n- Told by hand\.\n\n### Fixed\n\n- Untold \([0-9a-f]{8}\)\n"
+        r"### Added\n- Written by hand\.\n\n### Fixed\n\n- Undescribed \([0-9a-f]{8}\)\n"
     )
     assert re.fullmatch(expected, text), text
     notes = (root / "artifacts" / "release-notes.md").read_text()
     assert notes.startswith("# 0.2.0\n")
     assert f"| {WORKSPACE.default_project.model} | none |" in notes
-    assert any("there is no outputs/latest.pt: nox -s" in line for line in logged)
-    assert "CHANGELOG.md has a section of 0.2.0 already" in run("changelog").logged
+    assert any("there is no outputs/latest.pt; run: nox -s" in line for line in logged)
+    assert "CHANGELOG.md already has a section for 0.2.0" in run("changelog").logged
     assert (root / "CHANGELOG.md").read_text() == text
 
 
-def test_the_first_release_is_told_by_hand_and_else_by_its_commits(root: Path) -> None:
-    commit(root, "feat: untold", **{"CHANGELOG.md": BY_HAND})
+def test_first_release_lists_its_commits_only_if_nothing_is_written_by_hand(root: Path) -> None:
+    commit(root, "feat: undescribed", **{"CHANGELOG.md": HANDWRITTEN})
     commit(root, "feat: another")
     run("changelog")
     assert "nother" not in (root / "CHANGELOG.md").read_text()
@@ -245,16 +252,16 @@ def test_changelog_in_ci_needs_a_model(
     with pytest.raises(SystemExit) as ended:
         run("changelog")
     assert ended.value.code == 2
-    assert "CI=true allows no release notes without it" in capsys.readouterr().err
+    assert "with CI=true, release notes must name every model" in capsys.readouterr().err
 
 
-def test_a_tag_needs_its_section(root: Path) -> None:
+def test_tag_needs_a_section_in_the_changelog(root: Path) -> None:
     git("tag", "v9.0.0", cwd=root)
-    with pytest.raises(FailedError, match=r"v9\.0\.0 is tagged without a section in CHANGELOG\.md"):
+    with pytest.raises(FailedError, match=r"v9\.0\.0 is tagged but has no section in CHANGELOG"):
         run("changelog")
 
 
-def test_a_changelog_without_a_place_for_a_release_is_one_line_and_exit_2(
+def test_changelog_without_an_unreleased_heading_is_reported_and_exits_2(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "CHANGELOG.md").write_text("# Changelog\n")
@@ -264,7 +271,7 @@ def test_a_changelog_without_a_place_for_a_release_is_one_line_and_exit_2(
     assert capsys.readouterr().err.startswith("changelog: CHANGELOG.md: no heading")
 
 
-def test_nothing_notable_is_nothing_to_release(root: Path) -> None:
+def test_changelog_skips_without_notable_commits(root: Path) -> None:
     git("tag", "v0.1.0", cwd=root)
     commit(root, "docs: nothing notable")
     with pytest.raises(SkippedError, match="next: none"):
@@ -274,23 +281,23 @@ def test_nothing_notable_is_nothing_to_release(root: Path) -> None:
 @pytest.fixture
 def checkpoint(root: Path) -> Path:
     """The newest run of the checkout: a checkpoint with its provenance."""
-    made = root / "outputs" / "run" / "checkpoint.pt"
-    made.parent.mkdir(parents=True)
-    made.write_bytes(b"weights")
+    file = root / "outputs" / "run" / "checkpoint.pt"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"weights")
     (root / "outputs" / "latest.pt").symlink_to("run/checkpoint.pt")
-    document = {"subject": [{"digest": {"sha256": wheels.digest(made)}}]}
-    made.with_name("provenance.json").write_text(json.dumps(document))
-    return made
+    document = {"subject": [{"digest": {"sha256": wheels.digest(file)}}]}
+    file.with_name("provenance.json").write_text(json.dumps(document))
+    return file
 
 
-def test_release_notes_of_a_model_with_another_provenance_are_refused(checkpoint: Path) -> None:
+def test_release_notes_refuse_a_model_with_another_provenance(checkpoint: Path) -> None:
     checkpoint.write_bytes(b"swapped")
-    with pytest.raises(FailedError, match=r"outputs/run/provenance\.json is about another"):
+    with pytest.raises(FailedError, match=r"outputs/run/provenance\.json describes another"):
         run("changelog")
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", json.dumps({"subject": []})])
-def test_provenance_that_cannot_be_read_is_one_line_and_exit_2(
+def test_unreadable_provenance_is_reported_in_one_line_and_exits_2(
     content: str | None, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = checkpoint.with_name("provenance.json")
@@ -301,21 +308,21 @@ def test_provenance_that_cannot_be_read_is_one_line_and_exit_2(
     with pytest.raises(SystemExit) as ended:
         run("changelog")
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("changelog: outputs/run/provenance.json: cannot be read as provenance")
+    error = capsys.readouterr().err
+    assert error.startswith("changelog: outputs/run/provenance.json: cannot be read as provenance")
 
 
-def test_build_checks_the_package_and_leaves_it_with_its_digests(
+def test_build_checks_the_packages_and_writes_their_digests(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The environment with torch is the integration test's.
-    monkeypatch.setattr(release, "_try_each", lambda *_: None)
+    # This needs the environment with torch; the integration test covers it.
+    monkeypatch.setattr(release, "_test_wheels", lambda *_: None)
     (root / "dist").mkdir()
-    (root / "dist" / f"{DEFAULT}-0.0.9.tar.gz").write_text("of an earlier build")
+    (root / "dist" / f"{DEFAULT}-0.0.9.tar.gz").write_text("from an earlier build")
     (root / "uncommitted.py").write_text("")
     session = run("build")
-    assert "what is not committed is not in it" in session.logged[0]
-    assert "are alike" in session.logged[1]
+    assert "uncommitted changes are not included" in session.logged[0]
+    assert "are identical" in session.logged[1]
     ((_, *twine),) = session.ran
     assert twine[:2] == ["check", "--strict"]
     files = sorted((root / "dist").iterdir())
@@ -327,15 +334,15 @@ def test_build_checks_the_package_and_leaves_it_with_its_digests(
     assert session.logged[2:] == sums
 
 
-def test_build_keeps_nothing_that_changed_while_it_was_checked(
+def test_build_keeps_nothing_if_a_file_changes_while_it_is_checked(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def try_and_change(_: object, files: list[Path], __: Path) -> None:
+    def change_a_file(_: object, files: list[Path], __: Path) -> None:
         with files[0].open("ab") as file:
             file.write(b"more")
 
-    monkeypatch.setattr(release, "_try_each", try_and_change)
-    with pytest.raises(FailedError, match="has changed while it was checked; nothing is kept"):
+    monkeypatch.setattr(release, "_test_wheels", change_a_file)
+    with pytest.raises(FailedError, match="changed while they were checked; nothing is kept"):
         run("build")
     assert not (root / "dist").exists()
     assert not (root / "artifacts" / "SHA256SUMS").exists()
@@ -356,11 +363,15 @@ class CustomBuildHook(BuildHookInterface):
 @pytest.mark.parametrize(
     ("contents", "refused", "printed"),
     [
-        pytest.param("self.root", "are not alike", ".whl: gates/made.py", id="not_alike"),
-        pytest.param("''", "is not what is committed", "also holds gates/made.py", id="a_stranger"),
+        pytest.param(
+            "self.root", "are not identical", ".whl: gates/made.py", id="not_reproducible"
+        ),
+        pytest.param(
+            "''", "differ from the commit", "also contains gates/made.py", id="uncommitted_file"
+        ),
     ],
 )
-def test_build_refuses(
+def test_build_refuses_a_package_that_varies_or_differs_from_the_commit(
     contents: str, refused: str, printed: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = root / "src" / "gates" / "pyproject.toml"
@@ -375,7 +386,7 @@ def test_build_refuses(
     assert not (root / "dist").exists()
 
 
-def test_publish_says_what_would_go_where_and_uploads_nothing(
+def test_publish_reports_what_would_be_uploaded_and_uploads_nothing(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dist, sums = root / "dist", root / "artifacts" / "SHA256SUMS"
@@ -389,32 +400,32 @@ def test_publish_says_what_would_go_where_and_uploads_nothing(
     wheel.write_bytes(b"a wheel")
     sums.write_text(f"{wheels.digest(wheel)}  dist/{wheel.name}\n")
     run("publish")
-    told = capsys.readouterr().out
-    assert f"{wheels.digest(wheel)}  dist/{wheel.name}, 7 bytes" in told
-    assert f"to PyPI as {DEFAULT} 0.1.0, by trusted publishing" in told
-    assert "GitHub's attestations" in told
-    assert "not yet: HEAD has no tag v0.1.0" in told
+    printed = capsys.readouterr().out
+    assert f"{wheels.digest(wheel)}  dist/{wheel.name}, 7 bytes" in printed
+    assert f"to PyPI as {DEFAULT} 0.1.0, by trusted publishing" in printed
+    assert "attestations on GitHub" in printed
+    assert "not yet: HEAD has no tag v0.1.0" in printed
     git("tag", "v0.1.0", cwd=root)
     run("publish")
     assert "(HEAD is v0.1.0)" in capsys.readouterr().out
 
     wheel.write_bytes(b"another wheel")
-    with pytest.raises(FailedError, match="dist/ is not what nox -s build left there"):
+    with pytest.raises(FailedError, match="dist/ differs from the output of nox -s build"):
         run("publish")
     sums.write_text(f"{wheels.digest(wheel)}  dist/{wheel.name}\n")
     release.write_version("0.1.1", root)
-    with pytest.raises(FailedError, match=r"any\.whl is no package of 0\.1\.1"):
+    with pytest.raises(FailedError, match=r"any\.whl is not a package of 0\.1\.1"):
         run("publish")
 
 
-def test_a_commit_that_is_not_on_the_default_branch_is_not_released(
+def test_commit_outside_the_default_branch_is_not_released(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DEFAULT_BRANCH", "main")
     with pytest.raises(FailedError, match=r"origin/main is not in this clone, .*git fetch origin"):
         run("publish")
     git("update-ref", "refs/remotes/origin/main", "HEAD", cwd=root)
-    with pytest.raises(SystemExit):  # the next thing that it needs: there is no dist/
+    with pytest.raises(SystemExit):  # by the next check: there is no dist/
         run("publish")
     git("commit", "--allow-empty", "--message", "fix: not reviewed", cwd=root)
     git("tag", "v0.1.0", cwd=root)
@@ -422,7 +433,7 @@ def test_a_commit_that_is_not_on_the_default_branch_is_not_released(
         run("publish")
 
 
-def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it() -> None:
+def test_publish_job_uploads_only_what_was_built_and_runs_no_commands() -> None:
     text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
     job = text.split("\n  publish:\n")[1].split("\n  green:\n")[0]
     assert "run:" not in job
@@ -430,11 +441,11 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
     assert "$/" not in job
     assert "needs: [plan, model, notes, package, session, attest, registry]" in job
 
-    # By its number: another job could leave an artifact of that name.
+    # By ID: another job could upload an artifact with the same name.
     assert "artifact-ids: ${{ needs.package.outputs.dist }}" in job
     assert "name:" not in job.split("steps:")[1]
 
-    # Started by hand on a tag, it must not publish.
+    # A run started by hand on a tag must not publish.
     pushed = "github.event_name == 'push' && github.ref_type == 'tag'"
     uploads = re.findall(r"uses: (actions/attest|pypa/gh-action-pypi-publish)@\w+.*\n(.+)\n", job)
     assert uploads == [
@@ -443,11 +454,11 @@ def test_the_workflow_publishes_only_what_was_built_and_runs_nothing_beside_it()
     ]
     signs = text.split("\n  attest:\n")[1].split("\n  registry:\n")[0]
     assert "run:" not in signs
-    assert "environment:" not in signs, "PyPI takes nothing from outside of its environment"
+    assert "environment:" not in signs, "PyPI accepts uploads only from its environment"
     assert "id-token: write" not in text.replace(job, "").replace(signs, "")
 
 
-def test_the_workflow_stages_only_what_passed_everything() -> None:
+def test_registry_job_stages_a_model_only_after_all_checks() -> None:
     text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
     job = text.split("\n  registry:\n")[1].split("\n  publish:\n")[0]
     assert "needs: [plan, model, notes, package, session, attest]" in job
@@ -459,7 +470,7 @@ def test_the_workflow_stages_only_what_passed_everything() -> None:
     assert f"--run-id {ran[0].split()[-1]} " in text.split("\n  registry:\n")[0]
 
 
-def test_a_release_on_a_laptop_runs_its_sessions_in_an_order_that_works() -> None:
+def test_release_on_a_laptop_runs_its_sessions_in_a_working_order() -> None:
     listed = run_nox("--list", "-t", "release", cwd=ROOT).stdout
     names = [*dict.fromkeys(re.findall(r"^\* ([\w-]+)", listed, re.MULTILINE))]
     order = ["train", "evaluate", "build", "version", "changelog", "publish", "sbom"]

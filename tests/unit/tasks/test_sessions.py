@@ -1,4 +1,4 @@
-"""The sessions as a person runs them: `nox -s NAME` in a copy of the repository."""
+"""The sessions as a user runs them, with `nox -s NAME`."""
 
 import inspect
 import json
@@ -43,7 +43,7 @@ def nox(*arguments: str, cwd: Path = ROOT, **variables: str) -> subprocess.Compl
     )
 
 
-def test_plan_prints_nothing_but_json_to_stdout() -> None:
+def test_plan_prints_only_json_to_stdout() -> None:
     ran = nox("-s", "plan", "--", "pr")
     jobs = json.loads(ran.stdout)["include"]
     smoke = next(job for job in jobs if job["session"] == SMOKE)
@@ -55,13 +55,13 @@ def test_plan_prints_nothing_but_json_to_stdout() -> None:
         "labels": WORKSPACE.runners["cpu"],
         "digest": "",
     }
-    # GitHub refuses a comma in the name of a cache, and most signs in that of an artifact.
+    # GitHub allows no comma in a cache's name and few special characters in an artifact's name.
     slugs = [job["slug"] for job in jobs]
     assert all(re.fullmatch(r"[\w.-]+", slug) for slug in slugs)
     assert len(slugs) == len({*slugs})
 
 
-def test_plan_leaves_out_what_a_workflow_runs_itself() -> None:
+def test_plan_leaves_out_sessions_that_a_workflow_runs_itself() -> None:
     ran = nox("-s", "plan", "--", "release", "--without", "train", "--without", "evaluate")
     assert [job["session"] for job in json.loads(ran.stdout)["include"]] == [
         job.session
@@ -70,47 +70,49 @@ def test_plan_leaves_out_what_a_workflow_runs_itself() -> None:
     ]
 
 
-def test_a_plan_on_a_fork_that_has_not_asked_for_it_is_of_nothing_and_says_so(
+def test_plan_on_a_fork_is_empty_unless_enabled_and_says_so(
     tmp_path: Path,
 ) -> None:
     summary = tmp_path / "summary.md"
     ran = nox("-s", "plan", "--", "nightly", RUNS_HERE="false", GITHUB_STEP_SUMMARY=str(summary))
     assert json.loads(ran.stdout) == {"include": []}
-    told = "plan: nightly is off, as this is a fork; to turn it on, set the repository variable "
-    assert f"{told}RUN_ON_FORK to true" in ran.stderr
-    assert summary.read_text().startswith(told)
+    message = "plan: nightly is off, as this is a fork; to turn it on, set the repository variable "
+    assert f"{message}RUN_ON_FORK to true" in ran.stderr
+    assert summary.read_text().startswith(message)
     on = nox("-s", "plan", "--", "nightly", RUNS_HERE="true", GITHUB_STEP_SUMMARY=str(summary))
     assert json.loads(on.stdout)["include"]
     assert "is off" not in on.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["-s", "lnt"], "nox: there is no session lnt; did you mean lint?"),
         (["-s", "lint", "smok"], "nox: there is no session smok; did you mean smoke?"),
         (["--session", "promote_", "--", "-s", "x"], "did you mean promote?"),
     ],
 )
-def test_a_misspelt_session_is_told_with_the_nearest_one(words: list[str], told: str) -> None:
-    ran = nox(*words)
+def test_misspelt_session_is_reported_with_the_nearest_name(
+    arguments: list[str], message: str
+) -> None:
+    ran = nox(*arguments)
     assert ran.returncode == 2
-    assert told in ran.stderr
+    assert message in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize("name", ["matrix(any, py3.12)", "matrix", "zzz"])
-def test_what_is_near_to_nothing_or_a_cell_is_left_to_nox(name: str) -> None:
+def test_known_or_unrecognisable_session_name_is_left_to_nox(name: str) -> None:
     catalogue.check_asked(["-s", name, "--", "-s", "lnt"])
 
 
-def test_plan_without_what_is_not_in_it_is_one_line_and_exit_2() -> None:
+def test_leaving_out_an_unplanned_session_is_reported_in_one_line_and_exits_2() -> None:
     ran = nox("-s", "plan", "--", "pr", "--without", "train")
     assert ran.returncode == 2
     assert "plan: --without train: the tier pr has no such job" in ran.stderr
 
 
-def test_plan_gives_github_its_output(tmp_path: Path) -> None:
+def test_plan_writes_its_outputs_for_github(tmp_path: Path) -> None:
     output = tmp_path / "output"
     ran = nox("-s", "plan", "--", "nightly", GITHUB_OUTPUT=str(output))
     given = outputs(output)
@@ -120,12 +122,12 @@ def test_plan_gives_github_its_output(tmp_path: Path) -> None:
 
 
 def outputs(file: Path) -> dict[str, Any]:
-    """Return the outputs of a step, as GitHub reads them."""
+    """Return a step's outputs as GitHub reads them."""
     lines = (line.split("=", 1) for line in file.read_text().splitlines())
     return {name: json.loads(value) for name, value in lines}
 
 
-def test_plan_gives_github_the_jobs_in_the_image_apart(tmp_path: Path) -> None:
+def test_plan_outputs_the_jobs_in_the_image_separately(tmp_path: Path) -> None:
     output, digest = tmp_path / "output", "a" * 64
     with served() as images:
         images.digests[f"team/image:{container.tag('cpu')}"] = f"sha256:{digest}"
@@ -137,22 +139,24 @@ def test_plan_gives_github_the_jobs_in_the_image_apart(tmp_path: Path) -> None:
         job.session: digest for job in catalogue.plan("pr") if job.in_image
     }
     assert {job["digest"] for job in outside} == {""}
-    every = json.loads(ran.stdout)["include"]
-    assert sorted(every, key=str) == sorted([*inside, *outside], key=str)
-    told = f" in {image}:{container.tag('cpu')}@sha256:{digest}"
-    (line,) = [each for each in ran.stderr.splitlines() if each.endswith(told)]
+    all_jobs = json.loads(ran.stdout)["include"]
+    assert sorted(all_jobs, key=str) == sorted([*inside, *outside], key=str)
+    ending = f" in {image}:{container.tag('cpu')}@sha256:{digest}"
+    (line,) = [each for each in ran.stderr.splitlines() if each.endswith(ending)]
     assert SMOKE in line
 
 
 @pytest.mark.parametrize("arguments", [["--", "weekly"], ["--"], ["--", "pr", "nightly"]])
-def test_plan_of_no_tier_is_one_line_and_exit_2(arguments: list[str]) -> None:
+def test_plan_without_a_single_tier_is_reported_in_one_line_and_exits_2(
+    arguments: list[str],
+) -> None:
     ran = nox("-s", "plan", *arguments)
     assert ran.returncode == 2
     assert ran.stdout == ""
     assert ran.stderr.splitlines()[-1].startswith("plan: name one tier, as in: nox -s plan -- pr")
 
 
-def test_an_old_python_is_one_line_and_exit_2() -> None:
+def test_old_python_is_reported_in_one_line_and_exits_2() -> None:
     code = "import sys; sys.version_info = (3, 10, 1); import tasks"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
@@ -164,7 +168,7 @@ def test_an_old_python_is_one_line_and_exit_2() -> None:
 
 @pytest.fixture
 def _bare_machine(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that has git, uv and the Python that runs this, and no other."""
+    """A machine with git, uv and no Python but the one that runs this test."""
     assert checkout.exists()
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -182,21 +186,21 @@ def _bare_machine(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("_bare_machine")
 @pytest.mark.parametrize(
-    ("ci", "code", "word"),
+    ("ci", "code", "status"),
     [pytest.param("", 0, "skipped", id="laptop"), pytest.param("true", 1, "aborted", id="ci")],
 )
-def test_a_cell_whose_interpreter_is_missing_skips_but_not_in_ci(
-    checkout: Path, ci: str, code: int, word: str
+def test_cell_skips_without_its_interpreter_but_fails_in_ci(
+    checkout: Path, ci: str, code: int, status: str
 ) -> None:
     cell = next(cell for cell in WORKSPACE.cells if cell.python != CURRENT)
     ran = nox("-s", f"matrix({DEFAULT}, {cell})", cwd=checkout, CI=ci)
     assert ran.returncode == code, ran.stderr
-    assert word in ran.stderr
+    assert status in ran.stderr
     assert f"Python {cell.python} is not installed and uv could not install it" in ran.stderr
 
 
 @pytest.mark.parametrize(
-    ("asked", "ran"),
+    ("posargs", "ran"),
     [
         pytest.param([], [*SUITE], id="all"),
         pytest.param(["-x", "-k", "lock"], ["-x", "-k", "lock", *SUITE], id="options_only"),
@@ -205,12 +209,12 @@ def test_a_cell_whose_interpreter_is_missing_skips_but_not_in_ci(
         pytest.param(["-k", "src"], ["-k", "src", *SUITE], id="a_folder_without_tests"),
     ],
 )
-def test_options_of_pytest_do_not_widen_what_a_session_tests(
-    asked: list[str], ran: list[str], monkeypatch: pytest.MonkeyPatch
+def test_pytest_options_do_not_widen_what_a_session_tests(
+    posargs: list[str], ran: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     commands = []
     monkeypatch.setattr(environment, "prepare_default_cell", Path)
     monkeypatch.setattr(environment, "run", lambda *command: commands.append(command[2:]))
-    session = cast("nox_.Session", SimpleNamespace(posargs=asked))
+    session = cast("nox_.Session", SimpleNamespace(posargs=posargs))
     inspect.unwrap(suites.smoke)(session, WORKSPACE.default_project)
     assert commands == [("pytest", *ran)]

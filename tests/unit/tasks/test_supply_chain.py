@@ -1,4 +1,4 @@
-"""The sessions audit, sbom and trace: the commands that they run, and what they make of the answer.
+"""The sessions audit, sbom and trace: their commands, and how they handle the results.
 
 tests/integration/test_supply_chain_sessions.py runs the commands.
 """
@@ -21,7 +21,7 @@ PROJECT = WORKSPACE.default_project
 
 
 class Session(nox_session.Session):
-    """Keeps the commands. An audit leaves a verdict with `outcome`, or none if it is None."""
+    """Records commands. An audit writes a verdict with `outcome`, or none if it is None."""
 
     def __init__(self, root: Path) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Session(nox_session.Session):
 
 @pytest.fixture
 def session(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
-    made = Session(checkout)
+    fake = Session(checkout)
     monkeypatch.setattr(supply_chain, "ROOT", checkout)
     monkeypatch.setattr(environment, "prepare", lambda _: Path())
     monkeypatch.setattr(environment, "prepare_default_cell", Path)
@@ -49,7 +49,7 @@ def session(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     for name in ("AUDIT_INDEX", "CI", "GITHUB_BASE_REF"):
         monkeypatch.delenv(name, raising=False)
     (checkout / ".nox").mkdir()
-    return made
+    return fake
 
 
 def call(
@@ -63,7 +63,7 @@ def sbom(session: Session, *after: str) -> None:
     call(supply_chain.sbom, session, *after, parameters=(PROJECT.package,))
 
 
-def test_audit_compares_with_the_lock_that_the_branch_started_from(session: Session) -> None:
+def test_audit_compares_with_the_lock_at_the_start_of_the_branch(session: Session) -> None:
     call(supply_chain.audit, session)
     base = session.root / ".nox/base.uv.lock"
     assert base.read_bytes() == (session.root / "uv.lock").read_bytes()
@@ -73,7 +73,7 @@ def test_audit_compares_with_the_lock_that_the_branch_started_from(session: Sess
     assert session.ran[1][3:6] == ["audit", "--base-lock", "mine.lock"]
 
 
-def test_audit_without_an_answer_is_skipped_but_not_in_ci(
+def test_inconclusive_audit_skips_but_fails_in_ci(
     session: Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     session.outcome = "inconclusive"
@@ -83,18 +83,18 @@ def test_audit_without_an_answer_is_skipped_but_not_in_ci(
     with pytest.raises(SystemExit) as ended:
         call(supply_chain.audit, session)
     assert ended.value.code == 2
-    assert "CI=true allows no skip" in capsys.readouterr().err
+    assert "with CI=true, audit must not be skipped" in capsys.readouterr().err
 
 
 def test_audit_that_ends_without_a_verdict_fails(session: Session) -> None:
-    """An earlier verdict is not taken for this one's."""
+    """The verdict of an earlier run does not count."""
     call(supply_chain.audit, session)
     session.outcome = None
     with pytest.raises(FailedError, match="ended without a verdict"):
         call(supply_chain.audit, session)
 
 
-def test_an_audit_that_judges_nothing_must_exit_0(session: Session) -> None:
+def test_audit_that_only_records_licences_must_exit_0(session: Session) -> None:
     session.outcome = None
     call(supply_chain.audit, session, "--record-licences")
     assert session.codes == [(0,)]
@@ -108,7 +108,7 @@ def test_sbom_without_an_evaluated_model_says_so(session: Session) -> None:
     assert line.startswith("No ML-BOM: there is no evaluated model here; ")
 
 
-def test_sbom_of_an_evaluated_model_has_an_ml_bom_of_the_newest_wheel(session: Session) -> None:
+def test_sbom_of_an_evaluated_model_adds_an_ml_bom_with_the_newest_wheel(session: Session) -> None:
     wheels = [f"dist/{PROJECT.package}-0.{minor}.0-py3-none-any.whl" for minor in (1, 2)]
     for name in (PROJECT.latest, PROJECT.verdict, *wheels):
         (session.root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -121,9 +121,7 @@ def test_sbom_of_an_evaluated_model_has_an_ml_bom_of_the_newest_wheel(session: S
 
 
 @pytest.mark.parametrize("option", ["--check", "--cell"])
-def test_sbom_that_is_checked_or_of_one_cell_is_all_that_is_written(
-    option: str, session: Session
-) -> None:
+def test_sbom_with_check_or_cell_writes_no_ml_bom(option: str, session: Session) -> None:
     cell = WORKSPACE.cells[0]
     sbom(session, option, *([f"{cell.python}-{cell.torch}"] if option == "--cell" else []))
     (command,) = session.ran
@@ -136,11 +134,13 @@ def test_sbom_that_is_checked_or_of_one_cell_is_all_that_is_written(
     assert session.logged == []
 
 
-def test_an_unknown_cell_is_one_line(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_cell_is_reported_in_one_line(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         sbom(session, "--cell", "3.1-2")
     assert ended.value.code == 2
-    assert "not a cell of the matrix; there are 3.11-2.11" in capsys.readouterr().err
+    assert "not a cell of the matrix; use one of 3.11-2.11" in capsys.readouterr().err
 
 
 def test_trace_searches_the_models_of_every_project(session: Session) -> None:
@@ -149,5 +149,5 @@ def test_trace_searches_the_models_of_every_project(session: Session) -> None:
     assert session.ran == [["python", "-m", "gates", "trace", *names, "0" * 12]]
 
 
-def test_the_index_is_an_address() -> None:
+def test_audit_index_is_a_url() -> None:
     assert supply_chain._index().startswith(("http://", "https://", "file://"))  # noqa: SLF001

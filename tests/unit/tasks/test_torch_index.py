@@ -1,4 +1,4 @@
-"""Torch from an index of its own: one setting, a lock that is portable all the same, and back."""
+"""Torch from a separate index: one setting, a lock that stays portable, and the way back."""
 
 import hashlib
 import re
@@ -36,7 +36,7 @@ conflicts = [
 
 @pytest.fixture
 def torch_project(project: Path, index: Index) -> Path:
-    """A locked project that needs torch in two versions, from the index that has everything."""
+    """A locked project that needs two torch versions, from the default index."""
     for version in ("2.11.0", "2.13.0"):
         index.publish("torch", version)
     (project / "src" / "own_project" / "pyproject.toml").write_text(MEMBER + EXTRAS)
@@ -46,16 +46,16 @@ def torch_project(project: Path, index: Index) -> Path:
     return project
 
 
-@pytest.fixture(params=["folder", "address"])
-def place(request: pytest.FixtureRequest, tmp_path: Path, index: Index) -> str:
-    """Where CPU wheels of torch are: in a flat folder, or at an address with other packages."""
+@pytest.fixture(params=["folder", "url"])
+def location(request: pytest.FixtureRequest, tmp_path: Path, index: Index) -> str:
+    """The location of CPU wheels of torch: a flat folder, or an index with other packages."""
     cpu = Index(tmp_path / "index" / "whl" / "cpu", f"{index.url}/whl/cpu")
     versions = ("2.11.0+cpu", "2.13.0+cpu")
     if request.param == "folder":
         cpu.folder.parent.mkdir()
         for version in versions:
             cpu.publish_file("torch", version)
-        # Relative to the project, which is not where uv works on its copy of it.
+        # Relative to the project, although uv works on a copy of it elsewhere.
         return "../index/whl/cpu"
     for version in versions:
         cpu.publish("torch", version)
@@ -63,9 +63,9 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, index: Index) -> str:
     return cpu.url
 
 
-def torch_comes_from(place: str, root: Path) -> None:
+def set_torch_index(location: str, root: Path) -> None:
     pyproject = root / "pyproject.toml"
-    text = pyproject.read_text().replace("# torch-index", f'torch-index = "{place}"')
+    text = pyproject.read_text().replace("# torch-index", f'torch-index = "{location}"')
     pyproject.write_text(text)
 
 
@@ -75,32 +75,32 @@ def with_torch(version: str) -> Environment:
 
 
 def versions_in(root: Path) -> set[str]:
-    """The versions of torch in the lock."""
+    """Return the versions of torch in the lock."""
     blocks = (root / "uv.lock").read_text().split("[[package]]")
     return {block.split('"')[3] for block in blocks if block.startswith('\nname = "torch"\n')}
 
 
-def test_the_lock_takes_torch_from_there_with_hashes_and_names_no_index(
-    torch_project: Path, place: str, index: Index, capsys: pytest.CaptureFixture[str]
+def test_lock_takes_torch_from_its_index_with_hashes_and_names_no_index(
+    torch_project: Path, location: str, index: Index, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert versions_in(torch_project) == {"2.11.0", "2.13.0"}
-    torch_comes_from(place, torch_project)
+    set_torch_index(location, torch_project)
     changes = lockfile.renew(torch_project, [])
     assert changes == "Updated torch v2.11.0, v2.13.0 -> v2.11.0+cpu, v2.13.0+cpu"
     assert versions_in(torch_project) == {"2.11.0+cpu", "2.13.0+cpu"}
     lock = (torch_project / "uv.lock").read_text()
-    assert place.removeprefix("../") not in lock
-    assert 'name = "tiny"\nversion = "1.0"' in lock, "and nothing but torch from there"
+    assert location.removeprefix("../") not in lock
+    assert 'name = "tiny"\nversion = "1.0"' in lock, "only torch comes from its index"
     for wheel in (index.folder / "whl").rglob("torch-*.whl"):
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
         assert f'{wheel.name}", hash = "sha256:{digest}"' in lock
     assert lockfile.main(torch_project) == 0, capsys.readouterr().out
 
 
-def test_an_environment_gets_it_from_there_against_its_hash(
-    torch_project: Path, place: str, index: Index, capsys: pytest.CaptureFixture[str]
+def test_environment_gets_torch_from_its_index_and_checks_the_hash(
+    torch_project: Path, location: str, index: Index, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch_comes_from(place, torch_project)
+    set_torch_index(location, torch_project)
     lockfile.renew(torch_project, [])
     folder = environment.prepare(with_torch("2.11"), torch_project)
     code = "import tiny, torch; print(tiny.__version__, torch.__version__)"
@@ -116,11 +116,11 @@ def test_an_environment_gets_it_from_there_against_its_hash(
     assert "torch" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_renewing_again_changes_nothing_and_without_the_setting_all_is_as_it_was(
-    torch_project: Path, place: str
+def test_renewing_is_stable_and_removing_the_setting_restores_the_lock(
+    torch_project: Path, location: str
 ) -> None:
     before = {name: (torch_project / name).read_bytes() for name in ("uv.lock", "pyproject.toml")}
-    torch_comes_from(place, torch_project)
+    set_torch_index(location, torch_project)
     lockfile.renew(torch_project, [])
     with_setting = (torch_project / "uv.lock").read_bytes()
     assert with_setting != before["uv.lock"]
@@ -131,12 +131,12 @@ def test_renewing_again_changes_nothing_and_without_the_setting_all_is_as_it_was
     assert (torch_project / "uv.lock").read_bytes() == before["uv.lock"]
 
 
-def test_a_place_without_torch_is_one_line_and_leaves_the_lock(
+def test_index_without_torch_is_reported_in_one_line_and_leaves_the_lock(
     torch_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (torch_project / "uv.lock").read_bytes()
     (torch_project / "empty").mkdir()
-    torch_comes_from("empty", torch_project)
+    set_torch_index("empty", torch_project)
     with pytest.raises(SystemExit) as ended:
         lockfile.renew(torch_project, [])
     assert ended.value.code == 2
@@ -154,14 +154,14 @@ def test_a_file_without_a_hash_is_refused(
     page = cpu.folder / "torch" / "index.html"
     page.write_text(re.sub("#sha256=[0-9a-f]+", "", page.read_text()))
     before = (torch_project / "uv.lock").read_bytes()
-    torch_comes_from(cpu.url, torch_project)
+    set_torch_index(cpu.url, torch_project)
     with pytest.raises(SystemExit) as ended:
         lockfile.renew(torch_project, [])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("lock: the index has no hash of ")
+    assert line.startswith("lock: the index has no hash for ")
     assert (torch_project / "uv.lock").read_bytes() == before
 
 
-def test_the_template_itself_takes_torch_from_where_everything_comes_from() -> None:
+def test_template_takes_torch_from_the_default_index() -> None:
     assert project.torch_index() is None

@@ -25,13 +25,13 @@ def test_models_and_data_are_refused(
 
 
 @pytest.mark.parametrize(("size", "code"), [(1_000_000, 0), (1_000_001, 1)])
-def test_a_megabyte_is_the_most(size: int, code: int, tmp_path: Path) -> None:
+def test_size_limit_is_one_megabyte(size: int, code: int, tmp_path: Path) -> None:
     file = tmp_path / "notes.md"
     file.write_bytes(b"x" * size)
     assert tracked_files.main([str(file)]) == code
 
 
-def test_each_offender_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_refused_file_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [tmp_path / name for name in ("a.pt", "fine.py", "b.onnx")]
     for file in files:
         file.touch()
@@ -42,7 +42,7 @@ def test_each_offender_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[
     ]
 
 
-def test_source_is_welcome(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_source_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "train.py"
     file.touch()
     assert tracked_files.main([str(file)]) == 0
@@ -57,7 +57,7 @@ def link(name: str, target: str) -> Callable[[Path], Path]:
     return make
 
 
-def holding(name: str, content: bytes, mode: int = 0o644) -> Callable[[Path], Path]:
+def file_with(name: str, content: bytes, mode: int = 0o644) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         (folder / name).write_bytes(content)
         (folder / name).chmod(mode)
@@ -77,30 +77,33 @@ def notebook(outputs: list[object]) -> bytes:
 
 SAFETENSORS = (8).to_bytes(8, "little") + b'{"a":{}}'
 REFUSED = [
-    (saved_by_torch, "begins as a zip archive"),
-    (holding("model", pickle.dumps({"a": 1})), "begins as a pickle"),
-    (holding("weights", SAFETENSORS), "begins as safetensors"),
-    (holding("data.csv", b"PAR1...."), "begins as Parquet"),
-    (holding("x.txt", b"\x89HDF\r\n\x1a\n"), "begins as HDF5"),
-    (link("a.md", "gone.md"), "leads to gone.md, which is not there"),
-    (link("a.md", "/etc/hostname"), "leads out of the repository, to /etc/hostname"),
-    (link("a.md", "../outside.md"), "leads out of the repository, to ../outside.md"),
-    (holding(".env", b"A=1\n"), "settings of one machine"),
-    (holding(".env.production", b"A=1\n"), "settings of one machine"),
-    (holding("a.md", "one\ntwo \u202e three\n".encode()), "line 2 has a mark that reverses text"),
-    (holding("a.py", "x = 1  # \u2066\n".encode()), "line 1 has a mark"),
-    (holding("a.md", b"text\n", 0o755), "is executable and no script"),
-    (holding("a.ipynb", notebook([{"text": "secret"}])), "a notebook with outputs"),
-    (holding("b.ipynb", b"{"), "a notebook with outputs"),
-    (holding("Dockerfile", b"FROM x\nENV API_KEY=abc\n"), "API_KEY would be in a layer"),
-    (holding("Dockerfile.gpu", b"ARG HF_TOKEN = abc\n"), "HF_TOKEN would be in a layer"),
+    (saved_by_torch, "begins like a zip archive"),
+    (file_with("model", pickle.dumps({"a": 1})), "begins like a pickle"),
+    (file_with("weights", SAFETENSORS), "begins like safetensors"),
+    (file_with("data.csv", b"PAR1...."), "begins like Parquet"),
+    (file_with("x.txt", b"\x89HDF\r\n\x1a\n"), "begins like HDF5"),
+    (link("a.md", "gone.md"), "links to gone.md, which does not exist"),
+    (link("a.md", "/etc/hostname"), "links to /etc/hostname, which is outside the repository"),
+    (link("a.md", "../outside.md"), "links to ../outside.md, which is outside the repository"),
+    (file_with(".env", b"A=1\n"), "contains one machine's settings"),
+    (file_with(".env.production", b"A=1\n"), "contains one machine's settings"),
+    (
+        file_with("a.md", "one\ntwo \u202e three\n".encode()),
+        "line 2 has a character that reverses text",
+    ),
+    (file_with("a.py", "x = 1  # \u2066\n".encode()), "line 1 has a character"),
+    (file_with("a.md", b"text\n", 0o755), "is executable but not a script"),
+    (file_with("a.ipynb", notebook([{"text": "secret"}])), "a notebook with outputs"),
+    (file_with("b.ipynb", b"{"), "a notebook with outputs"),
+    (file_with("Dockerfile", b"FROM x\nENV API_KEY=abc\n"), "API_KEY would stay in a layer"),
+    (file_with("Dockerfile.gpu", b"ARG HF_TOKEN = abc\n"), "HF_TOKEN would stay in a layer"),
 ]
 
 
-@pytest.mark.parametrize(("make", "told"), REFUSED, ids=lambda value: value)
-def test_what_does_harm_is_refused(
+@pytest.mark.parametrize(("make", "message"), REFUSED, ids=lambda value: value)
+def test_harmful_file_is_refused(
     make: Callable[[Path], Path],
-    told: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -108,22 +111,22 @@ def test_what_does_harm_is_refused(
     monkeypatch.chdir(tmp_path)
     assert tracked_files.main([make(Path()).name]) == 1
     (line,) = capsys.readouterr().out.splitlines()
-    assert told in line
+    assert message in line
 
 
 @pytest.mark.parametrize(
     "make",
     [
         link("a.md", "there.md"),
-        holding(".env.example", b"A=\n"),
-        holding("a.ipynb", notebook([])),
-        holding("run", b"#!/bin/sh\n", 0o755),
-        holding("Dockerfile", b"ARG TOKEN\nENV KEYBOARD=de\nENV API_KEY=$TOKEN\n"),
-        holding("a.json", b'{"a": 1}'),
-        holding("a.md", "äöü → 漢字\n".encode()),
+        file_with(".env.example", b"A=\n"),
+        file_with("a.ipynb", notebook([])),
+        file_with("run", b"#!/bin/sh\n", 0o755),
+        file_with("Dockerfile", b"ARG TOKEN\nENV KEYBOARD=de\nENV API_KEY=$TOKEN\n"),
+        file_with("a.json", b'{"a": 1}'),
+        file_with("a.md", "äöü → 漢字\n".encode()),
     ],
 )
-def test_what_only_looks_alike_is_welcome(
+def test_harmless_lookalike_is_accepted(
     make: Callable[[Path], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -134,7 +137,7 @@ def test_what_only_looks_alike_is_welcome(
     assert tracked_files.main([make(Path()).name]) == 0, capsys.readouterr().out
 
 
-def test_a_clone_has_the_same_bytes_whatever_the_user_asks_of_git(tmp_path: Path) -> None:
+def test_clone_has_the_same_bytes_under_any_git_configuration(tmp_path: Path) -> None:
     origin = repository.copy_of_sessions(tmp_path / "origin")
     clone = tmp_path / "clone"
     done = repository.git(

@@ -46,18 +46,19 @@ TOO_OLD = "error: Required uv version `>=0.13.0` does not match the running vers
         ),
         pytest.param(
             HASH_MISMATCH,
-            "Hash mismatch for `ruff==0.17.6`: the lock says "
-            "sha256:0000000000000000000000000000000000000000000000000000000000000001, the file has "
-            "sha256:aa3b08254a732acba246891089a152c47c5733dc36b8ecb76ce8602f8326e5e4; "
-            "take uv.lock back (git checkout uv.lock) and, if it stays, do not trust this index",
+            "Hash mismatch for `ruff==0.17.6`: the lock has "
+            "sha256:0000000000000000000000000000000000000000000000000000000000000001, but the file "
+            "has sha256:aa3b08254a732acba246891089a152c47c5733dc36b8ecb76ce8602f8326e5e4; "
+            "restore uv.lock (git checkout uv.lock); if the error persists, do not trust this "
+            "index",
             id="hash_mismatch",
         ),
         pytest.param(
             NO_NETWORK,
             "Request failed after 3 retries in 4.4s; Failed to fetch: "
             "https://index.example/simple/cfgv/; failed to lookup address information: Temporary "
-            "failure in name resolution; uv's cache does not hold it either: connect this "
-            "machine, or name an index that it reaches in UV_DEFAULT_INDEX",
+            "failure in name resolution; it is not in uv's cache either: connect this "
+            "machine to the network, or set UV_DEFAULT_INDEX to an index that it can reach",
             id="no_network",
         ),
         pytest.param(
@@ -70,26 +71,26 @@ TOO_OLD = "error: Required uv version `>=0.13.0` does not match the running vers
         pytest.param(
             "error: The lockfile at `uv.lock` needs to be updated, but `--locked` was provided. To "
             "update the lockfile, run `uv lock`.\n",
-            "it is not what pyproject.toml asks for; run: nox -s lock",
+            "it does not match pyproject.toml; run: nox -s lock",
             id="stale",
         ),
         pytest.param("", "uv failed", id="silence"),
     ],
 )
-def test_a_failure_of_uv_becomes_one_line(stderr: str, line: str) -> None:
+def test_uv_failure_is_reported_in_one_line(stderr: str, line: str) -> None:
     assert uv.explain(stderr) == line
 
 
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [
         pytest.param("echo 'uv 0.4.30'", "uv 0.4.30 is older than ", id="too_old"),
         pytest.param("exit 3", "uv does not run", id="broken"),
     ],
 )
-def test_a_uv_that_will_not_do_is_refused(
+def test_unusable_uv_is_refused(
     script: str,
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -102,11 +103,11 @@ def test_a_uv_that_will_not_do_is_refused(
         uv.executable()
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(said)
+    assert line.startswith(message)
     assert line.endswith("run: pip install --upgrade uv")
 
 
-def test_no_uv_at_all_is_told_in_one_line(
+def test_missing_uv_is_reported_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("UV", raising=False)
@@ -117,7 +118,7 @@ def test_no_uv_at_all_is_told_in_one_line(
     assert capsys.readouterr().err == "uv is not on PATH; run: pip install uv\n"
 
 
-def test_what_to_install_is_not_the_users_to_say() -> None:
+def test_user_settings_do_not_change_what_is_installed() -> None:
     chosen = {
         "UV_CONSTRAINT": "x",
         "UV_EXCLUDE_NEWER": "x",

@@ -6,7 +6,7 @@ from tasks.packaging import versions
 from tests.history import History
 
 
-# Items 2, 9 and 10 of the specification: no leading zero; pre-releases and builds are others.
+# Items 2, 9 and 10 of Semantic Versioning: no leading zeros; no pre-release, no build metadata.
 @pytest.mark.parametrize(
     "text",
     ["1.2", "1.2.3.4", "01.2.3", "1.2.03", "1.2.3-rc1", "1.2.3+b", "v1.2.3", " 1.2.3", "1.2.٣"],
@@ -15,8 +15,8 @@ def test_any_other_text_is_not_a_final_version(text: str) -> None:
     assert not versions.is_version(text)
 
 
-# Items 4, 6, 7 and 8 of https://semver.org/spec/v2.0.0.html; what a type asks for is item 1 to 3
-# of the specification of Conventional Commits.
+# Items 4, 6, 7 and 8 of https://semver.org/spec/v2.0.0.html; the level of a commit type follows
+# items 1 to 3 of the Conventional Commits specification.
 @pytest.mark.parametrize(
     ("last", "messages", "expected"),
     [
@@ -32,23 +32,23 @@ def test_any_other_text_is_not_a_final_version(text: str) -> None:
         pytest.param("0.2.3", ["fix: x"], "0.2.4", id="fix_before_1"),
         pytest.param("0.0.3", ["fix: x", "docs!: x"], "0.1.0", id="breaking_before_0_1"),
         pytest.param("0.0.3", ["feat: x"], "0.1.0", id="feat_before_0_1"),
-        pytest.param("1.2.3", ["fix: x", "feat: y", "chore: z"], "1.3.0", id="largest_first"),
+        pytest.param("1.2.3", ["fix: x", "feat: y", "chore: z"], "1.3.0", id="largest_wins"),
         pytest.param("1.2.3", ["docs: x", "ci: y", "refactor: z"], None, id="nothing_notable"),
         pytest.param("1.2.3", ["whatever"], None, id="not_in_the_form"),
     ],
 )
-def test_the_next_version_of_a_real_history(
+def test_next_version_follows_from_the_commits_since_the_last(
     last: str, messages: list[str], expected: str | None, tmp_path: Path
 ) -> None:
     history = History(tmp_path / "a")
-    history.commit("feat!: what was before does not count")
+    history.commit("feat!: before the last release")
     history.tag(f"v{last}")
     for message in messages:
         history.commit(message)
     assert versions.of_head("0.1.0", history.root).version == expected
 
 
-def test_merges_count_by_the_commits_that_they_bring(tmp_path: Path) -> None:
+def test_merge_counts_by_the_commits_it_brings_in(tmp_path: Path) -> None:
     history = History(tmp_path / "a")
     history.commit("feat: begin")
     history.switch("topic")
@@ -62,13 +62,13 @@ def test_merges_count_by_the_commits_that_they_bring(tmp_path: Path) -> None:
     assert release.version == "1.2.4"
 
 
-def test_the_last_version_is_the_highest_that_head_has(tmp_path: Path) -> None:
+def test_last_version_is_the_highest_tag_reachable_from_head(tmp_path: Path) -> None:
     history = History(tmp_path / "a")
     history.commit("feat: begin")
     for tag in ("v0.1.0", "v0.10.0", "v0.9.0"):  # as git sorts them
         history.tag(tag)
     history.commit("fix: x")
-    history.tag("v0.11.0-rc1")  # no final version
+    history.tag("v0.11.0-rc1")  # not a final version
     history.tag("vendor")
     history.switch("elsewhere")
     history.commit("feat!: y")
@@ -82,7 +82,7 @@ def test_the_last_version_is_the_highest_that_head_has(tmp_path: Path) -> None:
     )
 
 
-def test_the_first_release_is_what_pyproject_says(tmp_path: Path) -> None:
+def test_first_release_has_the_version_in_pyproject(tmp_path: Path) -> None:
     history = History(tmp_path / "a")
     history.commit("feat!: begin")
     release = versions.of_head("0.1.0", history.root)
@@ -90,7 +90,7 @@ def test_the_first_release_is_what_pyproject_says(tmp_path: Path) -> None:
     assert versions.account(release)[-1].startswith("next: 0.1.0, the first release")
 
 
-def test_a_tagged_head_is_told_with_what_its_commits_ask_for(tmp_path: Path) -> None:
+def test_tagged_head_is_reported_with_the_version_its_commits_imply(tmp_path: Path) -> None:
     history = History(tmp_path / "a")
     history.commit("feat: begin")
     history.tag("v0.1.0")
@@ -101,7 +101,7 @@ def test_a_tagged_head_is_told_with_what_its_commits_ask_for(tmp_path: Path) -> 
     assert versions.account(release)[-1] == "HEAD is v1.0.0; its commits ask for 0.1.1"
 
 
-def test_the_account_names_each_commit_and_the_one_that_decides(tmp_path: Path) -> None:
+def test_account_lists_each_commit_and_names_the_deciding_one(tmp_path: Path) -> None:
     history = History(tmp_path / "a")
     history.commit("feat: begin")
     history.tag("v0.1.0")
@@ -122,29 +122,29 @@ def test_the_account_names_each_commit_and_the_one_that_decides(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("messages", "tag", "declared", "said"),
+    ("messages", "tag", "declared", "expected"),
     [
-        pytest.param(["fix: x"], "v0.1.1", "0.1.1", [], id="right"),
-        pytest.param(["fix: x"], "v1.0.0", "1.0.0", [], id="higher_as_people_decide_that"),
+        pytest.param(["fix: x"], "v0.1.1", "0.1.1", [], id="matching"),
+        pytest.param(["fix: x"], "v1.0.0", "1.0.0", [], id="higher_by_choice"),
         pytest.param(
             ["feat: x"],
             "v0.1.1",
             "0.1.1",
-            ["tagged v0.1.1, and its commits ask for 0.2.0"],
+            ["tagged v0.1.1, but its commits ask for 0.2.0"],
             id="too_low",
         ),
         pytest.param(
             ["fix: x"],
             "v0.1.1",
             "0.1.0",
-            ["tagged v0.1.1, and pyproject.toml says 0.1.0"],
+            ["tagged v0.1.1, but pyproject.toml has 0.1.0"],
             id="not_what_pyproject_says",
         ),
         pytest.param(["feat: x"], None, "0.1.0", [], id="no_tag"),
     ],
 )
-def test_a_tag_is_held_to_pyproject_and_to_its_commits(
-    messages: list[str], tag: str | None, declared: str, said: list[str], tmp_path: Path
+def test_tag_must_agree_with_pyproject_and_its_commits(
+    messages: list[str], tag: str | None, declared: str, expected: list[str], tmp_path: Path
 ) -> None:
     history = History(tmp_path / "a")
     history.commit("feat: begin")
@@ -154,4 +154,4 @@ def test_a_tag_is_held_to_pyproject_and_to_its_commits(
     if tag:
         history.tag(tag)
     release = versions.of_head(declared, history.root)
-    assert versions.problems(release, declared) == said
+    assert versions.problems(release, declared) == expected

@@ -1,4 +1,4 @@
-"""The rules for .github: green on this repository's own files, and one finding for each defect."""
+"""The rules for .github: no finding in this repository's files, and one for each planted defect."""
 
 import json
 import re
@@ -42,11 +42,13 @@ ENDS_OLD_RUNS = (
 MATRIX = "matrix: ${{ steps.plan.outputs.matrix }}"
 REGISTER = 'nox -s "register($PROJECT)" -- --run-id release'
 PLAN = 'nox -s plan -- pr --since "$BASE"'
+# The finding of a job in the image that is not like the job on the runner.
+DIFFERS = "job contained differs from"
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A repository with a copy of our own .github, and nothing else."""
+    """A folder that contains only a copy of this repository's .github."""
     shutil.copytree(ROOT / ".github", tmp_path / ".github")
     return tmp_path
 
@@ -56,7 +58,7 @@ Plant = Callable[[str, str, str], int]
 
 @pytest.fixture
 def plant(root: Path) -> Plant:
-    """Replace `old`, once, by `new` in a file; return the number of the line where it begins."""
+    """Replace the first `old` in a file with `new`; return the line number where it starts."""
 
     def put(name: str, old: str, new: str) -> int:
         file = root / ".github" / name
@@ -80,14 +82,14 @@ def test_our_own_workflows_are_clean() -> None:
     assert found_in(ROOT) == []
 
 
-# (file, what is replaced, by what, the line of the finding counted from there, the finding)
+# (file, old text, new text, line of the finding relative to the old text, finding)
 DEFECTS = [
     pytest.param(
         RELEASE,
         REGISTER,
         "pytest",
         0,
-        "runs 'pytest', which is not one session; make it one and call nox -s NAME",
+        "runs 'pytest', which is not one session; make it a session and run nox -s NAME",
         id="a stray run",
     ),
     pytest.param(
@@ -111,7 +113,7 @@ DEFECTS = [
         REGISTER,
         "nox -s registry",
         0,
-        "no session is named registry; nox --list shows them",
+        "there is no session registry; nox --list shows all sessions",
         id="a session that does not exist",
     ),
     pytest.param(
@@ -119,7 +121,7 @@ DEFECTS = [
         REGISTER,
         "nox -t weekly",
         0,
-        "no tier is named 'weekly';",
+        "there is no tier 'weekly';",
         id="an unknown tag",
     ),
     pytest.param(
@@ -127,7 +129,7 @@ DEFECTS = [
         "plan -- pr",
         "plan -- data",
         0,
-        'does not plan the tier of this file; write plan -- pr, for pr --since "$BASE"',
+        'does not plan this file\'s tier; write plan -- pr (pr also takes --since "$BASE")',
         id="a plan of a smaller tier",
     ),
     pytest.param(
@@ -135,7 +137,7 @@ DEFECTS = [
         PLAN,
         "nox -s plan",
         0,
-        "does not plan the tier of this file;",
+        "does not plan this file's tier;",
         id="a plan of nothing",
     ),
     pytest.param(
@@ -143,7 +145,7 @@ DEFECTS = [
         '"$BASE"',
         "HEAD",
         0,
-        "does not plan the tier of this file;",
+        "does not plan this file's tier;",
         id="a plan from a base that is typed",
     ),
     pytest.param(
@@ -151,7 +153,7 @@ DEFECTS = [
         "plan -- pr",
         "plan -- pr --without unit",
         0,
-        "unit is left out and runs nowhere; take --without unit away",
+        "unit is left out of the plan but no job runs it; remove --without unit",
         id="a plan without a session, and then more",
     ),
     pytest.param(
@@ -159,7 +161,7 @@ DEFECTS = [
         "plan -- nightly",
         "plan -- nightly --without train",
         0,
-        "train is left out and runs nowhere; take --without train away",
+        "train is left out of the plan but no job runs it; remove --without train",
         id="a plan without a session that runs nowhere",
     ),
     pytest.param(
@@ -167,7 +169,7 @@ DEFECTS = [
         "- id: plan",
         "- id: other",
         -6,
-        "job plan: its step with id: plan is not nox -s plan; see pr.yml",
+        "job plan: the step with id: plan must run nox -s plan; see pr.yml",
         id="a plan that is handed over by no step",
     ),
     pytest.param(
@@ -175,7 +177,7 @@ DEFECTS = [
         f"run: {PLAN}",
         "run: nox -s lint",
         -7,
-        "job plan: its step with id: plan is not nox -s plan;",
+        "job plan: the step with id: plan must run nox -s plan;",
         id="another session as the plan",
     ),
     pytest.param(
@@ -183,7 +185,7 @@ DEFECTS = [
         MATRIX,
         "matrix: '{\"include\": []}'",
         -2,
-        f"job plan hands over something else than what it planned; write {MATRIX}, contained: ",
+        f"job plan: its outputs must be those of the plan; write {MATRIX}, contained: ",
         id="a plan that is typed",
     ),
     pytest.param(
@@ -191,7 +193,7 @@ DEFECTS = [
         "      contained: ${{ steps.plan.outputs.contained }}\n",
         "",
         -1,
-        "job plan hands over something else than what it planned;",
+        "job plan: its outputs must be those of the plan;",
         id="half of a plan",
     ),
     pytest.param(
@@ -199,7 +201,7 @@ DEFECTS = [
         "${{ matrix.session }}\n      - uses",
         "${{ github.head_ref }}\n      - uses",
         0,
-        "SESSION has another value than in pyproject.toml; write ${{ matrix",
+        "SESSION differs from its value in pyproject.toml; write ${{ matrix",
         id="a session from elsewhere",
     ),
     pytest.param(
@@ -207,7 +209,7 @@ DEFECTS = [
         '- run: nox -s "$SESSION"',
         '- if: github.actor != 0\n        run: nox -s "$SESSION"',
         0,
-        "a session with a condition is green when it is skipped; let the plan decide",
+        "a session that its condition skips counts as passed; remove if: and let the plan decide",
         id="a session with a condition",
     ),
     pytest.param(
@@ -215,15 +217,15 @@ DEFECTS = [
         "permissions: {}",
         "permissions: {}\ndefaults:\n  run:\n    shell: pytest {0}",
         1,
-        "every step gets another shell or folder; leave defaults: out",
-        id="such a shell by default",
+        "changes the shell or the folder of every step; remove defaults:",
+        id="another shell by default",
     ),
     pytest.param(
         PR,
         "    timeout-minutes: 5\n",
         "    timeout-minutes: 5\n    defaults:\n      run:\n        working-directory: tests\n",
         1,
-        "every step gets another shell or folder;",
+        "changes the shell or the folder of every step;",
         id="another folder for a job's steps",
     ),
     pytest.param(
@@ -231,7 +233,7 @@ DEFECTS = [
         "run: nox -s green",
         "run: nox -s green\n        working-directory: tests",
         1,
-        "sessions run where the noxfile is; leave working-directory: out",
+        "sessions run in the noxfile's folder; remove working-directory:",
         id="another folder with another noxfile",
     ),
     pytest.param(
@@ -239,7 +241,7 @@ DEFECTS = [
         'run: nox -s "$SESSION"',
         'run: nox -s "$SESSION" -- --help',
         0,
-        "a planned session runs whole; leave out -- --help",
+        "a planned session takes no arguments; remove -- --help",
         id="arguments for every session",
     ),
     pytest.param(
@@ -247,7 +249,7 @@ DEFECTS = [
         "permissions: {}",
         "permissions: {}\n\nenv:\n  UV_DEFAULT_INDEX: https://example.invalid",
         2,
-        "every step gets these variables; give them to the step that needs them",
+        "sets variables for every step; move env: to the step that needs them",
         id="variables for every job",
     ),
     pytest.param(
@@ -255,7 +257,7 @@ DEFECTS = [
         "    timeout-minutes: 5\n",
         "    timeout-minutes: 5\n    env:\n      BASH_ENV: tests/other.sh\n",
         1,
-        "every step gets these variables;",
+        "sets variables for every step;",
         id="variables for every step of a job",
     ),
     pytest.param(
@@ -263,7 +265,7 @@ DEFECTS = [
         "          RESULTS: results",
         "          RESULTS: results\n          PATH: /elsewhere",
         1,
-        "PATH is not declared; if a session reads it, add to [tool.tasks.workflows.variables] in "
+        "PATH is not declared; if a session needs it, add to [tool.tasks.workflows.variables] in "
         'pyproject.toml: PATH = "/elsewhere"',
         id="another program named uvx",
     ),
@@ -272,7 +274,7 @@ DEFECTS = [
         "      with:\n        version",
         "      env: ${{ fromJSON(inputs.cache) }}\n      with:\n        version",
         0,
-        "no one can tell what this sets; write the names out",
+        "it is unknown which variables this expression sets; list each variable",
         id="variables as an expression",
     ),
     pytest.param(
@@ -280,7 +282,7 @@ DEFECTS = [
         "BASE: ${{ github.event.pull_request.base.sha || github.event.merge_group.base_sha }}",
         "BASE: HEAD~1",
         0,
-        "BASE has another value than in pyproject.toml; write ${{ github.event",
+        "BASE differs from its value in pyproject.toml; write ${{ github.event",
         id="another base to compare with",
     ),
     pytest.param(
@@ -288,7 +290,7 @@ DEFECTS = [
         'CHECK_INPUTS: "1"',
         'CHECK_INPUTS: "0"',
         0,
-        "CHECK_INPUTS has another value than in pyproject.toml; write 1",
+        "CHECK_INPUTS differs from its value in pyproject.toml; write 1",
         id="declared inputs that are not checked",
     ),
     pytest.param(
@@ -296,7 +298,7 @@ DEFECTS = [
         "          fetch-depth: 0",
         "          ref: main\n          fetch-depth: 0",
         0,
-        "ref: brings in something else than what is judged; leave it out",
+        "ref: can fetch something other than what this run checks; remove it",
         id="another commit than the pull request's",
     ),
     pytest.param(
@@ -304,7 +306,7 @@ DEFECTS = [
         "          path: results",
         "          run-id: 1\n          path: results",
         0,
-        "run-id: brings in something else than what is judged; leave it out",
+        "run-id: can fetch something other than what this run checks; remove it",
         id="results of another run",
     ),
     pytest.param(
@@ -312,7 +314,7 @@ DEFECTS = [
         "runs-on: ${{ matrix.labels }}",
         "runs-on: windows-2025",
         0,
-        "job session is not what was planned; write runs-on: ${{ matrix.labels }}",
+        "job session must take runs-on from the plan; write runs-on: ${{ matrix.labels }}",
         id="another machine than the planned one",
     ),
     pytest.param(
@@ -320,7 +322,7 @@ DEFECTS = [
         "timeout-minutes: ${{ matrix.timeout_minutes }}",
         "timeout-minutes: 360",
         0,
-        "job session is not what was planned; write timeout-minutes: ${{ matrix.timeout_minutes }}",
+        "job session must take timeout-minutes from the plan; write timeout-minutes: ${{ matrix.",
         id="another time-out than the planned one",
     ),
     pytest.param(
@@ -328,7 +330,7 @@ DEFECTS = [
         "  steps:\n",
         "  steps:\n    - run: pip install uv\n      shell: bash\n",
         1,
-        "may run just this, so that Nox is the lock's: 'uv venv",
+        "must run exactly this script, so that Nox comes from the lock: 'uv venv",
         id="a stray run in our action",
     ),
     pytest.param(
@@ -336,7 +338,7 @@ DEFECTS = [
         f"{CHECKOUT} # v7.0.1",
         CHECKOUT,
         0,
-        "actions/checkout does not say its version; add it behind the commit: # v1.2.3",
+        "actions/checkout lacks its version; add it as a comment after the commit: # v1.2.3",
         id="a commit without its version",
     ),
     pytest.param(
@@ -344,15 +346,15 @@ DEFECTS = [
         f"{CHECKOUT} # v7.0.1",
         f"{CHECKOUT} # newest",
         0,
-        "actions/checkout does not say its version;",
-        id="a comment that is no version",
+        "actions/checkout lacks its version;",
+        id="a comment that is not a version",
     ),
     pytest.param(
         PR,
         "$/.github/actions/setup",
         "docker://alpine:3",
         0,
-        "docker://alpine:3 is not allowed; if you have read what it does, add it to "
+        "docker://alpine:3 is not allowed; once you have reviewed it, add it to "
         '[tool.tasks.workflows] in pyproject.toml: actions = [..., "docker://alpine:3"]',
         id="an image as a step",
     ),
@@ -362,7 +364,7 @@ DEFECTS = [
         "example/run-anything@3d3c42e5aac5ba805825da76410c181273ba90b1 # v1.0.0",
         0,
         "example/run-anything is not allowed;",
-        id="an action that nobody looked at",
+        id="an action that nobody has reviewed",
     ),
     pytest.param(
         PR,
@@ -377,7 +379,7 @@ DEFECTS = [
         "using: composite",
         "using: node24",
         0,
-        "is a program, and none of its steps is checked; write using: composite",
+        "only the steps of composite actions can be checked; write using: composite",
         id="an action of our own that is a program",
     ),
     pytest.param(
@@ -385,15 +387,15 @@ DEFECTS = [
         PLANNED_IMAGE,
         "${{ matrix.image }}",
         0,
-        f"job contained is not in the planned image; write container: {PLANNED_IMAGE}",
-        id="a container as the plan says",
+        f"job contained does not use the planned image; write container: {PLANNED_IMAGE}",
+        id="a container named by the plan",
     ),
     pytest.param(
         PR,
         f"container: {PLANNED_IMAGE}",
         f"container:\n      image: {PLANNED_IMAGE}",
         0,
-        "job contained is not in the planned image;",
+        "job contained does not use the planned image;",
         id="the planned image with more than its name",
     ),
     pytest.param(
@@ -401,7 +403,7 @@ DEFECTS = [
         f"    container: {PLANNED_IMAGE}\n",
         "",
         -8,
-        "job contained is not in the planned image;",
+        "job contained does not use the planned image;",
         id="no image for what is planned for it",
     ),
     pytest.param(
@@ -409,31 +411,31 @@ DEFECTS = [
         "permissions: {}",
         "permissions: read-all",
         0,
-        "the workflow's jobs share rights; write permissions: {} at the top",
-        id="rights for all jobs",
+        "all jobs of the workflow share permissions; write permissions: {} at the top",
+        id="permissions for all jobs",
     ),
     pytest.param(
         PR,
         "    permissions:\n      contents: read # to check out\n",
         "",
         -4,
-        "job plan does not list its rights; add permissions: with contents: read",
-        id="a job that does not say its rights",
+        "job plan does not list its permissions; add permissions: contents: read",
+        id="a job that does not list its permissions",
     ),
     pytest.param(
         PR,
         "    permissions:\n      contents: read # to check out\n",
         "    permissions: write-all\n",
         0,
-        "job plan does not list its rights;",
-        id="a job with all rights",
+        "job plan does not list its permissions;",
+        id="a job with all permissions",
     ),
     pytest.param(
         PR,
         "    permissions:\n      contents: read",
         "    permissions:\n      contents: write",
         0,
-        "job plan may write, and pull requests run it; leave it at read",
+        "job plan has a write permission and runs on pull requests; allow only read",
         id="a pull request that may write",
     ),
     pytest.param(
@@ -441,31 +443,31 @@ DEFECTS = [
         f"  cancel-in-progress: {ENDS_OLD_RUNS}\n",
         "",
         -3,
-        "runs pile up; add concurrency: with group: and cancel-in-progress:",
-        id="no word on outdated runs",
+        "outdated runs continue; add concurrency: with group: and cancel-in-progress:",
+        id="outdated runs are not mentioned",
     ),
     pytest.param(
         PR,
         ENDS_OLD_RUNS,
         "false",
         0,
-        "only a push or another base may end the old run; write ${{ github.event.action == ",
-        id="outdated runs go on",
+        "only a push or a new base may cancel the old run; write ${{ github.event.action == ",
+        id="outdated runs continue",
     ),
     pytest.param(
         PR,
         ENDS_OLD_RUNS,
         "${{ github.event_name == 'pull_request' }}",
         0,
-        "only a push or another base may end the old run;",
-        id="a label ends the running checks",
+        "only a push or a new base may cancel the old run;",
+        id="a label cancels the running checks",
     ),
     pytest.param(
         RELEASE,
         "cancel-in-progress: false",
         "cancel-in-progress: true",
         0,
-        "only a push or another base may end the old run; write false",
+        "only a push or a new base may cancel the old run; write false",
         id="half a release",
     ),
     pytest.param(
@@ -473,15 +475,15 @@ DEFECTS = [
         "group: ${{ github.workflow }}-${{ github.event.pull_request.number || github.ref }}",
         "group: all",
         0,
-        "runs of other refs, or of none, are in one line; write group: ${{ github.workflow }}-",
-        id="a pull request that ends another's run",
+        "runs must be grouped by pull request or ref; write group: ${{ github.workflow }}-",
+        id="a pull request that cancels another's run",
     ),
     pytest.param(
         PR,
         "    timeout-minutes: 5\n",
         "",
         -3,
-        "job plan may hang for six hours; add timeout-minutes:",
+        "job plan could hang for six hours; add timeout-minutes:",
         id="no time-out",
     ),
     pytest.param(
@@ -489,7 +491,7 @@ DEFECTS = [
         f"    if: always() && {GUARD}",
         "    if: always()",
         0,
-        "job green runs every night on each fork;",
+        "job green runs every night in every fork;",
         id="the last job on forks",
     ),
     pytest.param(
@@ -498,7 +500,7 @@ DEFECTS = [
         "          MLFLOW_TRACKING_PASSWORD: ${{ secrets.MLFLOW_TRACKING_PASSWORD }}\n"
         "          SESSION:",
         0,
-        "job session reads a secret, which a fork does not have; add if:",
+        "job session reads a secret that forks do not have; add if:",
         id="a secret on forks",
     ),
     pytest.param(
@@ -506,7 +508,7 @@ DEFECTS = [
         "  merge_group:\n",
         "",
         -4,
-        "the merge queue waits for it for ever; add the trigger merge_group:",
+        "the merge queue would wait forever; add the trigger merge_group:",
         id="no merge queue",
     ),
     pytest.param(
@@ -514,15 +516,15 @@ DEFECTS = [
         "  pull_request:\n",
         "  pull_request:\n    paths: [src]\n",
         1,
-        "paths leaves the required check waiting for ever; the plan leaves sessions out",
-        id="a filter of paths",
+        "paths: could leave the required check waiting; remove it, as the plan selects",
+        id="a path filter",
     ),
     pytest.param(
         PR,
         "  pull_request:\n",
         "  pull_request:\n    branches: [dev]\n",
         1,
-        "branches leaves the required check waiting for ever;",
+        "branches: could leave the required check waiting;",
         id="pull requests to another branch only",
     ),
     pytest.param(
@@ -530,7 +532,7 @@ DEFECTS = [
         "  merge_group:\n",
         "  merge_group:\n    branches: [dev]\n",
         1,
-        "branches leaves the required check waiting for ever;",
+        "branches: could leave the required check waiting;",
         id="the merge queue of another branch only",
     ),
     pytest.param(
@@ -539,7 +541,7 @@ DEFECTS = [
         "types: [labeled, edited]",
         0,
         "does not start when opened, synchronize, reopened; write types: [opened, synchronize,",
-        id="no check of what is pushed",
+        id="no check of pushed commits",
     ),
     pytest.param(
         PR,
@@ -555,14 +557,14 @@ DEFECTS = [
         "",
         -2,
         "does not start when opened, synchronize, reopened, labeled, edited;",
-        id="no word on what starts it",
+        id="no event types",
     ),
     pytest.param(
         PR,
         "    timeout-minutes: 5\n",
         "    timeout-minutes: 5\n    continue-on-error: true\n",
         1,
-        "its failure counts as success; leave continue-on-error: out",
+        "a failure would count as success; remove continue-on-error:",
         id="a job that cannot fail",
     ),
     pytest.param(
@@ -570,7 +572,7 @@ DEFECTS = [
         "        env:\n",
         "        continue-on-error: true\n        env:\n",
         0,
-        "its failure counts as success;",
+        "a failure would count as success;",
         id="a step that cannot fail",
     ),
     pytest.param(
@@ -578,15 +580,15 @@ DEFECTS = [
         "fail-fast: false",
         "fail-fast: true",
         0,
-        "job session: one failure hides the others; add fail-fast: false",
-        id="one failure ends the others",
+        "job session: the first failure cancels the other sessions; add fail-fast: false",
+        id="one failure cancels the others",
     ),
     pytest.param(
         PR,
         "matrix: ${{ fromJSON(needs.plan.outputs.matrix) }}",
         "matrix:\n        session: [lint]",
         0,
-        "job session: its matrix is not the plan's; write matrix: ${{ fromJSON(",
+        "job session: the matrix must be an output of the plan; write matrix: ${{ fromJSON(",
         id="a matrix that is typed",
     ),
     pytest.param(
@@ -594,7 +596,7 @@ DEFECTS = [
         "matrix: ${{ fromJSON(needs.plan.outputs.contained) }}",
         "matrix: ${{ fromJSON(needs.plan.outputs.matrix) }}",
         0,
-        "job contained: its matrix is not the plan's; write matrix: ${{ fromJSON(",
+        "job contained: the matrix must be an output of the plan; write matrix: ${{ fromJSON(",
         id="the other job's matrix",
     ),
     pytest.param(
@@ -602,15 +604,15 @@ DEFECTS = [
         "needs: [plan, session, contained]",
         "needs: [session, contained]",
         0,
-        "green does not see plan; add to its needs:",
-        id="a job that green does not see",
+        "green does not depend on plan; add to its needs:",
+        id="a job that green does not depend on",
     ),
     pytest.param(
         PR,
         "needs: [plan, session, contained]\n    if: always()\n",
         "needs: [plan, session, contained]\n",
         -2,
-        "green is skipped when a job fails, or sooner; write if: always()",
+        "green could be skipped, for example when a job fails; write if: always()",
         id="a last job that is skipped",
     ),
     pytest.param(
@@ -618,7 +620,7 @@ DEFECTS = [
         "    if: always()\n    runs",
         "    if: always() || false\n    runs",
         0,
-        "green is skipped when a job fails, or sooner;",
+        "green could be skipped, for example when a job fails;",
         id="a last job that nearly always runs",
     ),
     pytest.param(
@@ -626,7 +628,7 @@ DEFECTS = [
         "    if: always()\n    runs",
         f"    if: always() && {GUARD}\n    runs",
         0,
-        "green is skipped when a job fails, or sooner;",
+        "green could be skipped, for example when a job fails;",
         id="a last job that a fork's pull request does not have",
     ),
     pytest.param(
@@ -634,7 +636,7 @@ DEFECTS = [
         f"    if: always() && {GUARD}",
         f"    if: always() && {GUARD} && github.ref_type == 'tag'",
         0,
-        "green is skipped when a job fails, or sooner; write if: always() or if: always() && ",
+        "green could be skipped, for example when a job fails; write if: always() or if: always()",
         id="a last job with one more condition",
     ),
     pytest.param(
@@ -642,40 +644,40 @@ DEFECTS = [
         "          NEEDS: ${{ toJSON(needs) }}",
         "          NEEDS: '{}'",
         0,
-        "NEEDS has another value than in pyproject.toml;",
-        id="a last job that is told nothing",
+        "NEEDS differs from its value in pyproject.toml;",
+        id="a last job that does not get the results",
     ),
     pytest.param(
         PR,
         "    name: green",
         "    name: all",
         0,
-        "pull requests wait for a check named green; write name: green",
-        id="a required check of another name",
+        "pull requests require a check named green; write name: green",
+        id="a required check with another name",
     ),
     pytest.param(
         NIGHTLY,
         "name: image",
         "name: green",
         0,
-        "job image would stand for the check green; give it another name:",
-        id="another job of the required check's name",
+        "job image would report as the check green; give it another name:",
+        id="another job with the required check's name",
     ),
     pytest.param(
         NIGHTLY,
         "    name: green (nightly)",
         "    name: green",
         0,
-        "started by hand on a branch, it would stand for a pull request's check green; give it",
-        id="a second check of the required one's name",
+        "a manual run on a branch would report as a pull request's check green; give it",
+        id="a second check with the required check's name",
     ),
     pytest.param(
         PR,
         f"          PLAN_FROM_FORK: {KNOWN.variables['PLAN_FROM_FORK']}\n",
         "",
         -3,
-        "does not know a fork's pull request, which must not run on a self-hosted machine;",
-        id="a plan for a fork as for anybody",
+        "cannot keep a fork's pull request off self-hosted machines;",
+        id="a plan that ignores whether a fork asks",
     ),
     pytest.param(
         PR,
@@ -684,19 +686,21 @@ DEFECTS = [
         "",
         -2,
         "BASE is not set in this step; add env: BASE:",
-        id="a variable that is not there",
+        id="a variable that is not set",
     ),
     pytest.param(
         PR,
         "          path: results",
         "          path: elsewhere",
         1,
-        "does not see what the sessions left; before it, download the artifacts to path: results",
-        id="a last job that does not see what was left",
+        "does not have the sessions' artifacts; download them to path: results in an earlier step",
+        id="a last job without the sessions' artifacts",
     ),
-    pytest.param(PR, "jobs:", "jobs: [", 2, "is no YAML (", id="no YAML"),
-    pytest.param(PR, "name: pr", "name: p\0r", -1, "is no YAML (", id="a character of no YAML"),
-    pytest.param(PR, "name: pr\n", "name: pr\nname: pr\n", 1, "is no YAML (", id="a key twice"),
+    pytest.param(PR, "jobs:", "jobs: [", 2, "is not valid YAML (", id="invalid YAML"),
+    pytest.param(PR, "name: pr", "name: p\0r", -1, "is not valid YAML (", id="a null character"),
+    pytest.param(
+        PR, "name: pr\n", "name: pr\nname: pr\n", 1, "is not valid YAML (", id="a key twice"
+    ),
 ]
 
 
@@ -708,14 +712,14 @@ def test_a_planted_defect_is_one_finding_with_its_line(  # noqa: PLR0913, PLR091
         if other not in {root / ".github" / file, root / ".github" / PR}:
             other.unlink()
     line = plant(file, old, new)
-    # That it was planted in only one of two jobs is a finding of its own, with a test of its own.
-    (found,) = (each for each in found_in(root) if "does something else than" not in each)
+    # A defect in only one of two equal jobs is another finding, which has another test.
+    (found,) = (each for each in found_in(root) if DIFFERS not in each)
     assert found.startswith(f".github/{file}:{line + offset}: {finding}")
 
 
-def test_cron_on_forks_is_found_in_each_job_that_then_runs(root: Path, plant: Plant) -> None:
+def test_a_schedule_on_forks_is_found_in_each_unguarded_job(root: Path, plant: Plant) -> None:
     plant(NIGHTLY, f"          RUNS_HERE: {KNOWN.variables['RUNS_HERE']}\n", "")
-    advice = f"runs every night on each fork; add if: {GUARD}"
+    advice = f"runs every night in every fork; add if: {GUARD}"
     found = [finding.split(": ", 1)[1] for finding in found_in(root)]
     assert found == [f"job {name} {advice}" for name in ("plan", "session", "contained")]
 
@@ -729,10 +733,10 @@ def test_cron_on_forks_is_found_in_each_job_that_then_runs(root: Path, plant: Pl
         pytest.param(f"true && !(true && {GUARD} && true)", id="negated"),
     ],
 )
-def test_what_only_looks_like_a_guard_is_none(root: Path, condition: str) -> None:
+def test_a_condition_that_only_resembles_the_guard_is_not_one(root: Path, condition: str) -> None:
     file = root / ".github" / NIGHTLY
     file.write_text(file.read_text().replace(f"    if: {GUARD}", f"    if: {condition}"))
-    advice = f"runs every night on each fork; add if: {GUARD}"
+    advice = f"runs every night in every fork; add if: {GUARD}"
     found = [finding.split(": ", 1)[1] for finding in found_in(root)]
     assert found.pop(0).startswith("job image lacks its safeguard if;")
     assert found == [f"job image {advice}"]
@@ -741,62 +745,62 @@ def test_what_only_looks_like_a_guard_is_none(root: Path, condition: str) -> Non
 @pytest.mark.parametrize(
     "condition", ["${{ !cancelled() }}", "always() && true", "false || Failure()"]
 )
-def test_a_job_that_runs_though_the_guarded_one_did_not_has_no_guard(
+def test_a_job_that_runs_after_a_skipped_guarded_job_is_not_guarded(
     root: Path, plant: Plant, condition: str
 ) -> None:
     plant(NIGHTLY, "fromJSON(needs.plan.outputs.matrix).include[0] != null", condition)
     (found,) = found_in(root)
-    assert "job session runs every night on each fork;" in found
+    assert "job session runs every night in every fork;" in found
 
 
-def test_jobs_that_need_each_other_have_no_guard(root: Path, plant: Plant) -> None:
-    plant(NIGHTLY, "needs: plan\n    # A matrix", "needs: session\n    # A matrix")
-    assert any("job session runs every night on each fork;" in each for each in found_in(root))
+def test_jobs_that_need_each_other_are_not_guarded(root: Path, plant: Plant) -> None:
+    plant(NIGHTLY, "needs: plan\n    # GitHub", "needs: session\n    # GitHub")
+    assert any("job session runs every night in every fork;" in each for each in found_in(root))
 
 
 @pytest.mark.parametrize("name", [".github/zizmor.yml", ".github/actionlint.yaml"])
-def test_a_file_that_excuses_findings_is_found(root: Path, name: str) -> None:
+def test_a_file_that_can_hide_findings_is_found(root: Path, name: str) -> None:
     (root / name).write_text("rules: {}\n")
-    advice = "a tool can pass over findings for this; take it away and mend what it then says"
+    advice = "this file can hide findings; delete it and fix what the tool then reports"
     assert found_in(root) == [f"{name}:1: {advice}"]
 
 
 def test_a_file_that_is_not_utf_8_is_found(root: Path) -> None:
     (root / ".github" / "workflows" / "latin.yml").write_bytes(b"name: \xe9\n")
     (found,) = found_in(root)
-    assert found.startswith(".github/workflows/latin.yml:1: is no YAML (")
+    assert found.startswith(".github/workflows/latin.yml:1: is not valid YAML (")
 
 
 def test_a_plan_for_the_image_without_the_job_that_runs_it_is_found(root: Path) -> None:
     file = root / ".github" / PR
     text = file.read_text()
     text = text.replace("      contained: ${{ steps.plan.outputs.contained }}\n", "")
-    start = text.index("  # The same for the sessions that can run in the image")
+    start = text.index("  # The same for sessions that can run in the image")
     file.write_text(text[:start] + text[text.index("  green:\n") :].replace(", contained]", "]"))
     (found,) = found_in(root)
-    advice = "what it plans for the image runs nowhere; add the job contained, as in pr.yml"
+    advice = "no job runs the sessions planned for the image; add contained, as in pr.yml"
     assert found.endswith(advice)
 
 
-def test_a_job_in_the_image_that_does_something_else_is_found(root: Path) -> None:
+def test_a_job_in_the_image_with_other_steps_is_found(root: Path) -> None:
     file = root / ".github" / PR
     before, contained, after = file.read_text().partition("  contained:\n")
     file.write_text(before + contained + after.replace("fetch-depth: 0", "fetch-depth: 1", 1))
     (found,) = found_in(root)
-    assert found.endswith("job contained does something else than session; give it the same steps")
+    assert found.endswith(f"{DIFFERS} session; give both the same steps")
 
 
-def test_a_job_in_the_image_that_has_other_rights_is_found(root: Path) -> None:
+def test_a_job_in_the_image_with_other_permissions_is_found(root: Path) -> None:
     file = root / ".github" / PR
     before, contained, after = file.read_text().partition("  contained:\n")
-    rights = "      contents: read # to check out\n"
-    more = f"{rights}      packages: read # more\n"
-    file.write_text(before + contained + after.replace(rights, more, 1))
+    permissions = "      contents: read # to check out\n"
+    more = f"{permissions}      packages: read # more\n"
+    file.write_text(before + contained + after.replace(permissions, more, 1))
     (found,) = found_in(root)
-    assert found.endswith("does something else than session; give it the same permissions")
+    assert found.endswith(f"{DIFFERS} session; give both the same permissions")
 
 
-def test_a_last_job_that_does_not_ask_is_found(root: Path, plant: Plant) -> None:
+def test_a_last_job_that_does_not_run_green_is_found(root: Path, plant: Plant) -> None:
     plant(PR, "run: nox -s green", "run: nox -s lint")
     (found,) = found_in(root)
     assert "run: nox -s green with env: NEEDS: ${{ toJSON(needs) }} is missing" in found
@@ -806,14 +810,15 @@ def test_a_workflow_without_the_last_job_is_found(root: Path) -> None:
     file = root / ".github" / PR
     file.write_text(file.read_text().partition("  green:\n")[0])
     (found,) = found_in(root)
-    assert "no job green, so nothing sees a skipped job" in found
+    assert "no job green, so a skipped job goes unnoticed" in found
 
 
-def test_pull_requests_that_another_workflow_judges_are_found(root: Path) -> None:
+def test_a_second_workflow_for_pull_requests_is_found(root: Path) -> None:
     (root / ".github" / PR).rename(root / ".github" / "workflows" / "data.yml")
     found = [finding.split(": ", 1)[1] for finding in found_in(root)]
-    assert found[0] == "pull requests are judged by pr.yml; leave pull_request: out"
-    assert found[1].startswith("does not plan the tier of this file; write plan -- data")
+
+    assert found[0] == "only pr.yml checks pull requests; remove pull_request:"
+    assert found[1].startswith("does not plan this file's tier; write plan -- data")
 
 
 def test_a_workflow_without_a_plan_is_found(root: Path) -> None:
@@ -822,18 +827,18 @@ def test_a_workflow_without_a_plan_is_found(root: Path) -> None:
     alone = rest[rest.index("  green:\n") :].replace("[plan, session, contained]", "[]")
     (root / ".github" / PR).write_text(head + alone)
     (found,) = found_in(root)
-    assert "no job plan, so nothing says what must run; add one, as in pr.yml" in found
+    assert "no job plan, so no session is planned; add one, as in pr.yml" in found
 
 
-def test_no_workflow_at_all_is_found(tmp_path: Path) -> None:
-    assert found_in(tmp_path) == [".github/workflows:1: no workflow; git checkout .github"]
+def test_a_folder_without_workflows_is_found(tmp_path: Path) -> None:
+    advice = "contains no workflow; to restore them, run git checkout .github"
+    assert found_in(tmp_path) == [f".github/workflows:1: {advice}"]
 
 
-def test_a_file_that_is_no_mapping_is_found(root: Path) -> None:
+def test_a_file_that_is_not_a_mapping_is_found(root: Path) -> None:
     (root / ".github" / "workflows" / "list.yaml").write_text("- 1\n")
-    assert found_in(root) == [
-        ".github/workflows/list.yaml:1: is no workflow and no action; see the files beside it"
-    ]
+    (found,) = found_in(root)
+    assert found.startswith(".github/workflows/list.yaml:1: is neither a workflow nor an action;")
 
 
 REUSABLE = "team/shared/.github/workflows/scan.yml"
@@ -857,11 +862,11 @@ def test_a_reusable_workflow_may_be_called_where_it_is_declared(root: Path, plan
     assert workflow_rules.check(root, declared) == []
 
 
-def test_green_sees_a_reusable_workflow_too(root: Path, plant: Plant) -> None:
+def test_green_must_depend_on_a_reusable_workflow_too(root: Path, plant: Plant) -> None:
     plant(PR, "\n  green:\n", CALL)
     declared = replace(KNOWN, reusable=frozenset([REUSABLE]))
     (found,) = workflow_rules.check(root, declared)
-    assert found.text == "green does not see scan; add to its needs:"
+    assert found.text == "green does not depend on scan; add to its needs:"
 
 
 def test_a_secret_may_be_read_where_it_is_declared(root: Path, plant: Plant) -> None:
@@ -881,7 +886,7 @@ PUSHED_TAG = "github.event_name == 'push' && github.ref_type == 'tag'"
 STAGING = 'nox -s "promote($PROJECT)" -- --to staging'
 READ = "      contents: read # to check out\n"
 
-# (file, what is replaced, by what, what each finding says)
+# (file, old text, new text, findings…)
 LOST_SAFEGUARDS = [
     pytest.param(
         RELEASE,
@@ -901,14 +906,14 @@ LOST_SAFEGUARDS = [
         RELEASE,
         "    runs-on: ${{ matrix.labels }}\n",
         "    environment: pypi\n    runs-on: ${{ matrix.labels }}\n",
-        "job session lacks its safeguard environment; leave environment: out",
+        "job session lacks its safeguard environment; remove environment:",
         id="another job in the environment of the upload",
     ),
     pytest.param(
         RELEASE,
         f"        if: {PUSHED_TAG}\n        with",
         "        with",
-        "job publish does not use what it must, in order: actions/download-artifact; "
+        "job publish must use, in order: actions/download-artifact; "
         f"actions/attest if: {PUSHED_TAG}; pypa/gh-action-pypi-publish if: {PUSHED_TAG}",
         id="an attestation without a tag",
     ),
@@ -916,7 +921,7 @@ LOST_SAFEGUARDS = [
         RELEASE,
         f"        if: {PUSHED_TAG}\n\n",
         "        if: github.ref_type == 'tag'\n\n",
-        "job publish does not use what it must, in order:",
+        "job publish must use, in order:",
         id="an upload that is started by hand",
     ),
     pytest.param(
@@ -924,132 +929,132 @@ LOST_SAFEGUARDS = [
         "    needs: [plan, model, notes, package, session, attest, registry]\n",
         "    needs: [plan, package]\n",
         "job publish lacks its safeguard needs; write needs: ['attest', 'model', ",
-        id="an upload of what has not passed",
+        id="an upload before the checks have passed",
     ),
     pytest.param(
         RELEASE,
         f"    if: {GUARD}\n    runs-on: ubuntu-24.04\n    timeout-minutes: 15",
         f"    if: always() && {GUARD}\n    runs-on: ubuntu-24.04\n    timeout-minutes: 15",
         f"job publish lacks its safeguard if; write if: {GUARD}",
-        id="an upload though something failed",
+        id="an upload although a job failed",
     ),
     pytest.param(
         RELEASE,
         READ,
         f"{READ}      id-token: write # more\n",
-        "job plan lacks its safeguard permissions; write only nothing",
+        "job plan lacks its safeguard permissions; allow write access only to nothing",
         id="another job that can publish",
     ),
     pytest.param(
         NIGHTLY,
         "packages: write",
         "actions: write",
-        "job image lacks its safeguard permissions; write only packages",
-        id="another right than the declared one",
+        "job image lacks its safeguard permissions; allow write access only to packages",
+        id="another permission than the declared one",
     ),
     pytest.param(
         RELEASE,
         STAGING,
         STAGING.replace("staging", "production"),
-        f"job registry does not run what it must, in order: {REGISTER}; ",
+        f"job registry must run, in order: {REGISTER}; ",
         id="a model in production that nobody approved",
     ),
     pytest.param(
         RELEASE,
         "      - run: nox -s build\n",
         "      - run: nox -s lock -- --upgrade\n      - run: nox -s build\n",
-        "job package does not run what it must, in order: nox -s build; nox -s publish",
+        "job package must run, in order: nox -s build; nox -s publish",
         id="a lock that is renewed before the build",
     ),
     pytest.param(
         NIGHTLY,
         '      - run: nox -s "$SESSION"\n',
         '      - run: nox -s lock\n      - run: nox -s "$SESSION"\n',
-        'job session does not run what it must, in order: nox -s "$SESSION"',
+        'job session must run, in order: nox -s "$SESSION"',
         id="a lock that is renewed before a session",
     ),
     pytest.param(
         PR,
         "      - id: plan\n",
         "      - run: nox -s lock\n      - id: plan\n",
-        "job plan does not run what it must, in order: nox -s lock",
+        "job plan must run, in order: nox -s lock",
         id="a lock that is renewed before the plan",
     ),
     pytest.param(
         RELEASE,
         "artifact-ids: ${{ needs.package.outputs.dist }}",
         "artifact-ids: 12345",
-        "not what another job has left; write ${{ needs.JOB.outputs.NAME }}",
+        "is not an artifact of this run's jobs; write ${{ needs.JOB.outputs.NAME }}",
         id="files of another run",
     ),
     pytest.param(
         ACTION,
         NOX_FROM_LOCK,
         "",
-        "may run just this, so that Nox is the lock's: 'uv venv",
+        "must run exactly this script, so that Nox comes from the lock: 'uv venv",
         id="no Nox",
     ),
     pytest.param(
         ACTION,
         "--require-hashes --no-build ",
         "",
-        "may run just this, so that Nox is the lock's: 'uv venv",
+        "must run exactly this script, so that Nox comes from the lock: 'uv venv",
         id="Nox without hashes",
     ),
     pytest.param(
         ACTION,
         "  steps:\n",
         "  steps:\n    - run: nox -s lock -- --upgrade\n      shell: bash\n",
-        "an action runs no session; call it in a job",
+        "an action must not run a session; run it in a job",
         id="a lock that is renewed by our action",
     ),
     pytest.param(
         RELEASE,
         "          path: dist/\n          if-no-files-found: error",
         "          path: .\n          if-no-files-found: error",
-        "job package may upload dist/, without hidden files",
+        "job package may upload only dist/, and no hidden files",
         id="an upload of the checkout",
     ),
     pytest.param(
         RELEASE,
         "            outputs/\n",
         "            outputs/\n            ~/\n",
-        "job model may upload artifacts/ and outputs/, without hidden files",
+        "job model may upload only artifacts/ and outputs/, and no hidden files",
         id="an upload of the home folder",
     ),
     pytest.param(
         NIGHTLY,
         "          path: artifacts/\n",
         "          path: artifacts/\n          include-hidden-files: true\n",
-        "job image may upload artifacts/, without hidden files",
+        "job image may upload only artifacts/, and no hidden files",
         id="an upload of hidden files",
     ),
     pytest.param(
         RELEASE,
         "timeout-minutes: 120",
         "timeout-minutes: 4320",
-        "job model may take 4320 minutes; write at most 120",
-        id="a job of three days",
+        "job model has timeout-minutes 4320; write 1 to 120",
+        id="a time-out of three days",
     ),
     pytest.param(
         RELEASE,
         "timeout-minutes: 40",
         "timeout-minutes: 0",
-        "job package may take 0 minutes; write at most 120",
-        id="a job of no time",
+        "job package has timeout-minutes 0; write 1 to 120",
+        id="a time-out of zero",
     ),
     pytest.param(
         RELEASE,
         '    tags: ["v*"]\n',
         '    tags: ["v*"]\n    branches: [main]\n',
-        "not only the tags that a ruleset protects;",
+        "only protected tags may start a push workflow;",
         id="a release of each push",
     ),
     pytest.param(
         RELEASE,
         '    tags: ["v*"]\n',
         '    tags: ["*"]\n',
-        "not only the tags that a ruleset protects;",
+        "only protected tags may start a push workflow;",
         id="a release of tags that anybody may move",
     ),
     pytest.param(
@@ -1063,43 +1068,43 @@ LOST_SAFEGUARDS = [
         RELEASE,
         "      - uses: $/.github/actions/setup\n",
         "      - uses: $/.github/actions/setup\n        with:\n          cache: model\n",
-        "a release takes nothing from a cache; leave it out",
+        "a release must not use a cache; remove cache:",
         id="a release from a cache",
     ),
     pytest.param(
         NIGHTLY,
         "\n  image:\n    name: image",
         "\n  images:\n    name: image",
-        "job image is missing; pyproject.toml says what it has: [tool.tasks.workflows.jobs.",
-        "job images is not declared; if it is needed, add [tool.tasks.workflows.jobs.nightly.",
-        "green does not see images; add to its needs:",
+        "job image is missing; pyproject.toml declares it: [tool.tasks.workflows.jobs.",
+        "job images is not declared; if you need it, add [tool.tasks.workflows.jobs.nightly.",
+        "green does not depend on images; add to its needs:",
         id="a job that nobody declared",
     ),
 ]
 
 
 @pytest.mark.parametrize("row", [pytest.param(each.values, id=each.id) for each in LOST_SAFEGUARDS])
-def test_a_safeguard_that_is_lost_is_found(root: Path, plant: Plant, row: tuple[str, ...]) -> None:
+def test_a_lost_safeguard_is_found(root: Path, plant: Plant, row: tuple[str, ...]) -> None:
     file, old, new, *expected = row
     plant(file, old, new)
-    found = [each for each in found_in(root) if "does something else than" not in each]
+    found = [each for each in found_in(root) if DIFFERS not in each]
     texts = [each.split(": ", 1)[1] for each in found]
     assert len(texts) == len(expected), texts
     assert all(any(text.startswith(each) for text in texts) for each in expected), texts
 
 
-def test_a_reusable_workflow_may_not_write(root: Path, plant: Plant) -> None:
+def test_a_reusable_workflow_must_not_write(root: Path, plant: Plant) -> None:
     plant(RELEASE, "\n  green:\n", CALL.replace("contents: read", "contents: write"))
     plant(RELEASE, "registry, publish]", "registry, publish, scan]")
     declared = replace(KNOWN, reusable=frozenset([REUSABLE]))
     (found,) = workflow_rules.check(root, declared)
-    assert found.text.startswith("job scan may write, and its steps are not read here;")
+    assert found.text.startswith("job scan has a write permission, but its steps are not checked")
 
 
 SESSIONS = [f"--sessions={','.join(CATALOGUE)}", f"--tiers={','.join(TIERS)}"]
 
 
-def test_the_rules_as_a_command_print_the_findings_and_exit_1(
+def test_the_command_prints_the_findings_and_exits_with_1(
     root: Path, plant: Plant, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(ROOT / "pyproject.toml", root)
@@ -1118,7 +1123,7 @@ def test_the_rules_as_a_command_print_the_findings_and_exit_1(
         pytest.param('RESULTS = "results"', "RESULTS = 1", "variables.RESULTS: ", id="no_text"),
     ],
 )
-def test_a_mistake_in_the_settings_is_one_line_and_exit_2(
+def test_invalid_settings_exit_with_2_and_a_line_for_the_mistake(
     old: str, new: str, message: str, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
@@ -1131,7 +1136,7 @@ def test_a_mistake_in_the_settings_is_one_line_and_exit_2(
     )
 
 
-# Defects that have no rule, as a tool finds them: (file, what is replaced, by what, tool, finding)
+# Defects without a rule, found by a tool: (file, old text, new text, tool, finding)
 FOUND_BY_TOOLS = [
     (PR, f"{CHECKOUT} # v7.0.1", "actions/checkout@v7", "zizmor", "unpinned-uses"),
     (PR, CHECKOUT, "actions/checkout@3d3c42e", "zizmor", "unpinned-uses"),
@@ -1204,7 +1209,9 @@ FOUND_BY_TOOLS = [
         ("actionlint", workflows.ACTIONLINT),
     ],
 )
-def test_a_tool_finds_what_has_no_rule(tool: str, options: Sequence[str], root: Path) -> None:
+def test_a_tool_finds_each_defect_that_has_no_rule(
+    tool: str, options: Sequence[str], root: Path
+) -> None:
     """Each defect is planted in a copy of its file, and the tool runs once over all copies."""
     planted: dict[str, str] = {}
     for number, (name, old, new, finder, finding) in enumerate(FOUND_BY_TOOLS):
@@ -1215,7 +1222,7 @@ def test_a_tool_finds_what_has_no_rule(tool: str, options: Sequence[str], root: 
             (root / ".github" / copy).parent.mkdir(exist_ok=True)
             (root / ".github" / copy).write_text(text.replace(old, new, 1))
             planted[copy] = finding
-    git("init", "--quiet", cwd=root)  # by which actionlint knows the project
+    git("init", "--quiet", cwd=root)  # actionlint looks for a repository
     tools = environment.prepare(environment.of_tools(environment.default_python())) / "bin"
     ran = subprocess.run(
         [tools / tool, *options], cwd=root, capture_output=True, text=True, check=False
@@ -1242,11 +1249,11 @@ def test_the_sessions_that_workflows_call_are_in_the_catalogue() -> None:
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
 def test_the_lines_of_a_workflow_run_here(workflow: str, tmp_path: Path) -> None:
-    """Its plan, as the runner would run it, and then its last job on the plan's outcome."""
+    """Runs the plan as the runner would, and then the last job on its outcome."""
     text = text_of(f"workflows/{workflow}")
     (plan,) = re.findall(r"run: nox (-s plan .*)", text)
     output = tmp_path / "output"
-    # Without a commit to compare with, as where a workflow is started by hand.
+    # A manually started workflow has no commit to compare with.
     plan = plan.replace('"$BASE"', "''")
     ran = nox(*shlex.split(plan), GITHUB_OUTPUT=str(output), CI="true", PLAN_LABELS="")
     assert ran.returncode == 0, ran.stderr
@@ -1282,11 +1289,11 @@ def test_commits_has_the_history_it_needs(name: str) -> None:
     assert "fetch-depth: 0" in session
 
 
-def test_every_night_the_declared_inputs_are_checked() -> None:
+def test_declared_inputs_are_checked_every_night() -> None:
     assert 'CHECK_INPUTS: "1"' in text_of(NIGHTLY)
 
 
-def test_the_names_that_green_and_the_rules_agree_on() -> None:
+def test_the_shared_job_names_are_sessions() -> None:
     assert {job_names.PLAN, job_names.GREEN} <= set(CATALOGUE)
 
 
@@ -1304,7 +1311,7 @@ def test_no_comment_excuses_what_zizmor_finds(checkout: Path) -> None:
     assert "dangerous-triggers" in ran.stdout + ran.stderr
 
 
-def test_the_session_finds_a_ruleset_that_requires_what_is_no_job(checkout: Path) -> None:
+def test_the_session_finds_a_ruleset_that_requires_an_unknown_job(checkout: Path) -> None:
     ruleset = checkout / ".github" / "rulesets" / "main.json"
     ruleset.write_text(ruleset.read_text().replace('"context": "green"', '"context": "blue"'))
     ran = nox("-s", "workflows", cwd=checkout)
@@ -1312,13 +1319,13 @@ def test_the_session_finds_a_ruleset_that_requires_what_is_no_job(checkout: Path
     assert re.search(r"main\.json:\d+: requires the check 'blue', which no job", ran.stdout)
 
 
-def test_a_release_takes_nothing_from_a_cache() -> None:
+def test_a_release_uses_no_cache_and_no_image() -> None:
     text = text_of(RELEASE)
     assert "cache:" not in text
     assert not re.findall("container:|PLAN_IMAGE", text)
 
 
-def test_the_uv_of_ci_is_one_that_pyproject_admits() -> None:
+def test_the_uv_version_of_ci_satisfies_pyproject() -> None:
     action = text_of(ACTION)
     (version,) = re.findall(r"^\s*version: (\d+)\.(\d+)\.(\d+)$", action, re.MULTILINE)
     oldest = uv.required_version().split(".")

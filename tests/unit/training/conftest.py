@@ -1,4 +1,4 @@
-"""A workplace in which everything is real but small: the toy project, and 60 made-up images."""
+"""Real but small fixtures: the toy project and 60 made-up images."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tests.prepared import write_prepared
-from tests.torch_state import global_state_kept
+from tests.torch_state import preserve_global_state
 from training import config as configs
 from training import runs
 
@@ -53,13 +53,13 @@ train:
 
 @pytest.fixture(autouse=True)
 def _global_state() -> Iterator[None]:
-    with global_state_kept():
+    with preserve_global_state():
         yield
 
 
 @pytest.fixture(autouse=True)
-def _processes_find_the_toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `python -m toy.train` work in a process that a test starts."""
+def _toy_is_importable_in_subprocesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test run `python -m toy.train` in a subprocess."""
     folder = Path(toy.__file__).parent.parent
     monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
 
@@ -104,7 +104,7 @@ def config(config_file: Path) -> RunConfig:
 
 
 @pytest.fixture
-def asked(config: RunConfig, tmp_path: Path) -> runs.Request[RunConfig]:
+def run_request(config: RunConfig, tmp_path: Path) -> runs.Request[RunConfig]:
     return runs.Request(project=PROJECT, config=config, outputs=tmp_path / "outputs", run_id="run")
 
 
@@ -120,7 +120,7 @@ def held_out_examples(data_file: Path) -> Examples:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, table: pa.Table) -> Path:
-    """The folder of a run that is trained once; copy what you change."""
+    """The folder of a run that all tests share; copy a file before changing it."""
     place = tmp_path_factory.mktemp("trained")
     write_prepared(table, place / "data" / "bars.parquet")
     file = place / "tiny.yaml"
@@ -131,7 +131,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, table: pa.Table) -> Path:
         outputs=place / "outputs",
         run_id="run",
     )
-    with global_state_kept():
+    with preserve_global_state():
         return runs.train(request).parent
 
 

@@ -60,7 +60,7 @@ def test_load_reads_every_section(config_file: Path, data_file: Path) -> None:
     }
 
 
-def test_set_changes_one_key(config_file: Path) -> None:
+def test_override_changes_one_key(config_file: Path) -> None:
     before, after = (
         configs.load(RunConfig, config_file),
         configs.load(RunConfig, config_file, ["train.epochs=7"]),
@@ -71,7 +71,7 @@ def test_set_changes_one_key(config_file: Path) -> None:
     )
 
 
-def test_last_set_of_a_key_wins(config_file: Path) -> None:
+def test_last_override_of_a_key_wins(config_file: Path) -> None:
     assert configs.load(RunConfig, config_file, ["seed=1", "seed=2"]).seed == 2
 
 
@@ -83,7 +83,7 @@ def test_last_set_of_a_key_wins(config_file: Path) -> None:
         pytest.param("0.25", 0.25, id="decimal"),
     ],
 )
-def test_set_reads_numbers_as_people_write_them(config_file: Path, text: str, lr: float) -> None:
+def test_override_accepts_common_number_formats(config_file: Path, text: str, lr: float) -> None:
     assert configs.load(RunConfig, config_file, [f"train.lr={text}"]).train.lr == lr
 
 
@@ -108,7 +108,9 @@ def test_configuration_is_read_only(config: RunConfig) -> None:
         pytest.param("model.width=65537", "model.width: must be <= 65536, got 65537", id="width"),
         pytest.param("model.depth=1025", "model.depth: must be <= 1024, got 1025", id="depth"),
         pytest.param(
-            "data=null", "data: must be a section with keys of its own, got None", id="no_section"
+            "data=null",
+            "data: must be a section with keys, got None",
+            id="null_for_a_section",
         ),
         pytest.param("data.workers=-1", "data.workers: must be >= 0, got -1", id="workers"),
         pytest.param(
@@ -136,17 +138,19 @@ def test_configuration_is_read_only(config: RunConfig) -> None:
         ),
         pytest.param(
             "xyz=1",
-            "xyz: unknown key; known are seed, tracking, data, train, model",
+            "xyz: unknown key; known keys: seed, tracking, data, train, model",
             id="unlike_any_key",
         ),
         pytest.param(
             "foo.bar=1",
-            "foo: unknown key; known are seed, tracking, data, train, model",
+            "foo: unknown key; known keys: seed, tracking, data, train, model",
             id="new_section",
         ),
     ],
 )
-def test_error_of_an_override_names_it(config_file: Path, override: str, explanation: str) -> None:
+def test_error_in_an_override_names_the_key(
+    config_file: Path, override: str, explanation: str
+) -> None:
     assert error_of(config_file, override) == f"--set: {explanation}"
 
 
@@ -156,20 +160,20 @@ def test_error_of_an_override_names_it(config_file: Path, override: str, explana
         pytest.param("train.lr=.nan", id="nan"),
         pytest.param("train.lr=nan", id="nan_as_word"),
         pytest.param("train.lr=.inf", id="infinity"),
-        pytest.param("train.lr=", id="nothing"),
+        pytest.param("train.lr=", id="empty_value"),
         pytest.param("train.epochs=3.5", id="half_an_epoch"),
-        pytest.param("train.epochs=true", id="yes_is_no_number"),
+        pytest.param("train.epochs=true", id="boolean_for_a_number"),
         pytest.param("train.epochs='3'", id="quoted_number"),
         pytest.param("data=null", id="section_emptied"),
         pytest.param("seed=4294967296", id="seed_beyond_32_bits"),
         pytest.param("data.cache_dir=''", id="empty_folder"),
         pytest.param("data.source=''", id="no_source"),
         pytest.param("data.workers=1.5", id="one_and_a_half_workers"),
-        pytest.param("train.compile=1", id="one_is_no_yes"),
-        pytest.param("train.deterministic='true'", id="quoted_yes"),
+        pytest.param("train.compile=1", id="number_for_a_boolean"),
+        pytest.param("train.deterministic='true'", id="quoted_boolean"),
     ],
 )
-def test_value_of_another_kind_is_refused(config_file: Path, override: str) -> None:
+def test_value_of_the_wrong_type_is_refused(config_file: Path, override: str) -> None:
     key = override.partition("=")[0]
     assert error_of(config_file, override).startswith(f"--set: {key}: ")
 
@@ -184,7 +188,7 @@ def test_value_of_another_kind_is_refused(config_file: Path, override: str) -> N
         pytest.param("train.lr.x=1", "lr is a value, not a section", id="below_a_value"),
     ],
 )
-def test_malformed_override_is_quoted_back(
+def test_malformed_override_is_quoted_in_the_error(
     config_file: Path, override: str, explanation: str
 ) -> None:
     error = error_of(config_file, override)
@@ -202,8 +206,8 @@ def test_error_in_a_file_is_not_blamed_on_another_override(config_file: Path) ->
     assert error_of(config_file, "train.epochs=3").startswith(f"{config_file}: train.lr: ")
 
 
-def test_misspelt_key_in_a_file_is_recognised(config_file: Path) -> None:
-    # The key it was meant to be is missing as well; that alone would not show the typo.
+def test_misspelt_key_in_a_file_gets_a_suggestion(config_file: Path) -> None:
+    # The correct key is missing as well, but a missing-key error would not show the typo.
     changed(config_file, "  width: 8", "  widthh: 8")
     assert error_of(config_file) == (
         f"{config_file}: model.widthh: unknown key; did you mean width? (and 1 more)"
@@ -231,8 +235,8 @@ def test_further_errors_are_counted(config_file: Path) -> None:
         pytest.param(b"seed: 2024-13-45", "not valid YAML", id="month_13"),
         pytest.param(b"seed: !!int five", "not valid YAML", id="int_tag_on_a_word"),
         pytest.param(b"seed: !!bool x", "not valid YAML", id="bool_tag_on_a_word"),
-        pytest.param(b"seed: " + b"9" * 5000, "not valid YAML", id="number_beyond_all_bounds"),
-        pytest.param(b"[" * 500, "not valid YAML", id="nested_beyond_all_bounds"),
+        pytest.param(b"seed: " + b"9" * 5000, "not valid YAML", id="number_too_long"),
+        pytest.param(b"[" * 500, "not valid YAML", id="nested_too_deep"),
         pytest.param(b"\xff\xfe\x00", "not valid YAML", id="not_text"),
         pytest.param(b"seed: \xe9", "not valid YAML", id="latin_1"),
         pytest.param(b"", "found nothing", id="empty"),
@@ -241,7 +245,7 @@ def test_further_errors_are_counted(config_file: Path) -> None:
         pytest.param(b"1: 2", "has the keys 1; expected seed, tracking", id="key_is_a_number"),
     ],
 )  # fmt: skip
-def test_file_that_is_no_configuration_is_refused(
+def test_file_that_is_not_a_configuration_is_refused(
     tmp_path: Path, content: bytes, explanation: str
 ) -> None:
     file = tmp_path / "config.yaml"
@@ -258,7 +262,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     )
 
 
-def test_folder_is_no_file(tmp_path: Path) -> None:
+def test_folder_is_not_accepted_as_a_file(tmp_path: Path) -> None:
     assert error_of(tmp_path).startswith(f"{tmp_path}: cannot be read (Is a directory)")
 
 
@@ -277,7 +281,7 @@ def test_every_number_has_a_range() -> None:
 
 
 @pytest.mark.parametrize("tree", [None, [], "seed", 3])
-def test_tree_that_is_no_mapping_is_refused(tree: object) -> None:
+def test_tree_that_is_not_a_mapping_is_refused(tree: object) -> None:
     with pytest.raises(ConfigError, match=r"^checkpoint\.pt: top level: "):
         configs.validate(RunConfig, tree, where="checkpoint.pt")
 
@@ -285,7 +289,7 @@ def test_tree_that_is_no_mapping_is_refused(tree: object) -> None:
 @st.composite
 def run_configs(draw: st.DrawFn) -> RunConfig:
     sizes = st.integers(1, 64)
-    # Among them what YAML has a meaning for.
+    # Includes characters that are special in YAML.
     folders = st.text("aZ07 /._-+:#'\"{}[],&*!|>%@`~\\äλ🦊\n\t", min_size=1)
     return configs.validate(
         RunConfig,
@@ -327,7 +331,7 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
 
 @settings(derandomize=True, deadline=None, max_examples=25)
 @given(config=run_configs())
-def test_dump_is_read_back_the_same(
+def test_dumped_configuration_loads_back_equal(
     config: RunConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     file = tmp_path_factory.mktemp("dumped") / "config.yaml"
@@ -344,9 +348,9 @@ def test_dump_keeps_the_order_of_the_sections(config: RunConfig) -> None:
 @pytest.mark.parametrize(
     "source", ["hf://datasets/org/name/x.parquet", "simplecache::hf://datasets/org/name@main/x"]
 )
-def test_a_source_on_the_hub_names_a_commit(source: str, config_file: Path) -> None:
+def test_a_source_on_the_hub_must_name_a_commit(source: str, config_file: Path) -> None:
     assert error_of(config_file, f"data.source={source}").startswith(
-        "--set: data.source: a branch of the Hub"
+        "--set: data.source: a branch on the Hub"
     )
     pinned = f"data.source=hf://datasets/org/name@{'0a' * 20}/x.parquet"
     assert configs.load(RunConfig, config_file, [pinned]).data.source == pinned.partition("=")[2]

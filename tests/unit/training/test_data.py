@@ -32,7 +32,7 @@ def source_of(source: str, folder: Path) -> TorchDataConfig:
 
 
 def table_of(pixels: np.ndarray[tuple[int, int], np.dtype[np.uint8]], first: int = 0) -> pa.Table:
-    """What a user's file holds: rows named by their number, from `first`."""
+    """Return a table as in a user's file, with ids numbered from `first`."""
     return pa.table(
         {
             "id": [f"row-{first + row}" for row in range(len(pixels))],
@@ -70,7 +70,7 @@ def test_split_of_an_example_is_always_the_same(identifier: str) -> None:
 
 @given(old=st.lists(hashes, unique=True), new=st.lists(hashes, unique=True))
 @settings(derandomize=True, deadline=None)
-def test_adding_examples_moves_none(old: list[str], new: list[str]) -> None:
+def test_adding_examples_moves_none_between_splits(old: list[str], new: list[str]) -> None:
     before = {identifier: data.DATASET.split_of(identifier) for identifier in old}
     after = {identifier: data.DATASET.split_of(identifier) for identifier in new + old}
     assert before.items() <= after.items()
@@ -78,11 +78,11 @@ def test_adding_examples_moves_none(old: list[str], new: list[str]) -> None:
 
 @given(salt=st.integers())
 @settings(derandomize=True, deadline=None, max_examples=8)
-def test_splits_get_the_shares_that_are_asked_for(salt: str) -> None:
+def test_splits_get_their_configured_shares(salt: str) -> None:
     names = (hashlib.sha256(f"{salt}{number}".encode()).hexdigest() for number in range(2000))
     counts = Counter(data.DATASET.split_of(name[:16]) for name in names)
     shares = {split: count / 2000 for split, count in counts.items()}
-    # Five standard errors of a share of 0.7 in 2,000.
+    # Five standard errors of a share of 0.7 among 2,000 examples.
     assert shares == pytest.approx({"train": 0.7, "validation": 0.15, "test": 0.15}, abs=0.051)
 
 
@@ -103,7 +103,7 @@ def test_split_of_worked_examples(identifier: str, split: str) -> None:
     assert data.DATASET.split_of(identifier) == split
 
 
-def test_prepare_writes_every_bundled_example_in_its_split(prepared: Path) -> None:
+def test_prepare_writes_every_bundled_example_with_its_split(prepared: Path) -> None:
     table = pq.read_table(prepared)
     assert prepared.name == "bars.parquet"
     assert table.schema.equals(data.SCHEMA)
@@ -112,13 +112,13 @@ def test_prepare_writes_every_bundled_example_in_its_split(prepared: Path) -> No
     assert table["split"].to_pylist() == [split_of_image(image) for image in images]
 
 
-def test_prepare_leaves_a_file_that_is_there(data_file: Path) -> None:
+def test_prepare_keeps_an_existing_file(data_file: Path) -> None:
     before = data_file.read_bytes()
     assert data.DATASET.prepare(source_of("bars", data_file.parent)) == data_file
     assert data_file.read_bytes() == before
 
 
-def test_manifest_says_what_the_file_holds(prepared: Path) -> None:
+def test_manifest_describes_the_file(prepared: Path) -> None:
     manifest = json.loads(manifest_of(prepared).read_text())
     table = pq.read_table(prepared)
     assert manifest == {
@@ -144,7 +144,7 @@ def test_splits_of_the_bars_share_no_image_and_no_id(prepared: Path) -> None:
     assert len(images) == len(set(images)) == len(set(ids)) == data.BUNDLED_EXAMPLES
 
 
-def test_load_gives_the_examples_of_one_split(data_file: Path) -> None:
+def test_load_returns_the_examples_of_one_split(data_file: Path) -> None:
     examples = data.load(data_file, "validation")
     assert len(examples) == 10
     assert examples.ids.tolist() == [f"{row:016x}" for row in range(30, 40)]
@@ -156,11 +156,11 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
     error = error_of(lambda: data.load(tmp_path / "absent.parquet", "train"))
     assert error == (
         f"{tmp_path / 'absent.manifest.json'}: missing or damaged; "
-        "delete it, and the next run writes it anew"
+        "delete it, and the next run writes it again"
     )
 
 
-def test_prepared_file_that_is_gone_is_named(data_file: Path) -> None:
+def test_missing_prepared_file_is_named(data_file: Path) -> None:
     data_file.unlink()
     error = error_of(lambda: data.load(data_file, "train"))
     assert error == f"{data_file}: cannot be read (No such file or directory)"
@@ -170,13 +170,13 @@ def test_prepared_file_that_is_gone_is_named(data_file: Path) -> None:
     "content",
     [
         pytest.param("", id="empty"),
-        pytest.param('{"sha256": "ab', id="cut_off"),
+        pytest.param('{"sha256": "ab', id="truncated"),
         pytest.param("[]", id="list"),
         pytest.param("{}", id="no_digest"),
-        pytest.param("null", id="nothing"),
+        pytest.param("null", id="null"),
     ],
 )
-def test_manifest_that_is_damaged_is_named(data_file: Path, content: str) -> None:
+def test_damaged_manifest_is_named(data_file: Path, content: str) -> None:
     manifest = manifest_of(data_file)
     manifest.write_text(content)
     error = error_of(lambda: data.load(data_file, "train"))
@@ -186,10 +186,10 @@ def test_manifest_that_is_damaged_is_named(data_file: Path, content: str) -> Non
 def test_manifest_of_other_data_is_refused(data_file: Path) -> None:
     manifest_of(data_file).write_text(json.dumps({"sha256": "0" * 64}))
     error = error_of(lambda: data.load(data_file, "train"))
-    assert error.startswith(f"{data_file}: not the file that its manifest describes; delete both")
+    assert error.startswith(f"{data_file}: does not match the SHA-256 in its manifest; delete both")
 
 
-def test_deleting_both_brings_the_same_data_back(prepared: Path, tmp_path: Path) -> None:
+def test_deleting_data_and_manifest_restores_the_same_data(prepared: Path, tmp_path: Path) -> None:
     config = source_of("bars", tmp_path)
     file = data.DATASET.prepare(config)
     file.write_bytes(b"damaged")
@@ -198,9 +198,7 @@ def test_deleting_both_brings_the_same_data_back(prepared: Path, tmp_path: Path)
     assert data.DATASET.prepare(config).read_bytes() == prepared.read_bytes()
 
 
-def test_file_that_was_split_by_another_rule_is_written_anew(
-    data_file: Path, prepared: Path
-) -> None:
+def test_file_split_with_other_shares_is_rewritten(data_file: Path, prepared: Path) -> None:
     manifest = manifest_of(data_file)
     described = json.loads(manifest.read_text())
     described["shares"] = {"train": 0.8, "validation": 0.1, "test": 0.1}
@@ -210,35 +208,37 @@ def test_file_that_was_split_by_another_rule_is_written_anew(
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"shares": '])
-def test_damaged_manifest_is_left_to_be_told(data_file: Path, content: str) -> None:
+def test_prepare_leaves_a_damaged_manifest_for_load_to_report(
+    data_file: Path, content: str
+) -> None:
     manifest_of(data_file).write_text(content)
     before = data_file.read_bytes()
     data.DATASET.prepare(source_of("bars", data_file.parent))
     assert data_file.read_bytes() == before
 
 
-def test_file_without_its_manifest_is_written_anew(prepared: Path, tmp_path: Path) -> None:
-    # What a process that was killed between the two leaves behind.
+def test_file_without_its_manifest_is_rewritten(prepared: Path, tmp_path: Path) -> None:
+    # A process killed between writing the two leaves this behind.
     (tmp_path / "bars.parquet").write_bytes(b"half")
     assert data.DATASET.prepare(source_of("bars", tmp_path)).read_bytes() == prepared.read_bytes()
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 0.5, 0.999])
-def test_data_that_is_cut_off_is_refused(data_file: Path, share: float) -> None:
+def test_truncated_data_is_refused(data_file: Path, share: float) -> None:
     whole = data_file.read_bytes()
     data_file.write_bytes(whole[: int(share * len(whole))])
     error = error_of(lambda: data.load(data_file, "train"))
-    assert error.startswith(f"{data_file}: not the file that its manifest describes; delete both")
+    assert error.startswith(f"{data_file}: does not match the SHA-256 in its manifest; delete both")
 
 
-def test_damage_inside_the_data_is_noticed(data_file: Path) -> None:
+def test_damage_inside_the_data_is_detected(data_file: Path) -> None:
     # Flipping a bit of a pixel leaves a Parquet file that can be read.
     content = bytearray(data_file.read_bytes())
     for position in range(0, len(content), 499):
         content[position] ^= 1
         data_file.write_bytes(content)
         error = error_of(lambda: data.load(data_file, "train"))
-        assert "not the file that its manifest describes" in error, position
+        assert "does not match the SHA-256 in its manifest" in error, position
         content[position] ^= 1
 
 
@@ -264,11 +264,11 @@ def test_split_without_examples_is_refused(
     others = table.filter(pa.compute.not_equal(table["split"], split))
     file = prepare(others, tmp_path / "few.parquet")
     error = error_of(lambda: data.load(file, split))
-    assert error == f"{file}: has no example in the split {split}"
+    assert error == f"{file}: has no examples in the {split} split"
 
 
 @pytest.mark.parametrize("kind", ["path", "file_uri", "memory_uri"])
-def test_own_parquet_is_taken_from_where_it_is(tmp_path: Path, kind: str) -> None:
+def test_own_parquet_is_read_from_any_location(tmp_path: Path, kind: str) -> None:
     own = tmp_path / "own.parquet"
     pq.write_table(table_of(noise(50)), own)
     with fsspec.open("memory://mine/own.parquet", "wb") as stream:
@@ -285,10 +285,10 @@ def test_own_parquet_is_taken_from_where_it_is(tmp_path: Path, kind: str) -> Non
     assert table.schema.equals(data.SCHEMA)
     assert table.select(["id", "pixels", "label"]).to_pydict() == table_of(noise(50)).to_pydict()
     assert sum(len(data.load(file, split)) for split in SPLITS) == 50
-    assert own.read_bytes()[:4] == b"PAR1", "the user's own file is left alone"
+    assert own.read_bytes()[:4] == b"PAR1", "the user's file was changed"
 
 
-def test_own_parquet_of_another_content_gets_another_file(tmp_path: Path) -> None:
+def test_changed_own_parquet_is_prepared_as_another_file(tmp_path: Path) -> None:
     own = tmp_path / "own.parquet"
     pq.write_table(table_of(noise(50)), own)
     before = data.DATASET.prepare(source_of(str(own), tmp_path / "cache"))
@@ -298,17 +298,17 @@ def test_own_parquet_of_another_content_gets_another_file(tmp_path: Path) -> Non
     assert before.exists()
 
 
-def test_own_columns_beyond_those_needed_are_left_out(tmp_path: Path) -> None:
+def test_unneeded_columns_of_an_own_file_are_dropped(tmp_path: Path) -> None:
     own = tmp_path / "own.parquet"
     table = table_of(noise(50)).append_column("split", pa.array(["test"] * 50))
     pq.write_table(table.append_column("writer", pa.array(["me"] * 50)), own)
     prepared = pq.read_table(data.DATASET.prepare(source_of(str(own), tmp_path / "cache")))
     assert prepared.column_names == data.SCHEMA.names
-    assert set(prepared["split"].to_pylist()) == set(SPLITS), "its own split is not believed"
+    assert set(prepared["split"].to_pylist()) == set(SPLITS), "the user's split column was used"
 
 
 def with_column(name: str, values: pa.Array | None) -> pa.Table:
-    """A user's table in which one column is another, or missing."""
+    """Return a user's table with one column replaced, or removed if `values` is None."""
     table = table_of(noise(4))
     position = table.column_names.index(name)
     return (
@@ -401,27 +401,25 @@ BAD_SOURCES = [
         "pixels must be from 0 to 9, found 10",
         id="pixel_of_10",
     ),
-    pytest.param(table_of(noise(4)).slice(0, 0), "holds no example", id="no_rows"),
+    pytest.param(table_of(noise(4)).slice(0, 0), "has no examples", id="no_rows"),
 ]
 
 
 @pytest.mark.parametrize(("table", "explanation"), BAD_SOURCES)
-def test_own_parquet_that_is_not_as_it_should_be_is_refused(
-    tmp_path: Path, table: pa.Table, explanation: str
-) -> None:
+def test_invalid_own_parquet_is_refused(tmp_path: Path, table: pa.Table, explanation: str) -> None:
     own, cache = tmp_path / "own.parquet", tmp_path / "cache"
     pq.write_table(table, own)
     error = error_of(lambda: data.DATASET.prepare(source_of(str(own), cache)))
-    # Whether a list's values are called item or element depends on who wrote the file, and
-    # whether a list's missing value can be read at all depends on pyarrow.
+    # Writers name a list's values item or element, and only some versions of pyarrow can read a
+    # missing value in a list.
     expected = f"{own}: {explanation}".replace("<element:", "<item:")
     missing = f"{own}: not readable as Parquet (Expected all lists to be of size=16 but"
     assert error.replace("<element:", "<item:") == expected or error.startswith(missing)
     assert not cache.exists()
 
 
-# The types of a column as programs write it: pandas 2 and 3, polars, DuckDB, Spark.
-ALIKE = {
+# Column types as written by pandas 2 and 3, polars, DuckDB and Spark.
+EQUIVALENT_TYPES = {
     "id": [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())],
     "label": [pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint64()],
     "pixels": [
@@ -435,11 +433,11 @@ ALIKE = {
 
 @pytest.mark.parametrize(
     ("column", "kind"),
-    [(column, kind) for column, kinds in ALIKE.items() for kind in kinds],
+    [(column, kind) for column, kinds in EQUIVALENT_TYPES.items() for kind in kinds],
     ids=str,
 )
 @pytest.mark.parametrize("has_arrow_schema", [True, False], ids=["arrow", "parquet_only"])
-def test_own_parquet_may_have_the_types_of_any_program(
+def test_own_parquet_may_have_the_column_types_of_other_programs(
     tmp_path: Path, column: str, kind: pa.DataType, *, has_arrow_schema: bool
 ) -> None:
     table = table_of(noise(40))
@@ -447,11 +445,11 @@ def test_own_parquet_may_have_the_types_of_any_program(
         source_of(str(written(table, tmp_path / "a")), tmp_path / "cache")
     )
     values = pa.array(table[column].to_pylist(), kind)
-    # In another order, with an index and a column of no use, as pandas leaves them.
+    # Reordered, with an index and an unused column, as pandas writes them.
     others = {name: table[name] for name in reversed(table.column_names) if name != column}
     more = {"__index_level_0__": pa.array(range(40)), "weight": pa.array([0.5] * 40)}
-    foreign = pa.table({column: values, **more, **others})
-    own = written(foreign, tmp_path / "b", store_schema=has_arrow_schema)
+    own_table = pa.table({column: values, **more, **others})
+    own = written(own_table, tmp_path / "b", store_schema=has_arrow_schema)
     prepared = data.DATASET.prepare(source_of(str(own), tmp_path / "cache"))
     assert pq.read_table(prepared).equals(pq.read_table(expected))
 
@@ -462,7 +460,7 @@ def written(table: pa.Table, folder: Path, **options: Any) -> Path:
     return folder / "own.parquet"
 
 
-def test_id_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_id_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     own, cache = tmp_path / "own.parquet", tmp_path / "cache"
     offsets, letters = pa.py_buffer(np.arange(5, dtype=np.int32)), pa.py_buffer(b"ab\xffd")
     ids = pa.StringArray.from_buffers(4, offsets, letters)
@@ -472,7 +470,7 @@ def test_id_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert "UTF8" in error
 
 
-def test_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+def test_duplicate_column_is_refused(tmp_path: Path) -> None:
     own, cache = tmp_path / "own.parquet", tmp_path / "cache"
     table = table_of(noise(4))
     twice = pa.Table.from_arrays(
@@ -490,17 +488,17 @@ def test_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         pytest.param(b"PAR1" + b"\0" * 100 + b"PAR1", id="no_footer"),
     ],
 )
-def test_own_file_that_is_no_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_own_file_that_is_not_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
     own, cache = tmp_path / "own.parquet", tmp_path / "cache"
     own.write_bytes(content)
     error = error_of(lambda: data.DATASET.prepare(source_of(str(own), cache)))
     assert error.startswith(f"{own}: not readable as Parquet (")
-    assert "source.parquet" not in error, "the name of a copy says nothing"
+    assert "source.parquet" not in error, "names the temporary copy"
     assert not cache.exists()
 
 
 @pytest.mark.parametrize("source", ["absent.parquet", "nosuch://x", "memory://absent", "digit"])
-def test_source_that_cannot_be_read_is_named(tmp_path: Path, source: str) -> None:
+def test_unreadable_source_is_named(tmp_path: Path, source: str) -> None:
     cache = tmp_path / "cache"
     error = error_of(lambda: data.DATASET.prepare(source_of(source, cache)))
     assert error.startswith(f"data.source: {source}: cannot be read (")
@@ -511,10 +509,10 @@ def test_source_that_cannot_be_read_is_named(tmp_path: Path, source: str) -> Non
 @pytest.mark.parametrize("rows", [1, 2])
 def test_own_file_without_a_training_example_is_refused(tmp_path: Path, rows: int) -> None:
     own = tmp_path / "own.parquet"
-    of_test = [image for image in noise(100) if split_of_image(image) == "test"]
-    pq.write_table(table_of(np.array(of_test[:rows])), own)
+    test_images = [image for image in noise(100) if split_of_image(image) == "test"]
+    pq.write_table(table_of(np.array(test_images[:rows])), own)
     assert error_of(lambda: data.DATASET.prepare(source_of(str(own), tmp_path / "cache"))) == (
-        f"{own}: has no example in the split train"
+        f"{own}: has no examples in the train split"
     )
 
 
@@ -523,14 +521,14 @@ def split_of_image(image: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> str:
 
 
 def splits_in(table: pa.Table) -> dict[str, dict[str, object]]:
-    """Each row of a table by its id, but for its brightness, whose bound may move."""
+    """Map each id to its row without the brightness, whose threshold depends on the other rows."""
     rows: list[dict[str, object]] = data.complete(table, "source").drop(["brightness"]).to_pylist()
     return {str(row["id"]): row for row in rows}
 
 
 @given(rows=st.integers(30, 60), more=st.integers(1, 30), seed=st.integers(0, 2**32))
 @settings(derandomize=True, deadline=None, max_examples=25)
-def test_adding_rows_to_a_file_changes_no_other(rows: int, more: int, seed: int) -> None:
+def test_adding_rows_to_a_file_changes_no_other_row(rows: int, more: int, seed: int) -> None:
     old = table_of(noise(rows, seed))
     new = table_of(noise(more, seed + 1), first=rows)
     before = splits_in(old)
@@ -540,7 +538,7 @@ def test_adding_rows_to_a_file_changes_no_other(rows: int, more: int, seed: int)
 
 @given(rows=st.integers(30, 60), copies=st.lists(st.integers(0, 29)), seed=st.integers(0, 2**32))
 @settings(derandomize=True, deadline=None, max_examples=25)
-def test_equal_images_are_in_one_split_whatever_their_names(
+def test_equal_images_are_in_one_split_even_with_different_ids(
     rows: int, copies: list[int], seed: int
 ) -> None:
     pixels = noise(rows, seed)
@@ -551,14 +549,12 @@ def test_equal_images_are_in_one_split_whatever_their_names(
     assert sum(map(len, seen.values())) == len(set.union(*seen.values()))
 
 
-def test_examples_come_from_the_source_of_the_configuration(
-    config: RunConfig, data_file: Path
-) -> None:
+def test_examples_come_from_the_configured_source(config: RunConfig, data_file: Path) -> None:
     examples = data.examples_of(config, "test", where="here")
     assert examples.ids.tolist() == data.load(data_file, "test").ids.tolist()
 
 
-def test_declaration_is_what_the_manifest_says(
+def test_declaration_matches_the_manifest(
     config_file: Path,
     tmp_path: Path,
     prepared: Path,

@@ -30,7 +30,7 @@ Refused = Callable[..., str]
 
 
 class TouchesFile:
-    """Pickled, it is an order to create a file when it is read."""
+    """Creates a file when unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -41,7 +41,7 @@ class TouchesFile:
 
 @pytest.fixture
 def perfect(checkpoint: Path, held_out_examples: Examples, tmp_path: Path) -> Path:
-    """Predictions that are all right: what an untrained model is worse than."""
+    """Predictions that are all correct, which no untrained model can match."""
     predictions = predict(checkpoint, held_out_examples)
     file = tmp_path / "perfect.parquet"
     write_predictions(dataclasses.replace(predictions, predictions=predictions.labels), file)
@@ -50,7 +50,7 @@ def perfect(checkpoint: Path, held_out_examples: Examples, tmp_path: Path) -> Pa
 
 @pytest.fixture(autouse=True)
 def policy(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The policy where the command looks for it: 20 examples shall settle what is lost by half."""
+    """The policy at its default path, with a margin wide enough for 20 examples to decide."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").mkdir()
     shutil.copy(trained.parent.parent / "tiny.yaml", tmp_path / "configs" / "base.yaml")
@@ -61,7 +61,7 @@ def files_in(folder: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_first_release_passes_and_says_why(
+def test_first_release_passes_and_reports_its_reason(
     checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--checkpoint", str(checkpoint), "--no-baseline", "first release"]) == 0
@@ -71,7 +71,7 @@ def test_first_release_passes_and_says_why(
     assert printed.err == ""
 
 
-def test_predictions_lie_beside_the_checkpoint_that_a_link_points_to(checkpoint: Path) -> None:
+def test_predictions_are_written_beside_the_target_of_a_link(checkpoint: Path) -> None:
     link = checkpoint.parent.parent / "latest.pt"
     link.symlink_to(checkpoint.relative_to(link.parent))
     assert main(["--checkpoint", str(link), "--no-baseline", "first release"]) == 0
@@ -79,14 +79,14 @@ def test_predictions_lie_beside_the_checkpoint_that_a_link_points_to(checkpoint:
     assert not link.with_name("predictions.parquet").exists()
 
 
-def test_link_that_leads_nowhere_is_told_in_one_line(tmp_path: Path, refused: Refused) -> None:
+def test_link_loop_is_reported_in_one_line(tmp_path: Path, refused: Refused) -> None:
     link = tmp_path / "latest.pt"
     link.symlink_to(link)
     error = refused(main, "--checkpoint", link, "--no-baseline", "why")
     assert error.startswith(f"{link}: ")
 
 
-def test_report_and_predictions_go_where_they_are_asked_to(
+def test_report_and_predictions_are_written_to_the_given_paths(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     report, predictions = tmp_path / "new" / "verdict.json", tmp_path / "new" / "p.parquet"
@@ -99,7 +99,7 @@ def test_report_and_predictions_go_where_they_are_asked_to(
     assert not checkpoint.with_name("predictions.parquet").exists()
 
 
-def test_model_that_is_worse_fails(
+def test_worse_model_fails(
     checkpoint: Path, perfect: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tmp_path / "verdict.json"
@@ -111,21 +111,21 @@ def test_model_that_is_worse_fails(
     assert verdict["policy"]["metrics.accuracy.margin"] == 0.02
 
 
-def test_model_is_not_compared_with_itself_unless_asked_to(
+def test_model_is_not_compared_with_itself_unless_allowed(
     checkpoint: Path, refused: Refused, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ("--checkpoint", str(checkpoint), "--baseline", str(checkpoint))
     assert "comes from the same checkpoint" in refused(main, *options)
     assert main([*options, "--allow-same-model"]) == 0
     assert "(+0.0000) on 20 held-out examples" in capsys.readouterr().out
-    # What settles nothing exits with 3, and says how many examples would.
+    # An inconclusive comparison exits with 3 and reports how many examples would settle it.
     assert main([*options, "--allow-same-model", "--fail-if-worse-than", "0.02"]) == 3
     assert "133 examples would settle it, 113 more" in capsys.readouterr().out
 
 
 @pytest.fixture
 def elsewhere(checkpoint: Path, tmp_path: Path) -> Path:
-    """A checkpoint that names an address and a folder of its own for the data."""
+    """A checkpoint that names another data source and cache folder."""
     document = torch.load(checkpoint, weights_only=True)
     with fsspec.open("memory://elsewhere/mine.parquet", "wb") as file:
         pq.write_table(data.bars(), file)
@@ -141,27 +141,27 @@ def test_a_checkpoint_does_not_choose_where_its_data_comes_from(
     elsewhere: Path, refused: Refused, tmp_path: Path
 ) -> None:
     error = refused(main, "--checkpoint", elsewhere, "--no-baseline", "why")
-    assert "was trained on memory://elsewhere/mine.parquet, and configs/base.yaml names" in error
-    assert "say with --config" in error
+    assert "was trained on memory://elsewhere/mine.parquet, but configs/base.yaml names" in error
+    assert "use --config to name the data" in error
     options = ["--checkpoint", str(elsewhere), "--no-baseline", "why"]
     assert main([*options, "--config", "configs/base.yaml"]) == 0
     assert not (tmp_path / "evil").exists()
 
 
 @pytest.mark.parametrize("option", ["--predictions", "--report"])
-def test_what_is_read_is_not_written_over(
+def test_inputs_are_not_overwritten(
     checkpoint: Path, perfect: Path, refused: Refused, option: str
 ) -> None:
     before = perfect.read_bytes(), checkpoint.read_bytes()
     options = ("--checkpoint", checkpoint, "--baseline", perfect)
     for file in (perfect, checkpoint):
         error = refused(main, *options, option, file)
-        assert error.startswith(f"{file}: would be written over")
+        assert error.startswith(f"{file}: would overwrite")
     assert (perfect.read_bytes(), checkpoint.read_bytes()) == before
 
 
 @pytest.mark.parametrize("option", ["--predictions", "--report"])
-def test_data_is_not_written_over(
+def test_data_is_not_overwritten(
     checkpoint: Path, refused: Refused, option: str, tmp_path: Path
 ) -> None:
     configured = METHOD.load(checkpoint).config
@@ -176,40 +176,40 @@ def test_data_is_not_written_over(
     for file in (source, prepared, manifest_of(prepared), config):
         before = file.read_bytes()
         error = refused(main, *options, option, file)
-        assert f"{file}: would be written over {file}, which is read" in error
+        assert f"{file}: would overwrite {file}, which is an input" in error
         assert file.read_bytes() == before
 
 
 @pytest.mark.parametrize(
     "name", ["verdict.svg", "scores.json", "confusion_matrix.svg", "reliability.svg"]
 )
-def test_a_baseline_of_the_name_of_a_file_that_is_written_is_not_lost(
+def test_a_baseline_named_like_an_output_is_not_overwritten(
     name: str, checkpoint: Path, perfect: Path, refused: Refused
 ) -> None:
     baseline = checkpoint.with_name(name)
     perfect.rename(baseline)
     before = baseline.read_bytes()
     error = refused(main, "--checkpoint", checkpoint, "--baseline", baseline)
-    assert "would be written over" in error
+    assert "would overwrite" in error
     assert baseline.read_bytes() == before
 
 
-def test_two_results_do_not_go_into_one_file(checkpoint: Path, refused: Refused) -> None:
+def test_two_outputs_cannot_share_a_file(checkpoint: Path, refused: Refused) -> None:
     report = checkpoint.with_name("verdict.svg")
     options = ("--checkpoint", checkpoint, "--no-baseline", "first", "--report", report)
-    assert "which is written as well" in refused(main, *options)
+    assert "which is another output" in refused(main, *options)
     assert not report.exists()
 
 
-def test_baseline_beside_the_checkpoint_is_not_written_over(
+def test_baseline_beside_the_checkpoint_is_not_overwritten(
     checkpoint: Path, perfect: Path, refused: Refused
 ) -> None:
-    # The default place of the candidate's predictions is where the baseline is.
+    # The baseline is at the default path of the candidate's predictions.
     baseline = checkpoint.with_name("predictions.parquet")
     perfect.rename(baseline)
     before = files_in(checkpoint.parent)
     error = refused(main, "--checkpoint", checkpoint, "--baseline", baseline)
-    assert error.startswith(f"{baseline}: would be written over")
+    assert error.startswith(f"{baseline}: would overwrite")
     assert files_in(checkpoint.parent) == before
 
 
@@ -228,7 +228,7 @@ def test_baseline_beside_the_checkpoint_is_not_written_over(
         ),
     ],
 )
-def test_unreadable_baseline_is_told_in_one_line(
+def test_unreadable_baseline_is_reported_in_one_line(
     checkpoint: Path,
     refused: Refused,
     monkeypatch: pytest.MonkeyPatch,
@@ -253,7 +253,7 @@ def test_unreadable_baseline_is_told_in_one_line(
         pytest.param(["--no-baseline", "why"], "--no-baseline", id="both_kinds_of_baseline"),
     ],
 )
-def test_bad_option_beside_a_baseline_is_told_in_one_line(
+def test_bad_option_with_a_baseline_is_reported_in_one_line(
     checkpoint: Path, perfect: Path, refused: Refused, options: list[str], explanation: str
 ) -> None:
     before = files_in(checkpoint.parent)
@@ -263,8 +263,8 @@ def test_bad_option_beside_a_baseline_is_told_in_one_line(
 
 
 @pytest.fixture
-def of_other_images(config: RunConfig, tmp_path: Path) -> Path:
-    """A checkpoint for images of another size than the bars."""
+def smaller_images_checkpoint(config: RunConfig, tmp_path: Path) -> Path:
+    """A checkpoint for smaller images than the bars."""
     section = config.data.model_copy(update={"source": "synthetic"})
     model = config.model.model_copy(update={"pixels": 9})
     other = config.model_copy(update={"data": section, "model": model})
@@ -272,14 +272,14 @@ def of_other_images(config: RunConfig, tmp_path: Path) -> Path:
     return runs.train(request)
 
 
-def test_model_for_other_images_than_the_data_is_told_in_one_line(
-    checkpoint: Path, config_file: Path, of_other_images: Path, refused: Refused
+def test_model_for_another_image_size_is_reported_in_one_line(
+    checkpoint: Path, config_file: Path, smaller_images_checkpoint: Path, refused: Refused
 ) -> None:
-    of_nine = of_other_images.with_name("config.yaml")
+    nine_pixels_config = smaller_images_checkpoint.with_name("config.yaml")
     for candidate, baseline, config, wrong, takes, has in (
-        (of_other_images, checkpoint, config_file, of_other_images, 9, 16),
-        (checkpoint, of_other_images, config_file, of_other_images, 9, 16),
-        (checkpoint, of_other_images, of_nine, checkpoint, 16, 9),
+        (smaller_images_checkpoint, checkpoint, config_file, smaller_images_checkpoint, 9, 16),
+        (checkpoint, smaller_images_checkpoint, config_file, smaller_images_checkpoint, 9, 16),
+        (checkpoint, smaller_images_checkpoint, nine_pixels_config, checkpoint, 16, 9),
     ):
         options = ("--checkpoint", candidate, "--baseline", baseline, "--config", config)
         error = refused(main, *options, "--fail-if-worse-than", 0.02)
@@ -287,9 +287,7 @@ def test_model_for_other_images_than_the_data_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("why", ["", "  "])
-def test_going_without_a_baseline_needs_a_reason(
-    checkpoint: Path, refused: Refused, why: str
-) -> None:
+def test_omitting_the_baseline_needs_a_reason(checkpoint: Path, refused: Refused, why: str) -> None:
     error = refused(main, "--checkpoint", checkpoint, "--no-baseline", why)
     assert error.startswith("--no-baseline: say why")
 
@@ -300,7 +298,7 @@ def test_neither_baseline_nor_reason_is_refused(checkpoint: Path, refused: Refus
     assert "--no-baseline" in error
 
 
-def test_missing_checkpoint_is_told_in_one_line(tmp_path: Path, refused: Refused) -> None:
+def test_missing_checkpoint_is_reported_in_one_line(tmp_path: Path, refused: Refused) -> None:
     file = tmp_path / "absent.pt"
     error = refused(main, "--checkpoint", file, "--no-baseline", "why")
     assert error.startswith(f"{file}: no such checkpoint; train one")
@@ -308,7 +306,7 @@ def test_missing_checkpoint_is_told_in_one_line(tmp_path: Path, refused: Refused
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 2000, -1])
-def test_checkpoint_that_is_cut_off_is_told_in_one_line(
+def test_truncated_checkpoint_is_reported_in_one_line(
     checkpoint: Path, refused: Refused, length: int
 ) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:length])
@@ -318,7 +316,7 @@ def test_checkpoint_that_is_cut_off_is_told_in_one_line(
     assert files_in(checkpoint.parent) == before
 
 
-def test_flipped_bit_is_told_in_one_line(checkpoint: Path, refused: Refused) -> None:
+def test_flipped_bit_is_reported_in_one_line(checkpoint: Path, refused: Refused) -> None:
     content = bytearray(checkpoint.read_bytes())
     weights = torch.load(checkpoint, weights_only=True)["weights"]
     content[content.index(weights["stem.weight"].numpy().tobytes()) + 3] ^= 0x80
@@ -350,26 +348,26 @@ def test_code_in_a_baseline_is_refused_in_one_line(
         torch.save(TouchesFile(marker), stream)
     options = ("--baseline", "memory://evil/model.pt", "--fail-if-worse-than", 0.02)
     error = refused(main, "--checkpoint", checkpoint, *options)
-    # Not named as the copy that is gone when the message is read.
+    # Not the path of the temporary copy, which no longer exists.
     assert error.startswith("memory://evil/model.pt: ")
     assert not marker.exists()
 
 
-def test_a_file_that_is_no_checkpoint_is_told_as_that(
+def test_a_file_that_is_not_a_checkpoint_is_reported_as_such(
     checkpoint: Path, perfect: Path, refused: Refused
 ) -> None:
     error = refused(main, "--checkpoint", perfect, "--no-baseline", "why")
-    assert error == f"{perfect}: is no checkpoint; name one, such as outputs/latest.pt"
+    assert error == f"{perfect}: is not a checkpoint; name one, such as outputs/latest.pt"
     folder = checkpoint.parent
     error = refused(main, "--checkpoint", folder, "--no-baseline", "why")
     assert error == f"{folder}: is a folder; name the checkpoint in it, such as {checkpoint}"
     empty = folder / "empty.pt"
     empty.write_bytes(b"")
     error = refused(main, "--checkpoint", empty, "--no-baseline", "why")
-    assert error.startswith(f"{empty}: is no checkpoint")
+    assert error.startswith(f"{empty}: is not a checkpoint")
 
 
-def test_other_torch_file_is_told_in_one_line(tmp_path: Path, refused: Refused) -> None:
+def test_other_torch_file_is_reported_in_one_line(tmp_path: Path, refused: Refused) -> None:
     file = tmp_path / "other.pt"
     torch.save({"weights": torch.zeros(2)}, file)
     error = refused(main, "--checkpoint", file, "--no-baseline", "why")
@@ -377,18 +375,18 @@ def test_other_torch_file_is_told_in_one_line(tmp_path: Path, refused: Refused) 
     assert {path.name for path in tmp_path.iterdir()} == {"configs", file.name}
 
 
-def test_damaged_data_is_told_in_one_line(
+def test_damaged_data_is_reported_in_one_line(
     checkpoint: Path, config_file: Path, data_file: Path, refused: Refused
 ) -> None:
     data_file.write_bytes(data_file.read_bytes()[:-10])
     error = refused(
         main, "--checkpoint", checkpoint, "--no-baseline", "why", "--config", config_file
     )
-    assert error.startswith(f"{data_file}: not the file that its manifest describes; delete both")
+    assert error.startswith(f"{data_file}: does not match the SHA-256 in its manifest; delete both")
     assert not checkpoint.with_name("predictions.parquet").exists()
 
 
-def test_data_of_another_schema_is_told_in_one_line(
+def test_data_of_another_schema_is_reported_in_one_line(
     checkpoint: Path,
     config_file: Path,
     data_file: Path,
@@ -402,7 +400,7 @@ def test_data_of_another_schema_is_told_in_one_line(
     assert error == f"{data_file}: column id must be string, none missing; found no such column"
 
 
-def test_baseline_of_another_schema_is_told_in_one_line(
+def test_baseline_of_another_schema_is_reported_in_one_line(
     checkpoint: Path, data_file: Path, refused: Refused
 ) -> None:
     options = ("--baseline", data_file, "--fail-if-worse-than", 0.02)
@@ -411,7 +409,7 @@ def test_baseline_of_another_schema_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("option", ["--report", "--predictions"])
-def test_folder_where_a_file_should_go_is_told_in_one_line(
+def test_folder_in_place_of_an_output_is_reported_in_one_line(
     checkpoint: Path,
     tmp_path: Path,
     refused: Refused,
@@ -427,7 +425,7 @@ def test_folder_where_a_file_should_go_is_told_in_one_line(
     assert "PASS" not in capsys.readouterr().out
 
 
-def test_help_does_not_wait_for_torch() -> None:
+def test_help_does_not_import_torch() -> None:
     program = """
 import contextlib, sys
 from toy.eval import main
@@ -442,7 +440,7 @@ assert "torch" not in sys.modules
     assert "Exit codes: 0 not worse, 1 worse by more than the margin" in done.stdout
 
 
-def test_module_is_a_command(checkpoint: Path, tmp_path: Path) -> None:
+def test_module_runs_as_a_command(checkpoint: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "toy.eval", "--checkpoint", str(checkpoint)]
     done = subprocess.run(
         [*command, "--baseline", str(tmp_path / "absent.pt")],

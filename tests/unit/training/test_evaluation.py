@@ -32,7 +32,7 @@ def predictions(checkpoint: Path, held_out_examples: Examples) -> Predictions:
 
 def test_accuracy_of_a_worked_example(config: RunConfig, held_out_examples: Examples) -> None:
     model = loop.new_model(LEARNER, config)
-    # With no weights in the head, its bias alone decides: every image is a 3, and 5 of 20 are.
+    # The head's weights are zero, so its bias decides: every prediction is 3, right for 5 of 20.
     torch.nn.init.ones_(model.get_parameter("head.bias")[3:4])
     assert mean_score(model, held_out_examples, is_right) == pytest.approx(0.25)
 
@@ -46,7 +46,7 @@ def test_probabilities_of_a_worked_example(config: RunConfig, held_out_examples:
     torch.testing.assert_close(scores.sum(dim=1), torch.ones(20, dtype=torch.float64))
 
 
-def test_more_examples_than_fit_one_batch_are_all_scored(
+def test_examples_beyond_one_batch_are_all_scored(
     config: RunConfig, held_out_examples: Examples
 ) -> None:
     model = loop.new_model(LEARNER, config)
@@ -58,7 +58,7 @@ def test_more_examples_than_fit_one_batch_are_all_scored(
 
 
 @pytest.mark.parametrize("is_training", [True, False])
-def test_scoring_leaves_the_mode_of_the_model(
+def test_scoring_keeps_the_mode_of_the_model(
     config: RunConfig, held_out_examples: Examples, *, is_training: bool
 ) -> None:
     model = loop.new_model(LEARNER, config).train(is_training)
@@ -73,20 +73,20 @@ def test_predictions_carry_their_evidence(
     assert predictions.data_digest == hashlib.sha256(data_file.read_bytes()).hexdigest()
 
 
-def test_predictions_are_the_likeliest_classes(
+def test_predictions_are_the_most_probable_classes(
     predictions: Predictions, held_out_examples: Examples
 ) -> None:
     assert predictions.probabilities is not None
     assert predictions.probabilities.shape == (20, 4)
-    likeliest = [row.tolist().index(row.max()) for row in predictions.probabilities]
-    assert predictions.predictions.tolist() == likeliest
+    most_probable = [row.tolist().index(row.max()) for row in predictions.probabilities]
+    assert predictions.predictions.tolist() == most_probable
     assert predictions.ids.tolist() == held_out_examples.ids.tolist()
     assert predictions.labels.tolist() == held_out_examples.labels.tolist()
 
 
 @pytest.fixture
 def project(tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project's configuration, where it is looked for."""
+    """The project's configuration at its default path."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "configs" / "base.yaml"
     file.parent.mkdir()
@@ -94,7 +94,9 @@ def project(tmp_path: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.usefixtures("project")
-def test_held_out_examples_are_those_of_the_project(checkpoint: Path, data_file: Path) -> None:
+def test_held_out_examples_come_from_the_project_configuration(
+    checkpoint: Path, data_file: Path
+) -> None:
     examples = judging.held_out_examples(PROJECT, checkpoint)
     assert len(examples) == 20
     assert examples.data_digest == hashlib.sha256(data_file.read_bytes()).hexdigest()
@@ -110,13 +112,13 @@ def test_configuration_may_name_other_data(
 
 @pytest.fixture
 def registered(project: Path, checkpoint: Path, candidate: Path) -> Path:
-    """A folder with the files of a version that the smoke check reads."""
+    """A folder with the files of a registered version that the smoke check reads."""
     assert project.exists()
     assert candidate.parent == checkpoint.parent
     return checkpoint.parent
 
 
-def test_a_model_that_answers_as_when_it_was_judged_is_whole(registered: Path) -> None:
+def test_a_model_that_reproduces_its_predictions_passes(registered: Path) -> None:
     judging.check_answers(PROJECT, registered)
 
 
@@ -124,63 +126,63 @@ def edited(predictions: Predictions, /, **fields: Any) -> Predictions:
     return dataclasses.replace(predictions, **fields)
 
 
-def first_wrong(predictions: Predictions) -> int:
+def first_wrong_row(predictions: Predictions) -> int:
     return int(np.argmax(predictions.predictions != predictions.labels))
 
 
-def right_where_it_was_wrong(predictions: Predictions) -> Predictions:
-    row, labels = first_wrong(predictions), predictions.labels.copy()
+def changed_label(predictions: Predictions) -> Predictions:
+    row, labels = first_wrong_row(predictions), predictions.labels.copy()
     labels[row] = predictions.predictions[row]
     return edited(predictions, labels=labels)
 
 
-def another_answer(predictions: Predictions) -> Predictions:
-    row, answers = first_wrong(predictions), predictions.predictions.copy()
+def changed_prediction(predictions: Predictions) -> Predictions:
+    row, answers = first_wrong_row(predictions), predictions.predictions.copy()
     answers[row] = predictions.labels[row]
     return edited(predictions, predictions=answers)
 
 
-def surer(predictions: Predictions) -> Predictions:
+def changed_probabilities(predictions: Predictions) -> Predictions:
     assert predictions.probabilities is not None
     probabilities = predictions.probabilities.copy()
     probabilities[-1] = np.eye(4)[0]
     return edited(predictions, probabilities=probabilities)
 
 
-def of_other_brightness(predictions: Predictions) -> Predictions:
+def changed_subgroup(predictions: Predictions) -> Predictions:
     subgroups = {**predictions.subgroups, "brightness": predictions.subgroups["brightness"][::-1]}
     return edited(predictions, subgroups=subgroups)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        (right_where_it_was_wrong, "label of "),
-        (another_answer, "prediction of "),
-        (surer, "probabilities of "),
-        (of_other_brightness, "brightness of "),
-        (lambda all_: in_order(all_, range(19)), "are not of the 20 held-out examples"),
-        (lambda all_: edited(all_, subgroups={}), "the predictions have the columns id, "),
-        (lambda all_: edited(all_, probabilities=None), "the predictions have the columns id, "),
-        (lambda all_: edited(all_, config_digest="0" * 64), "name the config 000000000000"),
-        (lambda all_: edited(all_, checkpoint_digest="0" * 64), "name the checkpoint 0000"),
+        (changed_label, "label of "),
+        (changed_prediction, "prediction of "),
+        (changed_probabilities, "probabilities of "),
+        (changed_subgroup, "brightness of "),
+        (lambda every: in_order(every, range(19)), "do not list the 20 held-out examples"),
+        (lambda every: edited(every, subgroups={}), "the predictions have the columns id, "),
+        (lambda every: edited(every, probabilities=None), "the predictions have the columns id, "),
+        (lambda every: edited(every, config_digest="0" * 64), "name the config 000000000000"),
+        (lambda every: edited(every, checkpoint_digest="0" * 64), "name the checkpoint 0000"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )
-def test_predictions_that_are_not_those_of_the_model_are_told(
-    registered: Path, predictions: Predictions, change: Callable[..., Predictions], told: str
+def test_predictions_from_another_model_are_reported(
+    registered: Path, predictions: Predictions, change: Callable[..., Predictions], message: str
 ) -> None:
     write_predictions(change(predictions), registered / "predictions.parquet")
-    with pytest.raises(AnswerError, match=told):
+    with pytest.raises(AnswerError, match=message):
         judging.check_answers(PROJECT, registered)
 
 
-def test_a_model_that_was_judged_on_other_data_cannot_be_tried(
+def test_a_model_judged_on_other_data_cannot_be_checked(
     registered: Path, predictions: Predictions
 ) -> None:
     changed = edited(predictions, data_digest="0" * 64)
     write_predictions(changed, registered / "predictions.parquet")
-    with pytest.raises(GateInputError, match=r"judged on the data 000000000000, and configs/base"):
+    with pytest.raises(GateInputError, match=r"judged on the data 000000000000, but configs/base"):
         judging.check_answers(PROJECT, registered)
 
 
@@ -196,7 +198,7 @@ def candidate(checkpoint: Path, predictions: Predictions) -> Path:
     return file
 
 
-def test_checkpoint_of_the_baseline_is_scored_and_the_scores_kept(
+def test_baseline_checkpoint_is_scored_and_its_predictions_kept(
     checkpoint: Path, candidate: Path, held_out_examples: Examples, policy: Policy
 ) -> None:
     verdict = judging.compare(
@@ -216,7 +218,7 @@ def test_checkpoint_of_the_baseline_is_scored_and_the_scores_kept(
 
 
 @pytest.mark.parametrize("name", ["baseline.parquet", "download"])
-def test_predictions_of_the_baseline_are_taken_as_they_are(
+def test_baseline_predictions_are_used_unchanged(
     candidate: Path,
     predictions: Predictions,
     policy: Policy,
@@ -236,7 +238,7 @@ def test_predictions_of_the_baseline_are_taken_as_they_are(
     assert not candidate.with_name("baseline_predictions.parquet").exists()
 
 
-def test_baseline_scored_on_other_data_is_named_as_it_was_given(
+def test_baseline_scored_on_other_data_is_reported_by_its_given_name(
     candidate: Path, predictions: Predictions, policy: Policy, held_out_examples: Examples
 ) -> None:
     baseline = candidate.with_name("other.parquet")
@@ -247,7 +249,7 @@ def test_baseline_scored_on_other_data_is_named_as_it_was_given(
         )
 
 
-def test_first_release_is_judged_by_the_floors(
+def test_first_release_is_judged_against_the_floors(
     candidate: Path, predictions: Predictions, policy: Policy
 ) -> None:
     verdict = judging.accept_without_baseline(candidate, policy, why="first")
@@ -256,10 +258,9 @@ def test_first_release_is_judged_by_the_floors(
     assert verdict.notes == {"no baseline": "first"}
 
 
-def test_predictions_name_the_configuration(
+def test_predictions_name_the_configuration_digest(
     candidate: Path, checkpoint: Path, trained: Path
 ) -> None:
-    # The run's config.yaml, byte for byte.
     written = hashlib.sha256((trained / "config.yaml").read_bytes()).hexdigest()
     assert open_predictions(candidate).digests["config"] == written
     assert checkpoint.exists()

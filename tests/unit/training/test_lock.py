@@ -1,4 +1,4 @@
-"""Two trainings in one folder, of which one must not begin."""
+"""Only one process at a time may train in a run's folder."""
 
 import os
 import signal
@@ -16,14 +16,14 @@ from toy.train import main
 
 Refused = Callable[..., str]
 
-# Trains, or rather holds the folder, until it is told to go on.
+# Holds the lock of the folder, as training would, until stdin closes.
 HOLDER = """
 import os, sys
 from pathlib import Path
 from training.lock import locked
 
 with locked(Path(sys.argv[1]), may_exist=True, say=print):
-    if os.fork() == 0:  # as a worker that loads data, which outlives a kill for a moment
+    if os.fork() == 0:  # like a data loading worker, which briefly outlives its killed parent
         sys.stdin.read()
         os._exit(0)
     print("held", flush=True)
@@ -31,7 +31,7 @@ with locked(Path(sys.argv[1]), may_exist=True, say=print):
 """
 
 
-def nothing(_: str) -> None:
+def ignore(_: str) -> None:
     pass
 
 
@@ -51,7 +51,7 @@ def holder(tmp_path: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]], ids=["new", "resumed"])
-def test_a_run_that_is_being_trained_is_not_trained_twice(
+def test_a_run_in_progress_is_not_trained_twice(
     holder: "subprocess.Popen[str]",
     config_file: Path,
     tmp_path: Path,
@@ -65,12 +65,12 @@ def test_a_run_that_is_being_trained_is_not_trained_twice(
         expected = f"{outputs / 'run'}: is being trained by process {holder.pid} on "
         assert error.startswith(expected)
     else:
-        assert error.startswith(f"{outputs / 'run'}: there is a run of that name")
+        assert error.startswith(f"{outputs / 'run'}: this run exists already")
     assert [each.name for each in (outputs / "run").iterdir()] == [lock.NAME]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_was_killed_can_be_resumed_at_once(
+def test_a_killed_run_can_be_resumed_immediately(
     holder: "subprocess.Popen[str]", config_file: Path, tmp_path: Path, number: int
 ) -> None:
     os.kill(holder.pid, number)
@@ -80,21 +80,21 @@ def test_a_run_that_was_killed_can_be_resumed_at_once(
     assert lock.NAME not in {each.name for each in (tmp_path / "outputs" / "run").iterdir()}
 
 
-def test_of_two_that_begin_at_once_one_makes_the_folder(tmp_path: Path) -> None:
+def test_only_one_of_two_simultaneous_runs_gets_the_folder(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with (
-        lock.locked(folder, may_exist=False, say=nothing),
-        pytest.raises(GateInputError, match="there is a run of that name"),
-        lock.locked(folder, may_exist=False, say=nothing),
+        lock.locked(folder, may_exist=False, say=ignore),
+        pytest.raises(GateInputError, match="this run exists already"),
+        lock.locked(folder, may_exist=False, say=ignore),
     ):
         pass
     assert list(folder.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(GateInputError, match=r"file/run: cannot be written \(Not a directory\)"),
-        lock.locked(tmp_path / "file" / "run", may_exist=True, say=nothing),
+        lock.locked(tmp_path / "file" / "run", may_exist=True, say=ignore),
     ):
         pass

@@ -1,4 +1,4 @@
-"""A method that trains in one process and one call, with the mean of some numbers as its model."""
+"""Methods that train in one process and one call; the model here is the mean of some numbers."""
 
 import json
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def predict(_: Path, __: Numbers) -> Predictions:
 
 
 CONFIG = RunConfig(seed=3, tracking="none", data=DataConfig(source="numbers", cache_dir="data"))
-# The package whose commit a run names; any that is in a repository will do.
+# A run records the commit of this package; any package in a repository will do.
 SETTINGS = Settings(package="training", config=RunConfig, configs=Path("configs", "numbers"))
 PROJECT: Project[RunConfig, Numbers] = Project(
     settings=SETTINGS,
@@ -76,7 +76,7 @@ def train(outputs: Path, config: RunConfig = CONFIG) -> Path:
     return runs.train(runs.Request(project=PROJECT, config=config, outputs=outputs, run_id="run"))
 
 
-def test_a_run_leaves_what_every_run_leaves(tmp_path: Path) -> None:
+def test_a_run_writes_the_standard_files(tmp_path: Path) -> None:
     checkpoint = train(tmp_path)
     assert checkpoint.read_text() == "2.5"
     assert (tmp_path / "latest.txt").resolve() == checkpoint.resolve()
@@ -96,7 +96,7 @@ def test_a_run_leaves_what_every_run_leaves(tmp_path: Path) -> None:
     assert provenance.facts(statement)["seed"] == "3"
 
 
-def test_a_figure_that_is_not_finite_fails_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+def test_a_metric_that_is_not_finite_fails_and_leaves_no_checkpoint(tmp_path: Path) -> None:
     infinite = CONFIG.model_copy(update={"data": DataConfig(source="infinite", cache_dir="data")})
     with (
         np.errstate(invalid="ignore"),
@@ -107,26 +107,24 @@ def test_a_figure_that_is_not_finite_fails_and_leaves_no_checkpoint(tmp_path: Pa
     assert not (tmp_path / "latest.txt").exists()
 
 
-def test_it_is_refused_as_one_of_several_processes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(GateInputError, match="torchrun has started 2 processes, and this project"):
+    with pytest.raises(GateInputError, match="torchrun has started 2 processes, but this project"):
         train(tmp_path)
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert train(tmp_path).exists()
 
 
-def test_resume_exits_2_and_says_so(
+def test_resume_exits_2_with_an_explanation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Settings, "project", PROJECT)
     file = tmp_path / "config.yaml"
     file.write_text("seed: 3\ntracking: none\ndata: {source: numbers, cache_dir: data}\n")
-    asked = ["--config", str(file), "--outputs", str(tmp_path / "outputs"), "--run-id", "run"]
-    assert command_line.train(SETTINGS, [*asked, "--resume"]) == 2
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "trains in one go and keeps no snapshots; start a new run" in told
-    assert command_line.train(SETTINGS, asked) == 0
+    options = ["--config", str(file), "--outputs", str(tmp_path / "outputs"), "--run-id", "run"]
+    assert command_line.train(SETTINGS, [*options, "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "trains in one call and keeps no snapshots; start a new run" in error
+    assert command_line.train(SETTINGS, options) == 0

@@ -1,4 +1,4 @@
-"""ONNX files of trees: they predict as scikit-learn does, and nothing else is ever opened."""
+"""ONNX files of trees predict as scikit-learn does; any other ONNX file is never opened."""
 
 import dataclasses
 import os
@@ -46,7 +46,7 @@ def file(content: bytes, tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def sessions(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What onnxruntime was given to open."""
+    """The contents passed to onnxruntime."""
     opened: list[bytes] = []
     real = onnxruntime.InferenceSession
 
@@ -58,7 +58,7 @@ def sessions(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return opened
 
 
-def test_predictions_are_scikit_learns_in_single_precision(
+def test_predictions_match_scikit_learn_in_single_precision(
     model: GradientBoostingRegressor, file: Path
 ) -> None:
     loaded = trees.load(file, RunConfig)
@@ -68,10 +68,10 @@ def test_predictions_are_scikit_learns_in_single_precision(
     )
 
 
-def test_an_example_on_a_threshold_goes_the_same_way(
+def test_an_example_near_a_threshold_takes_the_same_branch(
     model: GradientBoostingRegressor, file: Path
 ) -> None:
-    # scikit-learn's thresholds are halfway between two values in double precision; these examples
+    # scikit-learn's thresholds lie halfway between two values, in double precision; these examples
     # are as close to them as single precision allows.
     thresholds = np.concatenate([each.tree_.threshold for each in model.estimators_[:, 0]])
     near = thresholds.astype(np.float32)
@@ -82,17 +82,17 @@ def test_an_example_on_a_threshold_goes_the_same_way(
     )
 
 
-def test_the_same_model_is_the_same_bytes(content: bytes) -> None:
+def test_equal_models_give_identical_bytes(content: bytes) -> None:
     again = GradientBoostingRegressor(n_estimators=30, loss="huber", random_state=0)
     assert trees.dump(trees.boosted(again.fit(FEATURES, LABELS)), CONFIG, DATA) == content
 
 
-def test_the_file_says_what_made_it(file: Path) -> None:
+def test_the_file_records_its_configuration_and_data(file: Path) -> None:
     loaded = trees.load(file, RunConfig)
     assert (loaded.config, loaded.data_digest) == (CONFIG, DATA)
 
 
-def test_onnx_itself_finds_nothing_wrong(content: bytes) -> None:
+def test_file_passes_the_onnx_checker(content: bytes) -> None:
     onnx.checker.check_model(onnx.ModelProto.FromString(content), full_check=True)
 
 
@@ -190,19 +190,19 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("change", HOSTILE, ids=lambda change: change.__name__)
-def test_anything_else_is_refused_before_it_is_opened(
+def test_other_onnx_file_is_refused_before_it_is_opened(
     change: Callable[[onnx.ModelProto], None],
     file: Path,
     sessions: list[bytes],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(file.parent)
-    os.mkfifo("fifo")  # whoever reads it waits for ever
+    os.mkfifo("fifo")  # reading it would block forever
     model = onnx.ModelProto.FromString(file.read_bytes())
     change(model)
     file.write_bytes(model.SerializeToString(deterministic=True))
     assert refusal(file) == (
-        f"{file}: holds something else than the trees that a run writes; it is not opened"
+        f"{file}: contains something other than the trees that a run writes; train again"
     )
     assert sessions == []
 
@@ -212,14 +212,14 @@ def test_anything_else_is_refused_before_it_is_opened(
     [
         pytest.param(lambda _: b"", id="empty"),
         pytest.param(lambda content: content[: len(content) // 2], id="half"),
-        pytest.param(lambda content: content[:-1], id="one_byte_less"),
-        pytest.param(lambda content: content + b"\x00", id="one_byte_more"),
+        pytest.param(lambda content: content[:-1], id="one_byte_missing"),
+        pytest.param(lambda content: content + b"\x00", id="one_byte_extra"),
         # Field 1000, which ONNX does not have, with the value 1.
         pytest.param(lambda content: content + b"\xc0\x3e\x01", id="an_unknown_field"),
         pytest.param(lambda _: b"PK\x03\x04 a zip file", id="a_zip"),
     ],
 )
-def test_a_damaged_file_is_one_line(
+def test_a_damaged_file_is_reported_in_one_line(
     damage: Callable[[bytes], bytes], file: Path, sessions: list[bytes]
 ) -> None:
     file.write_bytes(damage(file.read_bytes()))
@@ -227,11 +227,11 @@ def test_a_damaged_file_is_one_line(
     assert sessions == []
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_in_one_line(tmp_path: Path) -> None:
     assert "No such file" in refusal(tmp_path / "none.onnx")
 
 
-def test_a_configuration_of_another_project_is_one_line(file: Path) -> None:
+def test_a_configuration_of_another_project_is_refused(file: Path) -> None:
     class OtherConfig(RunConfig):
         model: int
 
@@ -240,11 +240,11 @@ def test_a_configuration_of_another_project_is_one_line(file: Path) -> None:
 
 
 @pytest.mark.parametrize("digest", ["", "D" * 64, "d" * 63])
-def test_a_digest_that_is_none_is_one_line(
+def test_an_invalid_data_digest_is_reported_in_one_line(
     digest: str, model: GradientBoostingRegressor, file: Path
 ) -> None:
     file.write_bytes(trees.dump(trees.boosted(model), CONFIG, digest))
-    assert "names no digest of the data" in refusal(file)
+    assert "has no digest of its training data" in refusal(file)
 
 
 def refusal(file: Path) -> str:
@@ -255,7 +255,7 @@ def refusal(file: Path) -> str:
 
 
 def chain(depth: int) -> Trees:
-    """A tree in which each branch has a leaf on its right, except for the last, which has two."""
+    """Return a tree whose branches each have a leaf on the right; the last has two leaves."""
     nodes = 2 * depth + 1
     numbers = np.arange(nodes)
     is_branch = numbers < depth
@@ -273,7 +273,7 @@ def chain(depth: int) -> Trees:
     )
 
 
-def test_a_tree_is_as_deep_as_onnxruntime_can_follow() -> None:
+def test_trees_deeper_than_onnxruntime_supports_are_not_sound() -> None:
     assert chain(64).are_sound()
     assert not chain(65).are_sound()
     assert not chain(200_000).are_sound()
@@ -294,6 +294,6 @@ def test_a_tree_is_as_deep_as_onnxruntime_can_follow() -> None:
         {"thresholds": np.ones(5, dtype=np.float32)},
     ],
 )
-def test_trees_that_are_none_are_not_sound(change: dict[str, Any]) -> None:
+def test_malformed_trees_are_not_sound(change: dict[str, Any]) -> None:
     assert chain(2).are_sound()
     assert not dataclasses.replace(chain(2), **change).are_sound()

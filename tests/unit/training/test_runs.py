@@ -41,19 +41,19 @@ def flip_a_byte(file: Path) -> None:
     file.write_bytes(content)
 
 
-def test_run_without_a_name_gets_one_by_the_clock(asked: Request) -> None:
-    unnamed = changed(dataclasses.replace(asked, run_id=None), "train", epochs=1)
+def test_run_without_an_id_is_named_after_the_time(run_request: Request) -> None:
+    unnamed = changed(dataclasses.replace(run_request, run_id=None), "train", epochs=1)
     folders = {runs.train(unnamed).parent for _ in range(2)}
     assert len(folders) == 2
     for folder in folders:
-        assert folder.parent == asked.outputs
+        assert folder.parent == run_request.outputs
         assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", folder.name)
 
 
 @pytest.mark.parametrize("run_id", ["a", "2024-01-31", "lr_1e-3.v2"])
-def test_name_of_a_run_is_its_folder(asked: Request, run_id: str) -> None:
-    named = changed(dataclasses.replace(asked, run_id=run_id), "train", epochs=1)
-    assert runs.train(named) == asked.outputs / run_id / "checkpoint.pt"
+def test_run_id_is_the_name_of_the_folder(run_request: Request, run_id: str) -> None:
+    named = changed(dataclasses.replace(run_request, run_id=run_id), "train", epochs=1)
+    assert runs.train(named) == run_request.outputs / run_id / "checkpoint.pt"
 
 
 @pytest.mark.parametrize(
@@ -70,24 +70,24 @@ def test_name_of_a_run_is_its_folder(asked: Request, run_id: str) -> None:
         pytest.param("a" * 101, id="too_long"),
     ],
 )
-def test_name_that_is_none_for_a_run_is_refused(asked: Request, run_id: str) -> None:
+def test_invalid_run_id_is_refused(run_request: Request, run_id: str) -> None:
     with pytest.raises(GateInputError, match=f"^--run-id {re.escape(run_id)}: "):
-        runs.train(dataclasses.replace(asked, run_id=run_id))
-    assert not asked.outputs.exists()
+        runs.train(dataclasses.replace(run_request, run_id=run_id))
+    assert not run_request.outputs.exists()
 
 
-def test_taken_name_is_refused(asked: Request) -> None:
-    folder = asked.outputs / "run"
+def test_existing_run_id_is_refused(run_request: Request) -> None:
+    folder = run_request.outputs / "run"
     folder.mkdir(parents=True)
     with pytest.raises(GateInputError) as raised:
-        runs.train(asked)
+        runs.train(run_request)
     assert str(raised.value) == (
-        f"{folder}: there is a run of that name; choose another --run-id, or add --resume"
+        f"{folder}: this run exists already; choose another --run-id, or add --resume"
     )
     assert list(folder.iterdir()) == []
 
 
-def test_run_leaves_its_files(trained: Path) -> None:
+def test_run_writes_its_files(trained: Path) -> None:
     assert sorted(path.name for path in trained.iterdir()) == [
         "checkpoint.pt",
         "config.yaml",
@@ -98,13 +98,13 @@ def test_run_leaves_its_files(trained: Path) -> None:
     assert (trained.parent / "latest.pt").resolve() == (trained / "checkpoint.pt").resolve()
 
 
-def test_run_keeps_its_newest_two_snapshots(asked: Request) -> None:
-    # Eight steps, and none after the last: what the run leaves then is its checkpoint.
-    folder = runs.train(changed(asked, "train", snapshot_every=2)).parent
+def test_run_keeps_its_two_newest_snapshots(run_request: Request) -> None:
+    # The last of the eight steps makes no snapshot: it makes the checkpoint.
+    folder = runs.train(changed(run_request, "train", snapshot_every=2)).parent
     assert snapshots.names(folder / "snapshots") == ["step-00000004", "step-00000006"]
 
 
-def test_checkpoint_says_how_it_was_made(trained: Path) -> None:
+def test_checkpoint_records_how_it_was_made(trained: Path) -> None:
     checkpoint = METHOD.load(trained / "checkpoint.pt")
     file = Path(checkpoint.config.data.cache_dir) / "bars.parquet"
     assert checkpoint.config == configs.load(RunConfig, trained / "config.yaml")
@@ -144,127 +144,133 @@ def test_provenance_describes_the_run(trained: Path) -> None:
     assert run_details["metadata"]["invocationId"] == "run"
 
 
-def test_progress_is_said(asked: Request, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = runs.train(asked)
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == (f"{checkpoint.parent}: 30 training examples, 244 parameters, 1 x cpu")
+def test_progress_is_printed(run_request: Request, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = runs.train(run_request)
+    output = capsys.readouterr().out.splitlines()
+    assert output[0] == (f"{checkpoint.parent}: 30 training examples, 244 parameters, 1 x cpu")
     lines = lines_of(checkpoint.parent)
-    for epoch, line in ((1, said[1]), (2, said[2])):
-        of_epoch = [line for line in lines if line["epoch"] == epoch]
-        mean = sum(line["loss"] for line in of_epoch) / 4
+    for epoch, line in ((1, output[1]), (2, output[2])):
+        epoch_lines = [line for line in lines if line["epoch"] == epoch]
+        mean = sum(line["loss"] for line in epoch_lines) / 4
         assert line == (
             f"epoch {epoch}/2: loss {mean:.4f}, "
-            f"validation accuracy {of_epoch[-1]['validation_accuracy']:.4f}"
+            f"validation accuracy {epoch_lines[-1]['validation_accuracy']:.4f}"
         )
-    assert said[3:] == [f"checkpoint: {checkpoint}"]
+    assert output[3:] == [f"checkpoint: {checkpoint}"]
 
 
-def test_same_configuration_gives_the_same_checkpoint(asked: Request) -> None:
-    one = runs.train(asked)
-    other = runs.train(dataclasses.replace(asked, run_id="other"))
+def test_same_configuration_gives_the_same_checkpoint(run_request: Request) -> None:
+    one = runs.train(run_request)
+    other = runs.train(dataclasses.replace(run_request, run_id="other"))
     assert one.read_bytes() == other.read_bytes()
 
 
-def test_loss_that_is_not_finite_leaves_no_checkpoint(asked: Request) -> None:
-    # The first step makes the weights as large as its rate, and the second overflows.
+def test_loss_that_is_not_finite_leaves_no_checkpoint(run_request: Request) -> None:
+    # After the first step the weights are as large as the rate, so the second overflows.
     with pytest.raises(TrainingError) as raised:
-        runs.train(changed(asked, "train", lr=1e30, warmup_share=0.0))
+        runs.train(changed(run_request, "train", lr=1e30, warmup_share=0.0))
     assert raised.value.exit_code == ExitCode.FAILED
-    folder = asked.outputs / "run"
+    folder = run_request.outputs / "run"
     assert not (folder / "checkpoint.pt").exists()
     assert not (folder / "provenance.json").exists()
-    assert not (asked.outputs / "latest.pt").exists()
+    assert not (run_request.outputs / "latest.pt").exists()
 
 
 @pytest.mark.parametrize(("key", "value"), [("pixels", 9), ("classes", 5)], ids=str)
-def test_model_that_does_not_fit_the_data_is_refused(asked: Request, key: str, value: int) -> None:
+def test_model_that_does_not_fit_the_data_is_refused(
+    run_request: Request, key: str, value: int
+) -> None:
     with pytest.raises((ConfigError, GateInputError), match=f"a.yaml: model.{key}: must be "):
-        runs.train(dataclasses.replace(changed(asked, "model", **{key: value}), where="a.yaml"))
-    assert not asked.outputs.exists()
+        runs.train(
+            dataclasses.replace(changed(run_request, "model", **{key: value}), where="a.yaml")
+        )
+    assert not run_request.outputs.exists()
 
 
-def test_file_where_the_outputs_should_be_is_refused(asked: Request) -> None:
-    asked.outputs.write_text("mine")
+def test_file_in_place_of_the_outputs_folder_is_refused(run_request: Request) -> None:
+    run_request.outputs.write_text("mine")
     with pytest.raises(GateInputError, match="cannot be written"):
-        runs.train(asked)
-    assert asked.outputs.read_text() == "mine"
+        runs.train(run_request)
+    assert run_request.outputs.read_text() == "mine"
 
 
-def test_synthetic_examples_can_be_trained_on(asked: Request, tmp_path: Path) -> None:
+def test_synthetic_examples_can_be_trained_on(run_request: Request, tmp_path: Path) -> None:
     cache = tmp_path / "none"
-    synthetic = changed(asked, "data", source="synthetic", cache_dir=str(cache))
+    synthetic = changed(run_request, "data", source="synthetic", cache_dir=str(cache))
     checkpoint = runs.train(changed(synthetic, "train", epochs=1, batch_size=128))
     assert METHOD.load(checkpoint).step == 2
     assert not cache.exists()
 
 
 @pytest.mark.parametrize("step", [1, 3, 4, 5, 8])
-def test_resumed_run_ends_as_the_uninterrupted_one(
-    asked: Request, trained: Path, step: int
+def test_resumed_run_ends_like_an_uninterrupted_one(
+    run_request: Request, trained: Path, step: int
 ) -> None:
-    # Snapshots are made after steps 3 and 6; step 3 is written, but stops before its snapshot.
-    folder = train_until(asked, step)
-    assert runs.train(resumed(asked)) == folder / "checkpoint.pt"
+    # Snapshots are due after steps 3 and 6; stopping at step 3 comes just before its snapshot.
+    folder = train_until(run_request, step)
+    assert runs.train(resumed(run_request)) == folder / "checkpoint.pt"
     assert are_equal(weights_of(folder), weights_of(trained))
     assert without_seconds(folder) == without_seconds(trained)
 
 
-def test_resumed_run_says_from_where(asked: Request, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = train_until(asked, 5)
-    runs.train(resumed(asked))
-    said = capsys.readouterr().out
-    assert f"resumed at step 3 from {folder / 'snapshots' / 'step-00000003'}\n" in said
-    # The mean of the first epoch holds the steps before the resume as well.
-    mean = sum(line["loss"] for line in lines_of(folder)[:4]) / 4
-    assert said.count(f"epoch 1/2: loss {mean:.4f}, ") == 2
-
-
-def test_run_without_a_snapshot_starts_anew(
-    asked: Request, capsys: pytest.CaptureFixture[str]
+def test_resumed_run_reports_its_snapshot(
+    run_request: Request, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = train_until(asked, 2)
-    runs.train(resumed(asked))
+    folder = train_until(run_request, 5)
+    runs.train(resumed(run_request))
+    output = capsys.readouterr().out
+    assert f"resumed at step 3 from {folder / 'snapshots' / 'step-00000003'}\n" in output
+    # The mean of the first epoch includes the steps before the resume.
+    mean = sum(line["loss"] for line in lines_of(folder)[:4]) / 4
+    assert output.count(f"epoch 1/2: loss {mean:.4f}, ") == 2
+
+
+def test_run_without_a_snapshot_starts_over(
+    run_request: Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = train_until(run_request, 2)
+    runs.train(resumed(run_request))
     assert "resumed" not in capsys.readouterr().out
     assert [line["step"] for line in lines_of(folder)] == list(range(1, 9))
 
 
-def test_run_that_does_not_exist_yet_can_be_resumed(asked: Request) -> None:
-    # So that one command line starts a run and goes on with it, as a scheduler repeats it.
-    assert runs.train(resumed(asked)).exists()
+def test_run_that_does_not_exist_yet_can_be_resumed(run_request: Request) -> None:
+    # A scheduler can repeat one command line both to start a run and to continue it.
+    assert runs.train(resumed(run_request)).exists()
 
 
-def test_metrics_cut_off_in_a_line_are_mended(asked: Request) -> None:
-    folder = train_until(asked, 5)
+def test_truncated_line_of_metrics_is_repaired(run_request: Request) -> None:
+    folder = train_until(run_request, 5)
     with (folder / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 6, "lo')
-    runs.train(resumed(asked))
+    runs.train(resumed(run_request))
     assert [line["step"] for line in lines_of(folder)] == list(range(1, 9))
 
 
-def test_damaged_and_lost_metrics_are_told_and_stop_nothing(
-    asked: Request, trained: Path, capsys: pytest.CaptureFixture[str]
+def test_damaged_and_lost_metrics_are_reported_and_training_continues(
+    run_request: Request, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = train_until(asked, 4)
+    folder = train_until(run_request, 4)
     file = folder / "metrics.jsonl"
     lines = file.read_bytes().splitlines()
     file.write_bytes(b"\n".join([lines[0], b"\xff{", *lines[2:]]) + b"\n")
-    runs.train(resumed(asked))
-    assert f"{file}: 1 of the first 3 lines are lost or damaged\n" in capsys.readouterr().out
+    runs.train(resumed(run_request))
+    assert f"{file}: 1 of the first 3 lines are missing or damaged\n" in capsys.readouterr().out
     assert [line["step"] for line in lines_of(folder)] == [1, 3, 4, 5, 6, 7, 8]
     assert are_equal(weights_of(folder), weights_of(trained))
 
 
-def test_files_that_a_kill_left_half_written_are_dropped(asked: Request) -> None:
-    folder = train_until(asked, 5)
+def test_half_written_files_of_a_killed_run_are_deleted(run_request: Request) -> None:
+    folder = train_until(run_request, 5)
     (folder / ".checkpoint.pt.abandoned").write_bytes(b"half")
     (folder / "snapshots" / ".step-00000006.unfinished").mkdir()
-    runs.train(resumed(asked))
-    assert not list(asked.outputs.rglob(".checkpoint*"))
-    assert not list(asked.outputs.rglob(".step*"))
+    runs.train(resumed(run_request))
+    assert not list(run_request.outputs.rglob(".checkpoint*"))
+    assert not list(run_request.outputs.rglob(".step*"))
 
 
-def test_metrics_that_cannot_be_written_end_the_run_with_a_clear_line(
-    asked: Request,
+def test_metrics_that_cannot_be_written_end_the_run_with_an_error(
+    run_request: Request,
 ) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
@@ -272,7 +278,7 @@ def test_metrics_that_cannot_be_written_end_the_run_with_a_clear_line(
 
     def fill_then_write(metrics: Any, line: dict[str, Any]) -> None:
         if line["step"] == 5:
-            file = asked.outputs / "run" / "metrics.jsonl"
+            file = run_request.outputs / "run" / "metrics.jsonl"
             file.rename(file.with_name("elsewhere"))
             file.symlink_to("/dev/full")
         write(metrics, line)
@@ -280,28 +286,32 @@ def test_metrics_that_cannot_be_written_end_the_run_with_a_clear_line(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Metrics, "write", fill_then_write)
         with pytest.raises(GateInputError) as raised:
-            runs.train(asked)
-    file = asked.outputs / "run" / "metrics.jsonl"
+            runs.train(run_request)
+    file = run_request.outputs / "run" / "metrics.jsonl"
     assert str(raised.value) == (
-        f"{file}: cannot be written (No space left on device); make room, then --resume"
+        f"{file}: cannot be written (No space left on device); fix the cause, then --resume"
     )
     assert snapshots.names(file.parent / "snapshots") == ["step-00000003"]
 
 
-def test_finished_run_is_left_as_it_is(asked: Request, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = runs.train(asked)
-    before = {path: path.stat().st_mtime_ns for path in asked.outputs.rglob("*")}
+def test_resuming_a_finished_run_changes_nothing(
+    run_request: Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = runs.train(run_request)
+    before = {path: path.stat().st_mtime_ns for path in run_request.outputs.rglob("*")}
     capsys.readouterr()
-    assert runs.train(resumed(asked)) == checkpoint
-    assert capsys.readouterr().out == f"{checkpoint}: this run has ended already; nothing to do\n"
-    assert {path: path.stat().st_mtime_ns for path in asked.outputs.rglob("*")} == before
+    assert runs.train(resumed(run_request)) == checkpoint
+    assert capsys.readouterr().out == f"{checkpoint}: this run has already ended; nothing to do\n"
+    assert {path: path.stat().st_mtime_ns for path in run_request.outputs.rglob("*")} == before
 
 
-def test_run_killed_before_its_provenance_is_finished(asked: Request, trained: Path) -> None:
-    folder = runs.train(asked).parent
+def test_run_killed_before_writing_provenance_can_be_completed(
+    run_request: Request, trained: Path
+) -> None:
+    folder = runs.train(run_request).parent
     (folder / "provenance.json").unlink()
     (folder / "checkpoint.pt").unlink()
-    runs.train(resumed(asked))
+    runs.train(resumed(run_request))
     assert are_equal(weights_of(folder), weights_of(trained))
     assert (folder / "provenance.json").exists()
 
@@ -309,17 +319,17 @@ def test_run_killed_before_its_provenance_is_finished(asked: Request, trained: P
 @pytest.mark.parametrize(
     ("section", "key", "value", "explanation"),
     [
-        pytest.param("train", "lr", 0.5, "train.lr is 0.001 in this run, and 0.5 is", id="lr"),
-        pytest.param("train", "epochs", 3, "train.epochs is 2 in this run, and 3", id="epochs"),
-        pytest.param("model", "width", 16, "model.width is 8 in this run, and 16", id="width"),
+        pytest.param("train", "lr", 0.5, "train.lr is 0.001 in this run, but 0.5 was", id="lr"),
+        pytest.param("train", "epochs", 3, "train.epochs is 2 in this run, but 3", id="epochs"),
+        pytest.param("model", "width", 16, "model.width is 8 in this run, but 16", id="width"),
         pytest.param(
-            "data", "source", "synthetic", "data.source is bars in this run, and synth", id="data"
+            "data", "source", "synthetic", "data.source is bars in this run, but synth", id="data"
         ),
     ],
 )
 @pytest.mark.parametrize("has_ended", [False, True], ids=["under_way", "ended"])
 def test_resume_with_another_configuration_names_the_key(  # noqa: PLR0913 - a table's columns
-    asked: Request,
+    run_request: Request,
     trained: Path,
     section: str,
     key: str,
@@ -328,121 +338,125 @@ def test_resume_with_another_configuration_names_the_key(  # noqa: PLR0913 - a t
     *,
     has_ended: bool,
 ) -> None:
-    folder = asked.outputs / "run"
+    folder = run_request.outputs / "run"
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_bytes(configs.dump(asked.config))
+    (folder / "config.yaml").write_bytes(configs.dump(run_request.config))
     if has_ended:
         shutil.copy(trained / "provenance.json", folder)
     with pytest.raises(ConfigError, match=f"config.yaml: {explanation}") as raised:
-        runs.train(resumed(changed(asked, section, **{key: value})))
+        runs.train(resumed(changed(run_request, section, **{key: value})))
     assert "same configuration" in str(raised.value)
 
 
-def test_resume_with_another_seed_is_refused(asked: Request) -> None:
-    train_until(asked, 2)
-    other = dataclasses.replace(asked, config=asked.config.model_copy(update={"seed": 1}))
-    with pytest.raises(ConfigError, match="seed is 0 in this run, and 1 is asked for"):
+def test_resume_with_another_seed_is_refused(run_request: Request) -> None:
+    train_until(run_request, 2)
+    other = dataclasses.replace(
+        run_request, config=run_request.config.model_copy(update={"seed": 1})
+    )
+    with pytest.raises(ConfigError, match="seed is 0 in this run, but 1 was requested"):
         runs.train(resumed(other))
 
 
-def test_resume_names_every_key_that_differs(asked: Request) -> None:
-    train_until(asked, 2)
-    other = changed(changed(asked, "train", lr=0.5, clip_norm=2.0), "model", depth=2)
+def test_resume_names_every_key_that_differs(run_request: Request) -> None:
+    train_until(run_request, 2)
+    other = changed(changed(run_request, "train", lr=0.5, clip_norm=2.0), "model", depth=2)
     with pytest.raises(ConfigError) as raised:
         runs.train(resumed(other))
     for key in ("model.depth is 1", "train.lr is 0.001", "train.clip_norm is 1.0"):
-        assert f"{key} in this run, and " in str(raised.value)
+        assert f"{key} in this run, but " in str(raised.value)
 
 
-def test_snapshot_of_another_configuration_is_refused(asked: Request) -> None:
-    folder = train_until(asked, 4)
-    other = changed(asked, "train", lr=0.5)
+def test_snapshot_of_another_configuration_is_refused(run_request: Request) -> None:
+    folder = train_until(run_request, 4)
+    other = changed(run_request, "train", lr=0.5)
     (folder / "config.yaml").write_bytes(configs.dump(other.config))  # by hand
     with pytest.raises(ConfigError, match=r"step-00000003: train\.lr is 0\.001 in this run, "):
         runs.train(resumed(other))
 
 
 @pytest.mark.parametrize("name", [".env", "notes.txt", "snapshots"])
-def test_folder_that_is_no_run_is_left_as_it_is(asked: Request, name: str) -> None:
-    folder = asked.outputs / "run"
+def test_folder_that_is_not_a_run_is_left_unchanged(run_request: Request, name: str) -> None:
+    folder = run_request.outputs / "run"
     folder.mkdir(parents=True)
     (folder / name).write_text("mine")
-    with pytest.raises(GateInputError, match=r"has no config\.yaml, with which every run"):
-        runs.train(resumed(asked))
+    with pytest.raises(GateInputError, match=r"not the folder of a run: it has no config\.yaml"):
+        runs.train(resumed(run_request))
     assert (folder / name).read_text() == "mine"
 
 
-def test_what_is_not_the_runs_own_is_left_as_it_is(asked: Request) -> None:
-    folder = train_until(asked, 4)
+def test_files_that_the_run_did_not_write_are_kept(run_request: Request) -> None:
+    folder = train_until(run_request, 4)
     (folder / ".ipynb_checkpoints").mkdir()
     (folder / ".env").write_text("mine")
-    runs.train(resumed(asked))
+    runs.train(resumed(run_request))
     assert (folder / ".env").read_text() == "mine"
     assert (folder / ".ipynb_checkpoints").is_dir()
 
 
-def test_data_that_changed_since_is_refused(
-    asked: Request,
+def test_data_that_changed_since_the_snapshot_is_refused(
+    run_request: Request,
     data_file: Path,
     table: pa.Table,
     prepare: Callable[[pa.Table, Path], Path],
 ) -> None:
-    folder = train_until(asked, 5)
+    folder = train_until(run_request, 5)
     labels = pa.array([0] * 60, pa.int8())
     prepare(table.set_column(2, data.SCHEMA.field("label"), labels), data_file)
     with pytest.raises(GateInputError) as raised:
-        runs.train(resumed(asked))
+        runs.train(resumed(run_request))
     assert str(raised.value) == (
-        f"{folder / 'snapshots' / 'step-00000003'}: made from other data than data.source has "
+        f"{folder / 'snapshots' / 'step-00000003'}: made with different data than data.source has "
         "now; start a new run"
     )
 
 
-def test_damaged_newest_snapshot_is_passed_over(
-    asked: Request, trained: Path, capsys: pytest.CaptureFixture[str]
+def test_damaged_newest_snapshot_is_skipped(
+    run_request: Request, trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = train_until(asked, 7)
+    folder = train_until(run_request, 7)
     newest = folder / "snapshots" / "step-00000006"
     flip_a_byte(newest / "__0_0.distcp")
-    runs.train(resumed(asked))
-    said = capsys.readouterr().out
-    assert f"{newest}: damaged (__0_0.distcp is not what it was); using the snapshot" in said
-    assert "resumed at step 3 from " in said
+    runs.train(resumed(run_request))
+    output = capsys.readouterr().out
+    assert (
+        f"{newest}: damaged (__0_0.distcp does not match its digest); using the snapshot" in output
+    )
+    assert "resumed at step 3 from " in output
     assert are_equal(weights_of(folder), weights_of(trained))
 
 
-def test_run_whose_snapshots_are_all_damaged_is_refused(asked: Request) -> None:
-    folder = train_until(asked, 7)
+def test_run_with_only_damaged_snapshots_is_refused(run_request: Request) -> None:
+    folder = train_until(run_request, 7)
     for file in (folder / "snapshots").glob("*/*.distcp"):
         flip_a_byte(file)
-    with pytest.raises(CheckpointError, match="no snapshot is whole; start a new run with another"):
-        runs.train(resumed(asked))
+    with pytest.raises(CheckpointError, match="no snapshot is intact; start a new run with"):
+        runs.train(resumed(run_request))
 
 
-def test_resume_needs_a_name(asked: Request) -> None:
+def test_resume_needs_a_run_id(run_request: Request) -> None:
     with pytest.raises(GateInputError) as raised:
-        runs.train(resumed(dataclasses.replace(asked, run_id=None)))
-    assert str(raised.value) == "--resume needs --run-id: the name of the run to go on with"
-    assert not asked.outputs.exists()
+        runs.train(resumed(dataclasses.replace(run_request, run_id=None)))
+    assert str(raised.value) == "--resume needs --run-id: the ID of the run to continue"
+    assert not run_request.outputs.exists()
 
 
 @pytest.mark.parametrize("changes", [{"run_id": None}, {"resume": False}])
-def test_torchrun_that_may_restart_must_be_told_with_which_run_to_go_on(
-    asked: Request, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+def test_torchrun_with_restarts_needs_a_run_id_and_resume(
+    run_request: Request, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     with pytest.raises(GateInputError, match=r"^torchrun --max-restarts needs --run-id and --res"):
-        runs.train(dataclasses.replace(resumed(asked), **changes))
-    assert not asked.outputs.exists()
+        runs.train(dataclasses.replace(resumed(run_request), **changes))
+    assert not run_request.outputs.exists()
 
 
-def test_worker_that_torchrun_restarts_goes_on(
-    asked: Request, trained: Path, monkeypatch: pytest.MonkeyPatch
+def test_worker_restarted_by_torchrun_resumes(
+    run_request: Request, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = train_until(asked, 5)
+    folder = train_until(run_request, 5)
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    runs.train(resumed(asked))
+    runs.train(resumed(run_request))
     assert are_equal(weights_of(folder), weights_of(trained))
 
 
@@ -453,13 +467,13 @@ def test_worker_that_torchrun_restarts_goes_on(
         pytest.param(dataclasses.replace(CLEAN, commit=None), id="no_repository"),
     ],
 )
-def test_release_refuses_source_that_no_commit_describes(
-    asked: Request, monkeypatch: pytest.MonkeyPatch, state: SourceState
+def test_release_refuses_uncommitted_source(
+    run_request: Request, monkeypatch: pytest.MonkeyPatch, state: SourceState
 ) -> None:
     monkeypatch.setattr(provenance, "source_state", lambda _: state)
-    with pytest.raises(GateInputError, match="the source is not what a commit says"):
-        runs.train(dataclasses.replace(asked, needs_clean_tree=True))
-    assert not asked.outputs.exists()
+    with pytest.raises(GateInputError, match="the source does not match a commit"):
+        runs.train(dataclasses.replace(run_request, needs_clean_tree=True))
+    assert not run_request.outputs.exists()
 
 
 @pytest.mark.parametrize(
@@ -470,55 +484,57 @@ def test_release_refuses_source_that_no_commit_describes(
     ],
 )
 def test_release_refuses_a_snapshot_of_other_source(
-    asked: Request, monkeypatch: pytest.MonkeyPatch, before: SourceState
+    run_request: Request, monkeypatch: pytest.MonkeyPatch, before: SourceState
 ) -> None:
     monkeypatch.setattr(provenance, "source_state", lambda _: before)
-    train_until(asked, 4)
+    train_until(run_request, 4)
     monkeypatch.setattr(provenance, "source_state", lambda _: CLEAN)
-    release = dataclasses.replace(resumed(asked), needs_clean_tree=True)
-    with pytest.raises(GateInputError, match="step-00000003: made from other source than the"):
+    release = dataclasses.replace(resumed(run_request), needs_clean_tree=True)
+    with pytest.raises(GateInputError, match="step-00000003: made with different source than the"):
         runs.train(release)
-    checkpoint = runs.train(resumed(asked))
+    checkpoint = runs.train(resumed(run_request))
     statement = provenance.read(checkpoint.with_name("provenance.json"))
     assert provenance.is_dirty(statement) is not before.is_clean
 
 
 def test_provenance_lists_the_attempts_of_a_run(
-    asked: Request, monkeypatch: pytest.MonkeyPatch
+    run_request: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(provenance, "source_state", lambda _: CLEAN)
-    train_until(asked, 4)
-    train_until(resumed(asked), 7)
-    checkpoint = runs.train(resumed(asked))
+    train_until(run_request, 4)
+    train_until(resumed(run_request), 7)
+    checkpoint = runs.train(resumed(run_request))
     statement = provenance.read(checkpoint.with_name("provenance.json"))
     earlier = statement["predicate"]["buildDefinition"]["internalParameters"]["earlierAttempts"]
     assert [attempt["first_step"] for attempt in earlier] == [0, 3]
-    # All were alike: what the run depended on is said once.
+    # Nothing changed between the attempts, so each fact is listed once.
     assert not [name for name in provenance.facts(statement) if "from step" in name]
 
 
-def test_release_takes_a_clean_tree(asked: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_release_accepts_a_clean_tree(
+    run_request: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(provenance, "source_state", lambda _: CLEAN)
-    release = dataclasses.replace(asked, needs_clean_tree=True)
+    release = dataclasses.replace(run_request, needs_clean_tree=True)
     checkpoint = runs.train(changed(release, "train", epochs=1))
     facts = provenance.facts(provenance.read(checkpoint.with_name("provenance.json")))
     assert (facts["source"], facts["uv.lock"]) == ("c" * 40, "1" * 64)
 
 
-def test_source_that_no_commit_describes_is_recorded(
-    asked: Request, monkeypatch: pytest.MonkeyPatch
+def test_uncommitted_source_is_recorded(
+    run_request: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dirty = dataclasses.replace(CLEAN, diff_digest="d" * 64)
     monkeypatch.setattr(provenance, "source_state", lambda _: dirty)
-    checkpoint = runs.train(changed(asked, "train", epochs=1))
+    checkpoint = runs.train(changed(run_request, "train", epochs=1))
     statement = provenance.read(checkpoint.with_name("provenance.json"))
     assert provenance.facts(statement)["source-diff"] == "d" * 64
     definition = statement["predicate"]["buildDefinition"]
     assert definition["internalParameters"]["dirty"] is True
 
 
-def test_run_looks_at_the_source_of_its_own_package(
-    asked: Request, monkeypatch: pytest.MonkeyPatch
+def test_run_records_the_source_of_its_own_package(
+    run_request: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked_at: list[Path] = []
 
@@ -527,5 +543,5 @@ def test_run_looks_at_the_source_of_its_own_package(
         return CLEAN
 
     monkeypatch.setattr(provenance, "source_state", state_of)
-    runs.train(changed(asked, "train", epochs=1))
+    runs.train(changed(run_request, "train", epochs=1))
     assert looked_at == [Path(data.__file__).parent]

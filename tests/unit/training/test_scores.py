@@ -1,4 +1,4 @@
-"""The figures of a model's predictions, against scikit-learn and by hand."""
+"""Scores of a model's predictions, checked against scikit-learn and by hand."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def predictions_of(n: int = 200, classes: int = 4, *, seed: int = 0) -> Predicti
     )
 
 
-def test_overall_figures_are_scikit_learns() -> None:
+def test_overall_scores_match_scikit_learn() -> None:
     given = predictions_of()
     overall = scores.scores_of(given)["all"]["overall"]
     assert overall["n"] == 200
@@ -37,19 +37,19 @@ def test_overall_figures_are_scikit_learns() -> None:
 
 
 @pytest.mark.parametrize("column", ["class", "size"])
-def test_each_part_is_scored_on_its_own_examples(column: str) -> None:
+def test_each_group_is_scored_on_its_own_examples(column: str) -> None:
     given = predictions_of()
     values = given.subgroups["size"] if column == "size" else given.labels.astype(np.str_)
     by_value = scores.scores_of(given)[column]
     assert set(by_value) == set(values)
-    assert sum(part["n"] for part in by_value.values()) == 200
-    for value, part in by_value.items():
+    assert sum(group["n"] for group in by_value.values()) == 200
+    for value, group in by_value.items():
         chosen = values == value
         expected = accuracy_score(given.labels[chosen], given.predictions[chosen])
-        assert part["accuracy"] == expected
+        assert group["accuracy"] == expected
 
 
-def test_calibration_error_of_a_model_that_is_always_sure_is_its_error_rate() -> None:
+def test_calibration_error_of_an_always_certain_model_is_its_error_rate() -> None:
     probabilities = np.eye(4)[[0, 1, 2, 3, 0, 0, 0, 0]]
     labels = np.array([0, 1, 2, 3, 0, 0, 1, 1])
     given = Predictions(
@@ -63,18 +63,18 @@ def test_calibration_error_of_a_model_that_is_always_sure_is_its_error_rate() ->
     assert scores.scores_of(given)["all"]["overall"]["ece"] == pytest.approx(2 / 8)
 
 
-def test_confusion_matrix_is_scikit_learns() -> None:
+def test_confusion_matrix_matches_scikit_learn() -> None:
     given = predictions_of()
     expected = confusion_matrix(given.labels, given.predictions, labels=range(4))
     assert np.array_equal(scores.confusion_matrix(given), expected)
 
 
-def test_classes_that_nobody_has_stay_in_the_matrix() -> None:
+def test_classes_without_examples_stay_in_the_matrix() -> None:
     given = predictions_of(n=3, classes=6)
     assert scores.confusion_matrix(given).shape == (6, 6)
 
 
-def test_files_are_figures_and_pictures_that_are_the_same_each_time(tmp_path: Path) -> None:
+def test_score_files_and_plots_are_reproducible(tmp_path: Path) -> None:
     given = predictions_of()
     for folder in ("one", "two"):
         scores.write_scores(given, tmp_path / folder)
@@ -85,17 +85,17 @@ def test_files_are_figures_and_pictures_that_are_the_same_each_time(tmp_path: Pa
     assert json.loads((tmp_path / "one" / "scores.json").read_text())["all"]["overall"]["n"] == 200
 
 
-def test_pictures_say_the_figures(tmp_path: Path) -> None:
+def test_plots_show_the_scores(tmp_path: Path) -> None:
     given = predictions_of()
     scores.write_scores(given, tmp_path)
     error = scores.scores_of(given)["all"]["overall"]["ece"]
-    assert f"ECE {error:.4f}" in words_of(tmp_path / "reliability.svg")
+    assert f"ECE {error:.4f}" in text_in(tmp_path / "reliability.svg")
     counts = scores.confusion_matrix(given)
-    shown = words_of(tmp_path / "confusion_matrix.svg").split()
+    shown = text_in(tmp_path / "confusion_matrix.svg").split()
     assert all(str(count) in shown for count in counts[counts > 0])
 
 
-def test_a_classifier_without_probabilities_has_its_accuracy_and_no_pictures(
+def test_a_classifier_without_probabilities_has_an_accuracy_and_no_plots(
     tmp_path: Path,
 ) -> None:
     bare = dataclasses.replace(predictions_of(), probabilities=None)
@@ -105,7 +105,7 @@ def test_a_classifier_without_probabilities_has_its_accuracy_and_no_pictures(
     assert overall == {"n": 200, "accuracy": accuracy_score(bare.labels, bare.predictions)}
 
 
-def test_a_regression_has_its_errors_overall_and_by_subgroup(tmp_path: Path) -> None:
+def test_a_regression_has_errors_overall_and_by_subgroup(tmp_path: Path) -> None:
     given = Predictions(
         ids=np.array(["a", "b", "c"]),
         labels=np.array([0.0, 2.0, 5.0]),
@@ -134,5 +134,5 @@ def test_other_models_have_the_mean_of_each_score() -> None:
     assert scores.scores_of(given) == {"all": {"overall": {"n": 2, "bits": 1.5}}}
 
 
-def words_of(picture: Path) -> str:
+def text_in(picture: Path) -> str:
     return " ".join(text for text in ET.parse(picture).getroot().itertext() if text.strip())  # noqa: S314 - our own file

@@ -1,4 +1,4 @@
-"""What is beside the package's __init__.py works where torch and ONNX are not installed."""
+"""Modules directly in the `training` package import without torch and ONNX installed."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-# An entry of None in sys.modules makes the import of that name an ImportError.
+# An entry of None in sys.modules makes importing that name raise ImportError.
 IMPORT = """
 import importlib, pkgutil, sys
 for name in sys.argv[1].split(","):
@@ -25,7 +25,7 @@ for name in sys.argv[2:]:
     ("missing", "others"),
     [("torch,onnx,onnxruntime,mlflow", []), ("torch", ["training.onnx.trees"])],
 )
-def test_modules_are_imported(missing: str, others: list[str]) -> None:
+def test_modules_import_without_missing_packages(missing: str, others: list[str]) -> None:
     command = [sys.executable, "-c", IMPORT, missing, *others]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

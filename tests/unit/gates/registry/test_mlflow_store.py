@@ -1,4 +1,4 @@
-"""A registry in a SQLite file, whatever that file is and wherever it lies."""
+"""A registry in a SQLite file: files that are not registries, and odd folder names."""
 
 import contextlib
 import sqlite3
@@ -23,7 +23,7 @@ def weights(tmp_path: Path) -> Path:
     return file
 
 
-def no_database(file: Path) -> None:
+def not_a_database(file: Path) -> None:
     file.write_text("not a database")
 
 
@@ -49,13 +49,13 @@ def run_sql(file: Path, statement: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(no_database, "file is not a database", id="no_database"),
-        pytest.param(empty, "is not a registry of MLflow's; name a new file", id="empty"),
-        pytest.param(another_program, "is not a registry of MLflow's", id="another_program"),
+        pytest.param(not_a_database, "file is not a database", id="not_a_database"),
+        pytest.param(empty, "is not an MLflow registry; name a new file", id="empty"),
+        pytest.param(another_program, "is not an MLflow registry", id="another_program"),
         pytest.param(another_revision, "out-of-date database schema", id="another_revision"),
     ],
 )
-def test_a_file_of_something_else_is_one_line_and_stays_what_it_was(
+def test_a_file_that_is_not_a_registry_is_refused_and_unchanged(
     change: Callable[[Path], None],
     message: str,
     empty_database: Path,
@@ -78,12 +78,12 @@ ODD_NAMES = ["a b", "a#b", "ä", "a'b", "a%20b", "ws_feature%2Fx", "50%", "a?b=c
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_any_folder_will_do_for_us_and_for_mlflow(
+def test_any_folder_name_works_for_us_and_for_mlflow(
     name: str, weights: Path, empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "places" / name
     folder.mkdir(parents=True)
-    # MLflow keeps what it opened at an address, wherever that was.
+    # MLflow caches by address, even a relative one, so each test needs its own.
     registry = folder / f"registry{ODD_NAMES.index(name)}"
     copied(empty_database, registry)
     monkeypatch.chdir(folder)
@@ -95,11 +95,11 @@ def test_any_folder_will_do_for_us_and_for_mlflow(
     theirs = artifacts.download_artifacts(uri, dst_path=str(tmp_path), tracking_uri=address)
     assert Path(theirs).read_bytes() == b"weights"
     assert sorted(each.name for each in registry.iterdir()) == ["artifacts", "mlflow.db"]
-    assert [each.name for each in folder.parent.iterdir()] == [name], "and no other beside it"
+    assert [each.name for each in folder.parent.iterdir()] == [name], "no other folder is created"
 
 
 @pytest.mark.parametrize("name", ["a b", "a%20b"])
-def test_a_registry_is_made_where_the_command_runs(
+def test_a_registry_is_created_in_the_working_directory(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "places" / name
@@ -108,10 +108,10 @@ def test_a_registry_is_made_where_the_command_runs(
     monkeypatch.delenv("GATES_REGISTRY", raising=False)
     assert open_store(make=True).versions("m") == []
     assert [each.name for each in (folder / "registry").iterdir()] == ["mlflow.db"]
-    assert [each.name for each in folder.parent.iterdir()] == [name], "and no other beside it"
+    assert [each.name for each in folder.parent.iterdir()] == [name], "no other folder is created"
 
 
-def test_a_version_is_there_with_all_its_files_or_not_at_all(
+def test_a_version_is_added_with_all_its_files_or_not_at_all(
     store: Store, weights: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(GateInputError, match="No such file"):
@@ -119,7 +119,7 @@ def test_a_version_is_there_with_all_its_files_or_not_at_all(
     assert store.versions("m") == []
 
 
-def test_an_alias_names_a_version_that_is_there(store: Store, weights: Path) -> None:
+def test_an_alias_can_only_name_an_existing_version(store: Store, weights: Path) -> None:
     gone = store.add("m", {"checkpoint.pt": weights}, {})
     store.remove(gone)
     for number in (gone.number, 7):

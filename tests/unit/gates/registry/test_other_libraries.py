@@ -1,4 +1,4 @@
-"""A model that torch did not make goes the same way: its provenance names its file and library."""
+"""Models from libraries other than torch: the provenance names the file and the library."""
 
 import json
 import shutil
@@ -44,7 +44,7 @@ def onnx(tmp_path: Path, policy: Policy) -> Run:
     return run_of(tmp_path / "outputs" / "one", b"trees", policy)
 
 
-def test_it_is_registered_promoted_and_rolled_back(
+def test_an_onnx_model_is_registered_promoted_and_rolled_back(
     registry: Registry, onnx: Run, policy: Policy, tmp_path: Path
 ) -> None:
     version = to_production(registry, onnx, policy)
@@ -58,14 +58,16 @@ def test_it_is_registered_promoted_and_rolled_back(
         assert file.name == "predictions.parquet"
 
 
-def test_it_must_answer(registry: Registry, policy: Policy, tmp_path: Path) -> None:
+def test_an_onnx_model_must_pass_the_smoke_check(
+    registry: Registry, policy: Policy, tmp_path: Path
+) -> None:
     registry.register(run_of(tmp_path / "bad", BAD, policy).submission())
     verdict = registry.promote(Promotion(stage="staging"), policy)
     assert verdict.outcome is Outcome.FAIL
     assert "the model answers nonsense" in verdict.to_text()
 
 
-def test_a_changed_model_is_found(registry: Registry, onnx: Run, policy: Policy) -> None:
+def test_a_changed_onnx_model_is_detected(registry: Registry, onnx: Run, policy: Policy) -> None:
     version = to_production(registry, onnx, policy)
     Path(version.source.removeprefix("file://"), "checkpoint.onnx").write_bytes(b"evil")
     with (
@@ -84,12 +86,12 @@ def test_a_torch_model_may_follow_one_of_another_library(
     assert "checkpoint.pt" in to_production(registry, torch, policy).files
 
 
-def test_its_card_and_ml_bom_name_its_library(onnx: Run, tmp_path: Path) -> None:
-    about = ["--run", str(onnx.folder), "--verdict", str(onnx.verdict_file)]
-    about += ["--settings", str(CARD)]
-    assert main(["card", *about]) == 0
+def test_card_and_ml_bom_name_the_library(onnx: Run, tmp_path: Path) -> None:
+    arguments = ["--run", str(onnx.folder), "--verdict", str(onnx.verdict_file)]
+    arguments += ["--settings", str(CARD)]
+    assert main(["card", *arguments]) == 0
     assert "library_name: sklearn\n" in (onnx.folder / "model_card.md").read_text()
-    assert main(["mlbom", *about, "--output", str(tmp_path / "mlbom.json")]) == 0
+    assert main(["mlbom", *arguments, "--output", str(tmp_path / "mlbom.json")]) == 0
     model = json.loads((tmp_path / "mlbom.json").read_bytes())["metadata"]["component"]
     assert model["modelCard"]["properties"] == [
         {"name": "library", "value": "sklearn"},
@@ -97,12 +99,12 @@ def test_its_card_and_ml_bom_name_its_library(onnx: Run, tmp_path: Path) -> None
     ]
 
 
-def test_it_is_traced(onnx: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_onnx_model_is_traced(onnx: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trace", onnx.checkpoint, "--outputs", str(onnx.folder.parent)]) == 0
     assert f"one: {onnx.checkpoint} is its model" in capsys.readouterr().out
 
 
-def test_the_file_that_the_provenance_names_must_be_there(onnx: Run) -> None:
+def test_the_file_that_the_provenance_names_must_exist(onnx: Run) -> None:
     shutil.move(onnx.folder / "checkpoint.onnx", onnx.folder / "checkpoint.pt")
     with pytest.raises(GateInputError, match=r"checkpoint\.onnx: is missing; python -m PROJECT"):
         onnx.submission()
@@ -111,17 +113,17 @@ def test_the_file_that_the_provenance_names_must_be_there(onnx: Run) -> None:
 @pytest.mark.parametrize(
     "name", ["checkpoint", "checkpoint.", "../checkpoint.pt", "model.onnx", "checkpoint.pt\n", "x"]
 )
-def test_a_name_that_is_no_checkpoints_is_refused(name: str, onnx: Run) -> None:
+def test_an_invalid_checkpoint_name_is_refused(name: str, onnx: Run) -> None:
     file = onnx.folder / "provenance.json"
     document = json.loads(file.read_text())
     document["subject"][0]["name"] = name
     file.write_text(json.dumps(document))
-    with pytest.raises(GateInputError, match="expected checkpoint and its suffix"):
+    with pytest.raises(GateInputError, match="expected checkpoint with a suffix"):
         provenance.read_of_run(onnx.folder)
 
 
 @pytest.mark.parametrize("library", ["", "Py Torch", "a" * 51, 3])
-def test_a_library_that_is_no_name_is_refused(library: object, onnx: Run) -> None:
+def test_an_invalid_library_name_is_refused(library: object, onnx: Run) -> None:
     file = onnx.folder / "provenance.json"
     document = json.loads(file.read_text())
     document["predicate"]["buildDefinition"]["internalParameters"]["library"] = library
@@ -130,7 +132,7 @@ def test_a_library_that_is_no_name_is_refused(library: object, onnx: Run) -> Non
         provenance.read(file)
 
 
-def test_a_version_with_two_checkpoints_has_none() -> None:
+def test_a_version_with_two_checkpoints_is_ambiguous() -> None:
     assert checkpoint_name(["checkpoint.pt", "checkpoint.onnx"]) is None
     assert identity({"checkpoint.pt": "1", "checkpoint.onnx": "2"})["checkpoint"] == ""
     assert checkpoint_name(["config.yaml", "checkpoint.onnx"]) == "checkpoint.onnx"

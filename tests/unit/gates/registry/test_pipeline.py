@@ -1,4 +1,4 @@
-"""The arrows of the pipeline, on a real registry in a SQLite file."""
+"""Registration, promotion and rollback, on a real registry in a SQLite file."""
 
 import dataclasses
 import json
@@ -34,7 +34,9 @@ def missing(verdict: Verdict) -> list[str]:
     return [each.check for each in verdict.findings if each.outcome is not Outcome.PASS]
 
 
-def test_a_run_becomes_a_version_with_what_vouches_for_it(registry: Registry, run: MakeRun) -> None:
+def test_a_registered_run_becomes_a_version_with_its_evidence(
+    registry: Registry, run: MakeRun
+) -> None:
     one = run("one")
     version, is_new = registry.register(one.submission())
     assert (version.number, is_new) == (1, True)
@@ -54,7 +56,7 @@ def test_the_same_checkpoint_is_registered_once(registry: Registry, run: MakeRun
     assert len(registry.store.versions("digits")) == 1
 
 
-def lacks(name: str) -> Callable[[Run], None]:
+def without_file(name: str) -> Callable[[Run], None]:
     return lambda run: (run.folder / name).unlink()
 
 
@@ -62,7 +64,7 @@ def other_weights(run: Run) -> None:
     (run.folder / "checkpoint.pt").write_bytes(b"other")
 
 
-def predictions_of_another(run: Run) -> None:
+def predictions_of_another_model(run: Run) -> None:
     write_predictions(
         scored([True] * 200, checkpoint_digest="a" * 64), run.folder / "predictions.parquet"
     )
@@ -72,19 +74,19 @@ def predictions_written_since(run: Run) -> None:
     write_predictions(run.scored([True] * 199 + [False]), run.folder / "predictions.parquet")
 
 
-def of_another_config(run: Run) -> None:
+def predictions_of_another_config(run: Run) -> None:
     changed = run.scored([True] * 200, config_digest="a" * 64)
     write_predictions(changed, run.folder / "predictions.parquet")
 
 
-def unsealed(run: Run) -> None:
+def without_content_digest(run: Run) -> None:
     file = run.folder / "predictions.parquet"
     table = pq.read_table(file)
     kept = {k: v for k, v in table.schema.metadata.items() if k != b"content_digest"}
     pq.write_table(table.replace_schema_metadata(kept), file)
 
 
-def written(name: str, text: str) -> Callable[[Run], None]:
+def with_content(name: str, text: str) -> Callable[[Run], None]:
     def write(run: Run) -> None:
         (run.folder / name).write_text(text)
 
@@ -117,7 +119,7 @@ def in_verdict(key: str, value: str) -> Callable[[Run], None]:
     return change
 
 
-def other_gate(run: Run) -> None:
+def verdict_of_another_gate(run: Run) -> None:
     document = json.loads(run.verdict_file.read_text())
     run.verdict_file.write_text(json.dumps({**document, "gate": "schema"}))
 
@@ -134,26 +136,35 @@ def without_data(run: Run) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lacks("checkpoint.pt"), "checkpoint.pt: is missing; python -m PROJECT.train"),
-        (lacks("provenance.json"), "provenance.json: is missing"),
-        (lacks("predictions.parquet"), "is missing; python -m PROJECT.eval"),
-        (lacks("config.yaml"), "config.yaml: is missing"),
-        (lacks("judged.json"), "judged.json: cannot be read"),
-        (other_weights, "provenance.json: is about another checkpoint"),
-        (predictions_of_another, "predictions.parquet: is of another checkpoint"),
-        (predictions_written_since, "judged.json: is a verdict on another predictions"),
-        (in_verdict("checkpoint", "a" * 64), "judged.json: is a verdict on another checkpoint"),
-        (in_verdict("data", "a" * 64), "judged.json: is a verdict on another data"),
-        (other_gate, "is a verdict of the gate schema"),
+        (without_file("checkpoint.pt"), "checkpoint.pt: is missing; python -m PROJECT.train"),
+        (without_file("provenance.json"), "provenance.json: is missing"),
+        (without_file("predictions.parquet"), "is missing; python -m PROJECT.eval"),
+        (without_file("config.yaml"), "config.yaml: is missing"),
+        (without_file("judged.json"), "judged.json: cannot be read"),
+        (other_weights, "provenance.json: is about checkpoint [0-9a-f]{12}, but "),
+        (predictions_of_another_model, "predictions.parquet: its checkpoint is [0-9a-f]{12}, but "),
+        (predictions_written_since, "judged.json: is a verdict on predictions "),
+        (
+            in_verdict("checkpoint", "a" * 64),
+            "judged.json: is a verdict on checkpoint aaaaaaaaaaaa, but ",
+        ),
+        (in_verdict("data", "a" * 64), "judged.json: is a verdict on data aaaaaaaaaaaa, but "),
+        (verdict_of_another_gate, "is a verdict of the gate schema"),
         (without_data, "provenance.json: names no data"),
-        (in_provenance("subject", 0, "name", value="other.pt"), "calls its checkpoint other.pt"),
-        (of_another_config, r"predictions\.parquet: is of another config \(aaaaaaaaaaaa\)"),
-        (unsealed, r"predictions\.parquet: has no content_digest"),
-        (written("config.yaml", "junk: ["), r"config\.yaml: line 1: not valid YAML"),
-        (written("config.yaml", "seed: 1"), r"config\.yaml: is another configuration than"),
+        (in_provenance("subject", 0, "name", value="other.pt"), "names the checkpoint other.pt"),
+        (
+            predictions_of_another_config,
+            r"predictions\.parquet: its config is aaaaaaaaaaaa, but ",
+        ),
+        (without_content_digest, r"predictions\.parquet: has no content_digest"),
+        (with_content("config.yaml", "junk: ["), r"config\.yaml: line 1: not valid YAML"),
+        (
+            with_content("config.yaml", "seed: 1"),
+            r"config\.yaml: differs from the configuration in ",
+        ),
         (
             in_provenance(*DEFINITION, "externalParameters", "config", value={"seed": 0, "lr": 1}),
-            r"config\.yaml: is another configuration than",
+            r"config\.yaml: differs from the configuration in ",
         ),
         (
             in_provenance(*DEFINITION, "externalParameters", "config", value={"seed": 99}),
@@ -161,15 +172,15 @@ def without_data(run: Run) -> None:
         ),
         (
             in_provenance(*METADATA, "finishedOn", value="2999-01-01T00:00:00+00:00"),
-            r"provenance\.json: says that the run ends at 2999-01-01.*, which is yet to come",
+            r"provenance\.json: finishedOn is 2999-01-01.*, in the future",
         ),
         (
             in_provenance(*METADATA, "invocationId", value="another"),
-            r"is the folder of another run than .*provenance\.json describes \(another\)",
+            r"provenance\.json describes another run \(another\); rename the folder",
         ),
     ],
 )
-def test_a_run_that_does_not_fit_together_is_refused(
+def test_an_inconsistent_run_is_refused(
     run: MakeRun, damage: Callable[[Run], None], message: str
 ) -> None:
     one = run("one")
@@ -178,7 +189,7 @@ def test_a_run_that_does_not_fit_together_is_refused(
         one.submission()
 
 
-def test_predictions_on_other_data_than_the_run_learned_from_are_refused(
+def test_predictions_on_other_data_than_in_the_provenance_are_refused(
     run: MakeRun,
 ) -> None:
     one = run("one")
@@ -187,21 +198,21 @@ def test_predictions_on_other_data_than_the_run_learned_from_are_refused(
         if each["name"] == "data":
             each["digest"]["sha256"] = "e" * 64
     (one.folder / "provenance.json").write_text(json.dumps(document))
-    with pytest.raises(GateInputError, match=r"predictions\.parquet: is of another data \(dddddd"):
+    with pytest.raises(GateInputError, match=r"predictions\.parquet: its data is dddddd"):
         one.submission()
 
 
 @pytest.mark.parametrize("gate", ["x/../../evil", "..", "", "a b", "Schema"])
-def test_the_name_of_a_gate_is_no_path(gate: str, run: MakeRun, tmp_path: Path) -> None:
+def test_the_name_of_a_gate_cannot_be_a_path(gate: str, run: MakeRun, tmp_path: Path) -> None:
     one = run("one")
     document = json.loads(one.verdict_file.read_text())
     other = tmp_path / "data.json"
     other.write_text(json.dumps({**document, "gate": gate}))
-    with pytest.raises(GateInputError, match="is no name of a gate"):
+    with pytest.raises(GateInputError, match="is not a gate name"):
         one.submission(data_verdicts=[other])
 
 
-def test_of_two_verdicts_of_one_data_gate_neither_is_chosen(run: MakeRun, tmp_path: Path) -> None:
+def test_two_verdicts_of_the_same_data_gate_are_refused(run: MakeRun, tmp_path: Path) -> None:
     one = run("one")
     document = json.loads(one.verdict_file.read_text())
     files = [tmp_path / "bad.json", tmp_path / "good.json"]
@@ -211,7 +222,7 @@ def test_of_two_verdicts_of_one_data_gate_neither_is_chosen(run: MakeRun, tmp_pa
         one.submission(data_verdicts=files)
 
 
-def test_the_same_checkpoint_with_more_beside_it_is_another_version(
+def test_the_same_checkpoint_with_more_files_is_another_version(
     registry: Registry, source: SourceState, tmp_path: Path
 ) -> None:
     rules = registered.policy(tmp_path, staging={"sbom": True})
@@ -226,7 +237,7 @@ def test_the_same_checkpoint_with_more_beside_it_is_another_version(
     assert registry.promote(Promotion(stage="staging"), rules).outcome is Outcome.PASS
 
 
-def test_a_verdict_on_other_data_and_a_list_that_is_none_are_refused(
+def test_a_verdict_on_other_data_and_an_invalid_sbom_are_refused(
     run: MakeRun, tmp_path: Path
 ) -> None:
     one = run("one")
@@ -234,7 +245,7 @@ def test_a_verdict_on_other_data_and_a_list_that_is_none_are_refused(
     data["evidence"]["data"] = "a" * 64
     other = tmp_path / "schema.json"
     other.write_text(json.dumps({**data, "gate": "schema"}))
-    with pytest.raises(GateInputError, match="is a verdict on other data"):
+    with pytest.raises(GateInputError, match="is a verdict on data aaaaaaaaaaaa, but"):
         one.submission(data_verdicts=[other])
     for text in ("{}", "not json", "[]", '{"components": [{}]}'):
         other.write_text(text)
@@ -260,7 +271,7 @@ def test_a_second_promotion_has_nothing_to_do(registry: Registry, policy: Policy
     assert registry.read().history == before
 
 
-def test_production_is_reached_from_staging_only(
+def test_production_is_reached_only_from_staging(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     registry.register(run("one").submission())
@@ -271,7 +282,7 @@ def test_production_is_reached_from_staging_only(
     assert there(registry) == {"staging": None, "production": None}
 
 
-def test_a_verdict_against_an_older_production_does_not_count(
+def test_a_verdict_against_a_former_production_model_does_not_count(
     registry: Registry, run: MakeRun, policy: Policy, tmp_path: Path
 ) -> None:
     one = run("one")
@@ -281,7 +292,7 @@ def test_a_verdict_against_an_older_production_does_not_count(
     registry.register(three.submission())
     verdict = registry.promote(Promotion(stage="staging", number=3), policy)
     assert missing(verdict) == ["verdict against production"]
-    # Judged anew, it may go: the newer verdict is kept beside the model and noted in the log.
+    # Judged again, it is promoted; the new verdict is kept with the model and logged.
     three.judge(policy, against=two)
     newer = Promotion(stage="staging", number=3, verdict=three.verdict_file)
     assert registry.promote(newer, policy).outcome is Outcome.PASS
@@ -292,7 +303,7 @@ def test_a_verdict_against_an_older_production_does_not_count(
     assert kept.read_bytes() == three.verdict_file.read_bytes()
 
 
-def test_a_first_release_is_one_only_while_nothing_is_in_production(
+def test_a_first_release_counts_only_while_nothing_is_in_production(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     to_production(registry, run("one"), policy)
@@ -301,7 +312,7 @@ def test_a_first_release_is_one_only_while_nothing_is_in_production(
     assert missing(verdict) == ["verdict against production"]
 
 
-def test_a_verdict_that_is_no_pass_or_about_another_does_not_count(
+def test_a_verdict_that_did_not_pass_or_is_on_another_model_does_not_count(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     one, two = run("one"), run("two")
@@ -317,7 +328,7 @@ def test_a_verdict_that_is_no_pass_or_about_another_does_not_count(
         registry.promote(absent, policy)
 
 
-def test_a_verdict_on_other_data_or_one_that_contradicts_itself_does_not_count(
+def test_a_verdict_on_other_data_or_that_contradicts_itself_does_not_count(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     one = run("one")
@@ -332,7 +343,7 @@ def test_a_verdict_on_other_data_or_one_that_contradicts_itself_does_not_count(
     assert missing(registry.promote(newer, policy)) == ["verdict"]
 
 
-def test_every_criterion_is_named_where_the_registered_verdict_is_gone(
+def test_every_criterion_is_named_if_the_registered_verdict_is_missing(
     registry: Registry, run: MakeRun, tmp_path: Path
 ) -> None:
     rules = registered.policy(tmp_path, staging={"data_gates": ["schema"]})
@@ -358,11 +369,11 @@ def test_every_criterion_is_named_where_the_registered_verdict_is_gone(
     assert "/gates-" not in verdict.to_text()
 
 
-def test_a_verdict_by_other_limits_does_not_count(
+def test_a_verdict_with_other_limits_does_not_count(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     one = run("one")
-    # The file is the same, the margin is another: --fail-if-worse-than.
+    # The policy file is the same, but --fail-if-worse-than changed the margin.
     one.judge(policy.with_margin(0.5))
     registry.register(one.submission())
     verdict = registry.promote(Promotion(stage="staging"), policy)
@@ -377,9 +388,7 @@ DEMANDING: dict[str, Any] = {
 }
 
 
-def test_each_criterion_of_the_policy_is_named_with_its_state(
-    registry: Registry, tmp_path: Path
-) -> None:
+def test_each_unmet_criterion_of_the_policy_is_named(registry: Registry, tmp_path: Path) -> None:
     rules = registered.policy(tmp_path, staging=DEMANDING)
     dirty = SourceState(commit=registered.COMMIT, diff_digest="a" * 64, lock_digest=None)
     one = Run(tmp_path / "dirty", b"dirty", dirty)
@@ -390,12 +399,12 @@ def test_each_criterion_of_the_policy_is_named_with_its_state(
     assert missing(verdict) == ["data gate schema", "SBOM", "clean source", "approver"]
     for name in missing(verdict):
         assert name in verdict.reason
-    himself = Promotion(stage="staging", approver="anna")
-    told = registry.promote(himself, rules).to_text()
-    assert "anna agrees; anna promotes, and that must be somebody else" in told
+    self_approved = Promotion(stage="staging", approver="anna")
+    text = registry.promote(self_approved, rules).to_text()
+    assert "anna agrees; anna promotes, but the approver must be somebody else" in text
 
 
-def test_what_meets_every_criterion_is_promoted(
+def test_a_model_that_meets_every_criterion_is_promoted(
     registry: Registry, source: SourceState, tmp_path: Path
 ) -> None:
     rules = registered.policy(tmp_path, staging=DEMANDING)
@@ -412,7 +421,9 @@ def test_what_meets_every_criterion_is_promoted(
     assert (entry.by, entry.approver) == ("anna", "ben")
 
 
-def test_a_data_gate_that_failed_blocks(registry: Registry, run: MakeRun, tmp_path: Path) -> None:
+def test_a_failed_data_gate_blocks_the_promotion(
+    registry: Registry, run: MakeRun, tmp_path: Path
+) -> None:
     rules = registered.policy(tmp_path, staging={"data_gates": ["drift"]})
     one = run("one")
     one.judge(rules)
@@ -423,7 +434,7 @@ def test_a_data_gate_that_failed_blocks(registry: Registry, run: MakeRun, tmp_pa
     assert missing(registry.promote(Promotion(stage="staging"), rules)) == ["data gate drift"]
 
 
-def test_a_model_must_age_in_staging(
+def test_a_model_must_spend_the_required_hours_in_staging(
     store: Store, run: MakeRun, tmp_path: Path, said: list[str]
 ) -> None:
     rules = registered.policy(tmp_path, production={"hours_in_staging": 24})
@@ -439,8 +450,8 @@ def test_a_model_must_age_in_staging(
     assert registry.promote(Promotion(stage="production"), rules).outcome is Outcome.PASS
 
 
-class Receiving:
-    """A registry that notes by its own clock when it took each entry, as a server does."""
+class ServerClock:
+    """A store that adds the time of receipt to each entry by its own clock, as a server does."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -453,7 +464,7 @@ class Receiving:
         return [dataclasses.replace(each, received=now) for each in self._store.entries(model)]
 
 
-def test_time_in_staging_is_by_the_clock_of_the_server(
+def test_time_in_staging_is_measured_by_the_clock_of_the_server(
     store: Store, run: MakeRun, tmp_path: Path
 ) -> None:
     rules = registered.policy(tmp_path, production={"hours_in_staging": 24})
@@ -463,7 +474,7 @@ def test_time_in_staging_is_by_the_clock_of_the_server(
     anna = Registry(store, "digits", say=print, by="anna", now=lambda: long_ago)
     anna.register(one.submission())
     anna.promote(Promotion(stage="staging"), rules)
-    on_server = Registry(cast("Store", Receiving(store)), "digits", say=print, by="anna")
+    on_server = Registry(cast("Store", ServerClock(store)), "digits", say=print, by="anna")
     verdict = on_server.promote(Promotion(stage="production"), rules)
     assert missing(verdict) == ["time in staging"]
     here = Registry(store, "digits", say=print, by="anna")
@@ -476,7 +487,7 @@ def artifact(version: Version, name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "verdict.json", "provenance.json"])
 @pytest.mark.usefixtures("one_two")
-def test_a_file_that_was_overwritten_is_caught_on_promotion(
+def test_an_overwritten_file_is_caught_on_promotion(
     registry: Registry, policy: Policy, name: str
 ) -> None:
     artifact(registry.version(2), name).write_bytes(b"{}")
@@ -487,13 +498,13 @@ def test_a_file_that_was_overwritten_is_caught_on_promotion(
 
 
 @pytest.mark.usefixtures("one_two")
-def test_a_file_that_was_deleted_is_caught_on_promotion(registry: Registry, policy: Policy) -> None:
+def test_a_deleted_file_is_caught_on_promotion(registry: Registry, policy: Policy) -> None:
     artifact(registry.version(2), "checkpoint.pt").unlink()
     assert missing(registry.promote(Promotion(stage="production"), policy))[0] == "files"
 
 
 @pytest.mark.usefixtures("one_two")
-def test_digests_that_were_changed_with_the_file_are_caught_by_the_log(
+def test_digests_changed_together_with_the_file_are_caught_by_the_log(
     registry: Registry, policy: Policy, client: MlflowClient
 ) -> None:
     version = registry.version(2)
@@ -504,7 +515,7 @@ def test_digests_that_were_changed_with_the_file_are_caught_by_the_log(
     client.set_model_version_tag("digits", "2", "gates.files", text)
     verdict = registry.promote(Promotion(stage="production"), policy)
     assert verdict.outcome is Outcome.FAIL
-    assert "its list of digests is not what entry" in verdict.to_text()
+    assert "its list of digests differs from the one in entry" in verdict.to_text()
     assert there(registry)["production"] == 1
 
 
@@ -517,11 +528,11 @@ def test_another_checkpoint_under_the_same_verdict_is_caught(
     client.set_model_version_tag("digits", "1", "gates.files", json.dumps(files))
     verdict = registry.promote(Promotion(stage="staging"), policy)
     assert missing(verdict)[0] == "files"
-    assert "its gates.files lists another checkpoint than" in verdict.to_text()
+    assert "its gates.files and gates.checkpoint disagree on the checkpoint" in verdict.to_text()
 
 
 @pytest.mark.usefixtures("one_two")
-def test_a_changed_version_in_place_is_no_pass_though_all_its_tags_fit(
+def test_a_version_changed_in_production_fails_though_all_its_tags_match(
     registry: Registry, policy: Policy, client: MlflowClient
 ) -> None:
     version = registry.version(1)
@@ -532,11 +543,11 @@ def test_a_changed_version_in_place_is_no_pass_though_all_its_tags_fit(
     client.set_model_version_tag("digits", "1", "gates.checkpoint", evil)
     verdict = registry.promote(Promotion(stage="production", number=1), policy)
     assert verdict.outcome is Outcome.FAIL
-    assert "is not what entry" in verdict.to_text()
+    assert "differs from the one in entry" in verdict.to_text()
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "..", "", "a/b", ".hidden"])
-def test_a_listed_file_is_in_no_other_folder(
+def test_a_listed_file_cannot_be_in_another_folder(
     name: str, registry: Registry, run: MakeRun, policy: Policy, client: MlflowClient
 ) -> None:
     version, _ = registry.register(run("one").submission())
@@ -544,11 +555,11 @@ def test_a_listed_file_is_in_no_other_folder(
     client.set_model_version_tag("digits", "1", "gates.files", files)
     verdict = registry.promote(Promotion(stage="staging"), policy)
     assert missing(verdict)[0] == "files"
-    assert "is no name of a file" in verdict.to_text()
+    assert "is not a file name" in verdict.to_text()
 
 
 @pytest.mark.usefixtures("one_two")
-def test_what_is_in_a_stage_already_and_was_damaged_is_no_pass(
+def test_a_damaged_version_that_is_already_in_the_stage_fails(
     registry: Registry, policy: Policy
 ) -> None:
     artifact(registry.version(1), "checkpoint.pt").write_bytes(b"evil")
@@ -560,7 +571,7 @@ def test_what_is_in_a_stage_already_and_was_damaged_is_no_pass(
         registry.rollback(policy, to=1)
 
 
-def test_an_alias_that_no_entry_put_there_is_not_taken_away(
+def test_an_alias_without_a_log_entry_is_not_removed(
     registry: Registry, run: MakeRun, policy: Policy, client: MlflowClient
 ) -> None:
     registry.register(run("one").submission())
@@ -569,14 +580,14 @@ def test_an_alias_that_no_entry_put_there_is_not_taken_away(
     with pytest.raises(RefusedError, match="the alias production names version 1, and no entry"):
         registry.promote(Promotion(stage="staging", number=2), policy)
     assert registry.store.record("digits").aliases == {"production": 1}
-    # Taken as it is, it is what the next one must be judged against.
+    # Once acknowledged, it is the baseline that the next model must be judged against.
     registry.acknowledge("from before there was a history")
     assert there(registry) == {"staging": None, "production": 1}
     staging = Promotion(stage="staging", number=2)
     assert missing(registry.promote(staging, policy)) == ["verdict against production"]
 
 
-def test_an_alias_of_before_that_was_taken_away_is_in_nobody_s_way(
+def test_a_removed_alias_from_before_the_log_blocks_nothing(
     registry: Registry, run: MakeRun, policy: Policy, client: MlflowClient
 ) -> None:
     registry.register(run("one").submission())
@@ -587,13 +598,13 @@ def test_an_alias_of_before_that_was_taken_away_is_in_nobody_s_way(
 
 @pytest.mark.parametrize("deleted", ["1", "2"])
 @pytest.mark.usefixtures("one_two")
-def test_the_way_back_does_not_need_the_version_that_was_deleted(
+def test_rollback_does_not_need_deleted_versions(
     deleted: str,
     registry: Registry,
     policy: Policy,
     client: MlflowClient,
 ) -> None:
-    """In staging is 3; in production 2, before it 1."""
+    """Version 2 is in production, where it replaced version 1."""
     one, two = registry.version(1), registry.version(2)
     registry.promote(Promotion(stage="production"), policy)
     three = Run(artifact(one, "").parent / "three", b"three")
@@ -611,7 +622,7 @@ def test_the_way_back_does_not_need_the_version_that_was_deleted(
 
 
 @pytest.mark.usefixtures("one_two")
-def test_the_end_of_the_log_cannot_be_cut_off_with_the_note_of_it(
+def test_truncating_the_log_together_with_its_note_is_detected(
     registry: Registry, policy: Policy, client: MlflowClient
 ) -> None:
     registry.promote(Promotion(stage="production"), policy)
@@ -620,8 +631,8 @@ def test_the_end_of_the_log_cannot_be_cut_off_with_the_note_of_it(
         client.delete_model_version("digits.history", str(each))
     client.delete_registered_model_tag("digits", "gates.head")
     client.set_registered_model_alias("digits", "production", "1")
-    told = [each.text for each in registry.read().history.problems]
-    assert told == ["the note of the newest entry is missing"]
+    problems = [each.text for each in registry.read().history.problems]
+    assert problems == ["the note of the newest entry is missing"]
 
 
 def with_smoke(policy: Policy, name: str) -> Policy:
@@ -631,7 +642,9 @@ def with_smoke(policy: Policy, name: str) -> Policy:
 
 
 @pytest.mark.usefixtures("one_two")
-def test_a_check_that_cannot_be_imported_moves_nothing(registry: Registry, policy: Policy) -> None:
+def test_a_smoke_check_that_cannot_be_imported_changes_nothing(
+    registry: Registry, policy: Policy
+) -> None:
     before = registry.read().history
     with pytest.raises(GateError, match=r"promotion\.smoke: tests\.registered:absent cannot be"):
         registry.promote(Promotion(stage="production"), with_smoke(policy, "absent"))
@@ -639,15 +652,15 @@ def test_a_check_that_cannot_be_imported_moves_nothing(registry: Registry, polic
 
 
 @pytest.mark.usefixtures("one_two")
-def test_a_machine_that_cannot_try_a_model_does_not_put_it_back(
+def test_a_machine_that_cannot_run_the_smoke_check_rolls_nothing_back(
     registry: Registry, policy: Policy
 ) -> None:
     here = with_smoke(policy, "needs_what_is_not_here")
     before = registry.read().history
     with pytest.raises(GateInputError, match="version 2 of digits: cannot be tried on this mach"):
         registry.promote(Promotion(stage="production"), here)
-    assert registry.read().history == before, "and it moves nothing"
-    # Nor does it put back what somebody else has moved and not checked yet.
+    assert registry.read().history == before, "nothing is promoted"
+    # Nor does it roll back a promotion by another user that is not checked yet.
     left_unchecked(registry, policy, "production")
     with pytest.raises(GateInputError, match=r"cannot be tried on this machine: .*no such library"):
         registry.promote(Promotion(stage="staging", number=1), here)
@@ -658,13 +671,11 @@ def test_a_machine_that_cannot_try_a_model_does_not_put_it_back(
 
 
 @pytest.mark.usefixtures("one_two")
-def test_files_that_cannot_be_copied_here_say_nothing_of_the_version(
-    registry: Registry, policy: Policy
-) -> None:
+def test_a_failed_download_does_not_fail_the_version(registry: Registry, policy: Policy) -> None:
     left_unchecked(registry, policy, "production")
 
     class FullDisk:
-        """A registry whose user has no space for its files."""
+        """A store whose user has no disk space left for its files."""
 
         address = registry.store.address
 
@@ -675,17 +686,19 @@ def test_files_that_cannot_be_copied_here_say_nothing_of_the_version(
             msg = f"{version}: {name} cannot be read: No space left on device"
             raise UnreachableError(msg)
 
-    somebody = Registry(FullDisk(), "digits", say=lambda _: None, by="ben")
+    ben = Registry(FullDisk(), "digits", say=lambda _: None, by="ben")
     with pytest.raises(GateInputError, match="No space left on device"):
-        somebody.promote(Promotion(stage="staging", number=1), policy)
+        ben.promote(Promotion(stage="staging", number=1), policy)
     assert registry.read().version_in("production") == 2
     assert registry.read().stages["production"].unconfirmed is not None
 
 
 @pytest.mark.usefixtures("one_two")
-def test_a_promotion_is_checked_whatever_came_after_it(registry: Registry, policy: Policy) -> None:
+def test_a_promotion_is_checked_even_after_later_entries(
+    registry: Registry, policy: Policy
+) -> None:
     left_unchecked(registry, policy, "production")
-    # Another entry is the newest by now, as after an acknowledgement.
+    # By now another entry is the newest, as after an acknowledgement.
     registry.promote(Promotion(stage="staging", number=1), with_smoke(policy, "smoke"))
     assert registry.read().stages["production"].unconfirmed is None
     registry.rollback(policy)
@@ -701,7 +714,7 @@ def test_a_promotion_is_checked_whatever_came_after_it(registry: Registry, polic
 
 
 @pytest.mark.usefixtures("one_two")
-def test_a_failed_check_is_told_though_somebody_else_has_confirmed(
+def test_a_failed_check_is_reported_though_another_user_has_confirmed(
     registry: Registry, policy: Policy
 ) -> None:
     def confirmed_by_ben_then_damaged() -> None:
@@ -731,7 +744,7 @@ def test_a_failed_check_is_told_though_somebody_else_has_confirmed(
         pytest.param("a\u00adnna", id="soft_hyphen"),
     ],
 )
-def test_who_approves_is_somebody_and_somebody_else(
+def test_the_approver_must_be_another_person(
     approver: str, registry: Registry, run: MakeRun, tmp_path: Path
 ) -> None:
     rules = registered.policy(tmp_path, staging={"approver": "somebody else"})
@@ -742,7 +755,7 @@ def test_who_approves_is_somebody_and_somebody_else(
     assert missing(verdict) == ["approver"]
 
 
-def test_a_model_that_does_not_answer_is_put_back_by_itself(
+def test_a_model_that_fails_the_smoke_check_is_not_promoted(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     one = run("one")
@@ -755,8 +768,8 @@ def test_a_model_that_does_not_answer_is_put_back_by_itself(
     assert registry.read().history == before
 
 
-def damaged_after_the_append(registry: Registry, number: int) -> Registry:
-    """Return the registry of one whose model is overwritten between promotion and check."""
+def with_damage_before_the_check(registry: Registry, number: int) -> Registry:
+    """Return a registry in which a model is overwritten between its promotion and its check."""
 
     def damage() -> None:
         artifact(registry.version(number), "checkpoint.pt").write_bytes(b"evil")
@@ -765,10 +778,12 @@ def damaged_after_the_append(registry: Registry, number: int) -> Registry:
 
 
 @pytest.mark.usefixtures("one_two")
-def test_a_promotion_whose_check_fails_is_put_back_by_itself(
+def test_a_promotion_whose_check_fails_is_rolled_back_automatically(
     registry: Registry, policy: Policy
 ) -> None:
-    verdict = damaged_after_the_append(registry, 2).promote(Promotion(stage="production"), policy)
+    verdict = with_damage_before_the_check(registry, 2).promote(
+        Promotion(stage="production"), policy
+    )
     assert verdict.outcome is Outcome.FAIL
     assert "checkpoint.pt was changed" in verdict.reason
     assert there(registry) == {"staging": 2, "production": 1}
@@ -777,16 +792,16 @@ def test_a_promotion_whose_check_fails_is_put_back_by_itself(
     assert "checkpoint.pt was changed" in last.why
 
 
-def test_a_first_promotion_that_fails_leaves_nothing(
+def test_a_failed_first_promotion_leaves_the_stage_empty(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     registry.register(run("one").submission())
-    damaged = damaged_after_the_append(registry, 1)
+    damaged = with_damage_before_the_check(registry, 1)
     assert damaged.promote(Promotion(stage="staging"), policy).outcome is Outcome.FAIL
     assert there(registry) == {"staging": None, "production": None}
 
 
-def test_where_production_was_deleted_the_next_one_is_compared_with_nothing(
+def test_the_first_model_after_a_deleted_production_needs_no_baseline(
     registry: Registry, run: MakeRun, policy: Policy, client: MlflowClient
 ) -> None:
     to_production(registry, run("one"), policy)
@@ -799,7 +814,7 @@ def test_where_production_was_deleted_the_next_one_is_compared_with_nothing(
 
 
 @pytest.mark.usefixtures("one_two")
-def test_the_way_back_does_not_lead_to_the_same_model(
+def test_rollback_skips_versions_of_the_same_checkpoint(
     registry: Registry, policy: Policy, source: SourceState, tmp_path: Path
 ) -> None:
     registry.promote(Promotion(stage="production"), policy)
@@ -814,7 +829,7 @@ def test_the_way_back_does_not_lead_to_the_same_model(
     assert registry.rollback(policy).number == 1
 
 
-def test_a_version_of_before_is_taken_as_it_is_and_compared_with_nothing(
+def test_an_acknowledged_version_from_before_the_log_is_not_a_baseline(
     registry: Registry, run: MakeRun, policy: Policy, client: MlflowClient
 ) -> None:
     client.create_registered_model("digits")
@@ -828,7 +843,7 @@ def test_a_version_of_before_is_taken_as_it_is_and_compared_with_nothing(
 
 
 @pytest.mark.usefixtures("one_two")
-def test_what_was_damaged_is_not_taken_as_it_is(registry: Registry, client: MlflowClient) -> None:
+def test_a_damaged_version_cannot_be_acknowledged(registry: Registry, client: MlflowClient) -> None:
     version = registry.version(1)
     number = next(
         each.number
@@ -837,12 +852,12 @@ def test_what_was_damaged_is_not_taken_as_it_is(registry: Registry, client: Mlfl
     )
     client.set_model_version_tag("digits.history", str(number), "gates.entry", "{}")
     artifact(version, "checkpoint.pt").write_bytes(b"evil")
-    with pytest.raises(RefusedError, match="version 1 of digits: cannot be taken as it is"):
+    with pytest.raises(RefusedError, match="version 1 of digits: cannot be accepted as it is"):
         registry.acknowledge("looks fine")
 
 
 @pytest.mark.usefixtures("one_two")
-def test_production_goes_back_to_the_version_before(registry: Registry, policy: Policy) -> None:
+def test_rollback_restores_the_previous_version(registry: Registry, policy: Policy) -> None:
     registry.promote(Promotion(stage="production"), policy)
     assert there(registry)["production"] == 2
     assert registry.rollback(policy, why="complaints").number == 1
@@ -856,19 +871,17 @@ def test_production_goes_back_to_the_version_before(registry: Registry, policy: 
 
 
 @pytest.mark.usefixtures("one_two")
-def test_only_what_was_in_production_can_be_gone_back_to(
+def test_rollback_to_a_version_never_in_production_is_refused(
     registry: Registry, policy: Policy
 ) -> None:
     with pytest.raises(
-        RefusedError, match="--to 2: was never in production; of those that were: 1"
+        RefusedError, match="--to 2: was never in production; versions that were: 1"
     ):
         registry.rollback(policy, to=2)
 
 
 @pytest.mark.usefixtures("one_two")
-def test_a_version_that_was_damaged_cannot_be_gone_back_to(
-    registry: Registry, policy: Policy
-) -> None:
+def test_rollback_to_a_damaged_version_is_refused(registry: Registry, policy: Policy) -> None:
     registry.promote(Promotion(stage="production"), policy)
     artifact(registry.version(1), "checkpoint.pt").write_bytes(b"evil")
     with pytest.raises(RefusedError, match=r"checkpoint\.pt was changed after it was registered"):
@@ -877,18 +890,18 @@ def test_a_version_that_was_damaged_cannot_be_gone_back_to(
 
 
 @pytest.mark.usefixtures("one_two")
-def test_an_alias_that_somebody_moved_or_deleted_is_put_right(
+def test_a_moved_or_deleted_alias_is_restored(
     registry: Registry, policy: Policy, said: list[str]
 ) -> None:
     registry.store.point("digits", "production", 2)
     registry.store.point("digits", "staging", None)
     registry.promote(Promotion(stage="staging"), policy)
     assert there(registry) == {"staging": 2, "production": 1}
-    assert [line for line in said if "put right" in line]
+    assert [line for line in said if "corrected them" in line]
 
 
 @pytest.mark.usefixtures("one_two")
-def test_a_damaged_history_stops_promotions_until_it_is_acknowledged(
+def test_a_damaged_history_blocks_promotions_until_it_is_acknowledged(
     registry: Registry, policy: Policy, client: MlflowClient
 ) -> None:
     client.set_model_version_tag("digits.history", "3", "gates.entry", "{}")
@@ -900,23 +913,23 @@ def test_a_damaged_history_stops_promotions_until_it_is_acknowledged(
 
 
 @pytest.mark.usefixtures("one_two")
-def test_the_newest_entry_cannot_be_taken_out(registry: Registry, client: MlflowClient) -> None:
+def test_removing_the_newest_entry_is_detected(registry: Registry, client: MlflowClient) -> None:
     number = registry.read().history.head.number
     client.delete_model_version("digits.history", str(number))
-    told = [each.text for each in registry.read().history.problems]
-    assert told == [f"entry {number} is missing"]
+    problems = [each.text for each in registry.read().history.problems]
+    assert problems == [f"entry {number} is missing"]
 
 
-def test_a_version_of_another_hand_is_not_promoted(
+def test_a_version_added_by_another_program_is_not_promoted(
     registry: Registry, policy: Policy, client: MlflowClient
 ) -> None:
     client.create_registered_model("digits")
     client.create_model_version("digits", source="/nowhere")
-    with pytest.raises(GateInputError, match=r"has no gates\.\w+.*register it with"):
+    with pytest.raises(GateInputError, match=r"has no tag gates\.\w+.*register it with"):
         registry.promote(Promotion(stage="staging"), policy)
 
 
-def test_a_version_that_is_not_there_is_named(
+def test_a_missing_model_or_version_is_named(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     with pytest.raises(GateInputError, match=r"digits: is not in sqlite.*register it first"):
@@ -927,11 +940,11 @@ def test_a_version_that_is_not_there_is_named(
 
 
 @pytest.mark.usefixtures("one_two")
-def test_of_two_at_once_the_slower_is_refused_and_nothing_is_mixed(
+def test_the_slower_of_two_concurrent_promotions_is_refused(
     registry: Registry, policy: Policy, store: Store
 ) -> None:
     class Overtaken:
-        """A registry in which somebody else acts just before each append."""
+        """A store in which another user acts just before the first append."""
 
         def __init__(self) -> None:
             self.address = store.address
@@ -955,7 +968,7 @@ def test_of_two_at_once_the_slower_is_refused_and_nothing_is_mixed(
 
 
 def race(registry: Registry, count: int, act: Callable[[Registry, int], None]) -> list[int]:
-    """Let processes act at once; return their exit codes, 0 for done and 1 for refused."""
+    """Run `act` in concurrent processes; return their exit codes: 0 is done, 1 is refused."""
     ready, go = os.pipe()
     children = []
     for number in range(count):
@@ -964,7 +977,7 @@ def race(registry: Registry, count: int, act: Callable[[Registry, int], None]) -
             code = 3
             try:
                 os.read(ready, 1)
-                # Its own connections: those of the parent must not be shared.
+                # Each process opens its own connections: the parent's must not be shared.
                 mine = Registry(
                     MlflowStore(registry.store.address),
                     "digits",
@@ -988,7 +1001,7 @@ def race(registry: Registry, count: int, act: Callable[[Registry, int], None]) -
     return codes
 
 
-def test_of_eight_processes_that_promote_at_once_one_wins(
+def test_one_of_eight_concurrent_promotions_wins(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     one = run("one")
@@ -999,7 +1012,7 @@ def test_of_eight_processes_that_promote_at_once_one_wins(
     def act(mine: Registry, number: int) -> None:
         verdict = mine.promote(Promotion(stage="staging", number=2 + number % 4), policy)
         if verdict.outcome is not Outcome.PASS:
-            # It was there, and the next one's promotion came before the check of it.
+            # Promoted, but another process promoted its version before this one was checked.
             raise RefusedError(verdict.reason)
 
     codes = race(registry, 8, act)
@@ -1012,7 +1025,7 @@ def test_of_eight_processes_that_promote_at_once_one_wins(
     assert promoted[-1] == winner
 
 
-def test_eight_processes_that_register_one_checkpoint_make_one_version(
+def test_eight_concurrent_registrations_of_one_checkpoint_make_one_version(
     registry: Registry, run: MakeRun
 ) -> None:
     one = run("one")
@@ -1025,7 +1038,9 @@ def test_eight_processes_that_register_one_checkpoint_make_one_version(
     assert len(registry.store.versions("digits")) == 1
 
 
-def test_interrupted_is_not_swallowed(registry: Registry, run: MakeRun, policy: Policy) -> None:
+def test_keyboard_interrupt_is_not_swallowed(
+    registry: Registry, run: MakeRun, policy: Policy
+) -> None:
     registry.register(run("one").submission())
 
     class Interrupted:

@@ -1,4 +1,4 @@
-"""A registry on Weights & Biases, as far as its offline mode goes."""
+"""A registry on Weights & Biases, as far as offline mode can test it."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ ADDRESS = "wandb://a-team/models"
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where offline runs are kept, with no trace of a user of W&B."""
+    """The folder of offline runs, in an environment without settings of W&B."""
     kept = tmp_path / "kept here"
     kept.mkdir()
     for name in ("WANDB_API_KEY", "WANDB_DIR", "WANDB_MODE", "MLFLOW_TRACKING_URI"):
@@ -32,13 +32,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GATES_REGISTRY", ADDRESS)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.chdir(kept)
-    # It reads its variables once in a process, and so would have those of the test before.
+    # W&B reads its variables once per process and would keep those of the previous test.
     wandb.teardown()
     return kept
 
 
 def uploaded(folder: Path) -> bytes:
-    """Return all that `wandb sync` would send of the runs in `folder`."""
+    """Return everything that `wandb sync` would upload for the runs in `folder`."""
     return b"".join(file.read_bytes() for file in folder.rglob("*.wandb"))
 
 
@@ -46,19 +46,19 @@ def uploaded(folder: Path) -> bytes:
 def test_offline_a_registered_run_waits_to_be_uploaded(
     run_of_one: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["register", "--name", "digits", "--run", str(run_of_one.folder)]
-    assert main([*asked, "--verdict", str(run_of_one.verdict_file)]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    kept = Path(said.strip().rpartition("wandb sync ")[2])
+    arguments = ["register", "--name", "digits", "--run", str(run_of_one.folder)]
+    assert main([*arguments, "--verdict", str(run_of_one.verdict_file)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    kept = Path(error.strip().rpartition("wandb sync ")[2])
     assert kept.is_dir()
     sent = uploaded(kept)
-    assert run_of_one.checkpoint.encode() in sent, "the fact that it was registered with"
+    assert run_of_one.checkpoint.encode() in sent, "the registered digest is uploaded"
     for name in ("checkpoint.pt", "provenance.json", "predictions.parquet"):
         assert name.encode() in sent
 
 
-def test_offline_an_entry_of_the_log_is_kept_with_its_digest(folder: Path) -> None:
+def test_offline_a_log_entry_is_kept_with_its_digest(folder: Path) -> None:
     store = WandbStore(ADDRESS)
     version = Version(model="digits", number=1, source="", tags={})
     with pytest.raises(GateInputError, match=r"digits\.history: offline, .* wandb sync "):
@@ -67,33 +67,33 @@ def test_offline_an_entry_of_the_log_is_kept_with_its_digest(folder: Path) -> No
 
 
 @pytest.mark.parametrize("command", ["status", "history", "promote", "rollback"])
-def test_offline_nothing_else_is_possible(
+def test_offline_only_register_works(
     command: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ["--to", "staging"] if command == "promote" else []
     policy = Path(__file__).parents[4] / "configs" / "gates.yaml"
     needs = ["--policy", str(policy)] if command in {"promote", "rollback"} else []
     assert main([command, "--name", "digits", *where, *needs]) == 2
-    assert "WANDB_MODE is offline, in which only register works" in capsys.readouterr().err
+    assert "WANDB_MODE is offline; only gates register works offline" in capsys.readouterr().err
     assert not list(folder.iterdir())
 
 
 @pytest.mark.parametrize("call", ["record", "entries"])
 @pytest.mark.usefixtures("folder")
-def test_offline_what_is_there_is_not_taken_for_nothing(call: str) -> None:
+def test_offline_reading_is_an_error_and_not_an_empty_registry(call: str) -> None:
     with pytest.raises(GateInputError, match="offline"):
         getattr(WandbStore(ADDRESS), call)("digits")
 
 
 @pytest.mark.usefixtures("folder")
-def test_without_a_key_it_is_one_line(
+def test_a_missing_key_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("WANDB_MODE")
     assert main(["status", "--name", "digits"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert f"the registry {ADDRESS}: the versions of digits cannot be read: No API key" in said
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"the registry {ADDRESS}: the versions of digits cannot be read: No API key" in error
     with pytest.raises(GateInputError, match="cannot be noted: No API key"):
         WandbStore(ADDRESS).note_head("digits", Head(number=1, digest="0" * 64))
 
@@ -101,7 +101,7 @@ def test_without_a_key_it_is_one_line(
 @pytest.mark.parametrize(
     "address", ["wandb://", "wandb://team", "wandb:team/models", "wandb://a/b/c"]
 )
-def test_an_address_that_is_none_is_one_line(
+def test_an_invalid_address_is_reported(
     address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("GATES_REGISTRY", address)
@@ -110,7 +110,7 @@ def test_an_address_that_is_none_is_one_line(
 
 
 @pytest.mark.usefixtures("folder")
-def test_without_the_extra_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(GateInputError, match=r"install the extra: gates\[wandb\]"):
         open_store()

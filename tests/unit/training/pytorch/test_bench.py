@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the conventional name
 
 from training.pytorch import bench, ceilings, loop
 
@@ -21,7 +21,7 @@ FEW = ["--steps", "3", "--warmup", "2"]
 
 
 def model_flops(config: RunConfig) -> int:
-    """A million for each example: what is counted is the project's own affair."""
+    """Return a million for each example: what to count is up to the project."""
     return 1_000_000 * config.train.batch_size
 
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
 
 @pytest.fixture
 def report(config_file: Path, tmp_path: Path) -> dict[str, Any]:
-    """What a run on the toy reports."""
+    """The report of a run on the toy project."""
     other = config_file.with_name("other.yaml")
     other.write_text(config_file.read_text().replace("float32", "bfloat16"))
     file = tmp_path / "artifacts" / "gpu-bench.json"
@@ -44,7 +44,7 @@ def report(config_file: Path, tmp_path: Path) -> dict[str, Any]:
     return written
 
 
-def test_report_says_what_was_measured_and_on_what(report: dict[str, Any]) -> None:
+def test_report_records_the_measurements_and_the_hardware(report: dict[str, Any]) -> None:
     assert report["schema"] == "gpu-bench/2"
     started = datetime.fromisoformat(report["started"])
     assert started.utcoffset() is not None
@@ -79,7 +79,7 @@ def test_report_has_a_case_for_each_configuration(report: dict[str, Any]) -> Non
         assert case["peak_memory_gib"] is None
 
 
-def test_steps_are_those_that_training_takes(
+def test_measured_steps_are_training_steps(
     config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marks = 0
@@ -102,9 +102,9 @@ def test_steps_are_those_that_training_takes(
     options = [*SMALL[:4], "--copy-mib", "1", *FEW, "--set", "train.batch_size=100"]
     report = tmp_path / "r.json"
     assert main([*options, "--config", str(config_file), "--report", str(report)]) == 0
-    # 256 images are two whole batches of 100: three epochs for the five steps that were asked for.
+    # 256 images make two full batches of 100, so the requested five steps take three epochs.
     assert batches == [100] * 6
-    assert marks == 2 * 61 + 6, "a product and a copy, 30 times to warm up and 30 times, and these"
+    assert marks == 2 * 61 + 6, "61 for a product, 61 for a copy and one per step"
 
 
 def test_spread_of_a_worked_example() -> None:
@@ -113,7 +113,7 @@ def test_spread_of_a_worked_example() -> None:
     assert (spread.p90, spread.max) == (10, 11)
 
 
-def test_clock_leaves_out_what_is_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_leaves_out_intervals_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 1.0, 1.5, 1.75, 9.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(times))
     clock = ceilings.Clock(torch.device("cpu"))
@@ -129,7 +129,7 @@ def nvidia_smi(folder: Path, script: str) -> None:
     program.chmod(0o755)
 
 
-def test_driver_is_asked_about_this_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_driver_is_queried_for_this_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, 'echo "$@" > "$0.asked"; echo "580.1, 1755, 1980, 700.00"')
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert ceilings.driver_facts("GPU-42") == {
@@ -144,7 +144,7 @@ def test_driver_is_asked_about_this_gpu(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo no devices", None])
-def test_driver_that_does_not_answer_is_unknown(
+def test_unavailable_driver_facts_are_unknown(
     script: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if script is not None:
@@ -153,7 +153,7 @@ def test_driver_that_does_not_answer_is_unknown(
     assert set(ceilings.driver_facts("GPU-42").values()) == {"unknown"}
 
 
-def test_machine_without_a_gpu_is_told_in_one_line(
+def test_machine_without_a_gpu_is_reported_in_one_line(
     config_file: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -166,8 +166,8 @@ def test_machine_without_a_gpu_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("options", "explanation"),
     [
-        pytest.param(["--steps", "0"], "expected a whole number from 1, got '0'", id="no_steps"),
-        pytest.param(["--matmul-size", "x"], "expected a whole number from 1", id="word"),
+        pytest.param(["--steps", "0"], "a whole number of at least 1, got '0'", id="no_steps"),
+        pytest.param(["--matmul-size", "x"], "expected a whole number of at least 1", id="word"),
         pytest.param(["--set", "train.lr=-1"], "--set: train.lr: must be > 0", id="override"),
         pytest.param(["--config", "absent.yaml"], "absent.yaml: cannot be read", id="absent"),
         pytest.param(["--config", "x/tiny.yaml"], "--config: two files are named tiny", id="twice"),
@@ -176,7 +176,7 @@ def test_machine_without_a_gpu_is_told_in_one_line(
         ),
     ],
 )
-def test_bad_option_is_told_in_one_line(
+def test_bad_option_is_reported_in_one_line(
     config_file: Path, tmp_path: Path, refused: Refused, options: list[str], explanation: str
 ) -> None:
     report = tmp_path / "r.json"
@@ -185,7 +185,7 @@ def test_bad_option_is_told_in_one_line(
     assert not report.exists()
 
 
-def test_model_that_does_not_fit_is_told_in_one_line(
+def test_model_too_large_for_memory_is_reported_in_one_line(
     config_file: Path, tmp_path: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fit(*_: object, **__: object) -> None:
@@ -195,12 +195,12 @@ def test_model_that_does_not_fit_is_told_in_one_line(
     report = tmp_path / "r.json"
     error = refused(main, *SMALL, *FEW, "--config", config_file, "--report", report)
     assert error == (
-        f"{config_file}: does not fit the memory of this GPU; take less: --set train.batch_size=4"
+        f"{config_file}: does not fit in this GPU's memory; try --set train.batch_size=4"
     )
     assert not report.exists()
 
 
-def test_loss_that_is_not_finite_is_exit_1(
+def test_loss_that_is_not_finite_exits_1(
     config_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -51,10 +51,10 @@ def error_of(file: Path) -> str:
     return str(raised.value)
 
 
-def test_checkpoint_of_an_older_version_is_read_and_keeps_the_digest_of_its_configuration(
+def test_checkpoint_of_an_older_version_loads_with_its_configuration_digest(
     saved: Checkpoint[RunConfig], tmp_path: Path
 ) -> None:
-    # Its keys were in another order, which is part of the digest that its predictions name.
+    # Its configuration had another key order, which affects the digest recorded in predictions.
     tree = dict(reversed(saved.config.model_dump().items()))
     document = {
         "format": "toy.checkpoint/1",
@@ -72,7 +72,7 @@ def test_checkpoint_of_an_older_version_is_read_and_keeps_the_digest_of_its_conf
 
 
 class TouchesFile:
-    """Pickled, it is an order to create a file when it is read."""
+    """Creates a file when unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -81,7 +81,7 @@ class TouchesFile:
         return Path.touch, (self.marker,)
 
 
-def test_load_gives_back_what_was_saved(saved: Checkpoint[RunConfig], file: Path) -> None:
+def test_load_returns_what_was_saved(saved: Checkpoint[RunConfig], file: Path) -> None:
     assert are_equal(METHOD.load(file), saved)
 
 
@@ -101,29 +101,29 @@ def test_save_replaces_an_earlier_checkpoint(saved: Checkpoint[RunConfig], file:
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_missing_checkpoint_says_how_to_make_one(tmp_path: Path) -> None:
+def test_error_for_a_missing_checkpoint_suggests_training_one(tmp_path: Path) -> None:
     assert error_of(tmp_path / "absent.pt").endswith(
         "absent.pt: no such checkpoint; train one: python -m toy.train --config …"
     )
 
 
-def test_folder_is_no_checkpoint(tmp_path: Path) -> None:
+def test_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
     assert "is a folder; name the checkpoint in it" in error_of(tmp_path)
 
 
-def test_checkpoint_that_is_cut_off_is_refused(file: Path) -> None:
+def test_truncated_checkpoint_is_refused(file: Path) -> None:
     whole = file.read_bytes()
     for length in (0, 1, 2, 4, 100, len(whole) // 2, len(whole) - 22, len(whole) - 1):
         file.write_bytes(whole[:length])
         assert error_of(file), length
 
 
-def test_flipped_bit_is_never_taken_for_the_checkpoint(
+def test_flipped_bit_is_refused_or_changes_nothing(
     saved: Checkpoint[RunConfig], file: Path
 ) -> None:
     whole = file.read_bytes()
     outcomes = set()
-    # A prime stride meets headers, names, the pickle, weights and padding.
+    # A prime stride hits headers, names, the pickle, weights and padding.
     for position in range(0, len(whole), 53):
         damaged = bytearray(whole)
         damaged[position] ^= 0x20
@@ -138,7 +138,7 @@ def test_flipped_bit_is_never_taken_for_the_checkpoint(
     assert "refused" in outcomes
 
 
-def test_flipped_bit_in_a_weight_is_noticed(saved: Checkpoint[RunConfig], file: Path) -> None:
+def test_flipped_bit_in_a_weight_is_detected(saved: Checkpoint[RunConfig], file: Path) -> None:
     whole = file.read_bytes()
     weight = saved.weights["stem.weight"].numpy().tobytes()
     damaged = bytearray(whole)
@@ -164,17 +164,17 @@ def test_code_inside_a_torch_file_is_not_run(tmp_path: Path, *, is_zip: bool) ->
     assert not marker.exists()
 
 
-def test_planted_code_would_run_elsewhere(tmp_path: Path) -> None:
-    # The control of the two tests above: their files do what they are said to do.
+def test_planted_code_would_run_with_plain_pickle(tmp_path: Path) -> None:
+    # Control for the two tests above: their payload does run when unpickled.
     marker = tmp_path / "marker"
-    pickle.loads(pickle.dumps(TouchesFile(marker)))  # noqa: S301 - it is ours
+    pickle.loads(pickle.dumps(TouchesFile(marker)))  # noqa: S301 - our own payload
     assert marker.exists()
 
 
-def test_refusal_of_code_says_why(tmp_path: Path) -> None:
+def test_refusal_of_code_explains_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "evil.pt"
     torch.save({"weights": TouchesFile(tmp_path / "marker")}, file)
-    assert "reading it could run code" in error_of(file)
+    assert "loading it could run code" in error_of(file)
 
 
 def test_zip_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_zip_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
         pytest.param({"format": "training.checkpoint/0"}, id="another_version"),
     ],
 )
-def test_other_torch_file_is_no_checkpoint(tmp_path: Path, document: object) -> None:
+def test_other_torch_file_is_not_a_checkpoint(tmp_path: Path, document: object) -> None:
     file = tmp_path / "other.pt"
     torch.save(document, file)
     assert error_of(file) == (
@@ -214,33 +214,31 @@ def test_other_torch_file_is_no_checkpoint(tmp_path: Path, document: object) -> 
         pytest.param({"step": "eight"}, id="step_is_a_word"),
     ],
 )
-def test_contents_that_do_not_fit_are_refused(
+def test_inconsistent_contents_are_refused(
     saved: Checkpoint[RunConfig], file: Path, changes: dict[str, Any]
 ) -> None:
     torch.save(document_of(saved) | changes, file)
-    assert "its contents do not fit together" in error_of(file)
+    assert "its contents are inconsistent" in error_of(file)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_weight_that_is_no_number_is_refused(
+def test_weight_that_is_not_finite_is_refused(
     saved: Checkpoint[RunConfig], file: Path, value: float
 ) -> None:
     saved.weights["head.bias"][3] = value
     checkpoints.save(saved, file)
-    assert "its contents do not fit together (head.bias is not finite)" in error_of(file)
+    assert "its contents are inconsistent (head.bias is not finite)" in error_of(file)
 
 
 @pytest.mark.parametrize("name", ["weights", "config", "data_digest", "step"])
-def test_missing_part_is_named(saved: Checkpoint[RunConfig], file: Path, name: str) -> None:
+def test_missing_key_is_named(saved: Checkpoint[RunConfig], file: Path, name: str) -> None:
     document = document_of(saved)
     del document[name]
     torch.save(document, file)
     assert name in error_of(file)
 
 
-def test_failed_save_leaves_the_earlier_checkpoint(
-    saved: Checkpoint[RunConfig], file: Path
-) -> None:
+def test_failed_save_keeps_the_earlier_checkpoint(saved: Checkpoint[RunConfig], file: Path) -> None:
     before = file.read_bytes()
     unwritable: Any = {"head.bias": lambda: None}
     with pytest.raises((AttributeError, pickle.PicklingError)):
@@ -250,8 +248,8 @@ def test_failed_save_leaves_the_earlier_checkpoint(
 
 
 @contextlib.contextmanager
-def full_beyond(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes, which fails as on a full disk."""
+def file_size_limit(size: int) -> Iterator[None]:
+    """Limit files to `size` bytes; writing more fails as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -260,10 +258,12 @@ def full_beyond(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_full_disk_is_named_wherever_it_fills_up(saved: Checkpoint[RunConfig], file: Path) -> None:
+def test_full_disk_is_reported_wherever_writing_fails(
+    saved: Checkpoint[RunConfig], file: Path
+) -> None:
     before = file.read_bytes()
     for size in range(0, len(before), len(before) // 50):
-        with full_beyond(size), pytest.raises(CheckpointError) as raised:
+        with file_size_limit(size), pytest.raises(CheckpointError) as raised:
             checkpoints.save(saved, file)
         assert str(raised.value).startswith(f"{file}: cannot be written (File too large); "), size
         assert file.read_bytes() == before
@@ -276,7 +276,7 @@ def test_latest_points_to_the_checkpoint(file: Path) -> None:
     assert (outputs / "latest.pt").resolve() == file.resolve()
 
 
-def test_latest_moves_on_to_a_newer_checkpoint(saved: Checkpoint[RunConfig], file: Path) -> None:
+def test_latest_moves_to_a_newer_checkpoint(saved: Checkpoint[RunConfig], file: Path) -> None:
     outputs = file.parent.parent
     newer = outputs / "newer" / "checkpoint.pt"
     checkpoints.save(dataclasses.replace(saved, step=9), newer)
@@ -293,7 +293,7 @@ def test_latest_survives_moving_the_outputs(saved: Checkpoint[RunConfig], file: 
     assert are_equal(METHOD.load(moved / "latest.pt"), saved)
 
 
-def test_link_left_by_a_killed_process_is_no_obstacle(file: Path) -> None:
+def test_link_left_by_a_killed_process_is_replaced(file: Path) -> None:
     outputs = file.parent.parent
     (outputs / ".latest.pt.run").symlink_to("gone")
     runs.point_latest(outputs, file)
@@ -301,7 +301,7 @@ def test_link_left_by_a_killed_process_is_no_obstacle(file: Path) -> None:
 
 
 def document_of(saved: Checkpoint[RunConfig]) -> dict[str, Any]:
-    """What a checkpoint's file holds."""
+    """Return the contents of a checkpoint file."""
     return {
         "format": "training.checkpoint/1",
         "weights": saved.weights,

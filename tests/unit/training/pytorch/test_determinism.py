@@ -9,7 +9,7 @@ from training.pytorch import determinism
 
 from toy.config import RunConfig
 
-# conftest.py undoes after each test what these set for the whole process.
+# These tests set process-wide state; conftest.py restores it after each test.
 
 
 def draw() -> list[float]:
@@ -36,12 +36,12 @@ def test_another_seed_gives_other_random_numbers(config: RunConfig, generator: i
     assert draw()[generator] != first[generator]
 
 
-def test_largest_seed_is_taken_by_every_generator(config: RunConfig) -> None:
+def test_every_generator_accepts_the_largest_seed(config: RunConfig) -> None:
     determinism.configure(config.model_copy(update={"seed": 2**32 - 1}))
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
-def test_algorithms_are_those_that_the_configuration_asks_for(
+def test_algorithms_follow_the_configuration(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch, *, deterministic: bool
 ) -> None:
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
@@ -59,7 +59,7 @@ def test_algorithms_are_those_that_the_configuration_asks_for(
     }
 
 
-def test_workspace_that_somebody_has_chosen_is_kept(
+def test_workspace_set_by_the_user_is_kept(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's own name for it
+import torch.nn.functional as F  # noqa: N812 - the conventional name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -57,10 +57,10 @@ def trained(config: RunConfig, examples: Examples) -> tuple[nn.Module, list[Step
 
 
 def double_trainer(config: RunConfig) -> Trainer:
-    """A trainer whose weights are float64.
+    """Return a trainer whose weights are float64.
 
-    Adam scales a gradient that is zero but for rounding: in float32 another order of adding may
-    move a weight by up to the learning rate.
+    Adam scales up even a gradient that is only rounding error, so in float32 another summation
+    order can move a weight by up to the learning rate.
     """
     return loop.new_trainer(loop.new_model(LEARNER, config).double(), config.train)
 
@@ -68,7 +68,7 @@ def double_trainer(config: RunConfig) -> Trainer:
 def fit_in_double(trainer: Trainer, config: RunConfig, examples: Examples) -> nn.Module:
     doubled = dataclasses.replace(examples, images=examples.images.double())
     with pytest.MonkeyPatch.context() as patched:
-        # The loop takes its loss in float32, whatever the model is; here it must not round.
+        # The loop casts the loss to float32 for any model; here it must not round.
         patched.setattr(torch.Tensor, "float", torch.Tensor.double)
         loop.fit(trainer, doubled, config, LEARNER)
     return trainer.model
@@ -96,8 +96,8 @@ def with_seed(config: RunConfig, seed: int) -> RunConfig:
     return config.model_copy(update={"seed": seed})
 
 
-class SeesWhat(nn.Module):
-    """A model that remembers which examples it is given: each image is filled with its number."""
+class RecordsExamples(nn.Module):
+    """Records the examples passed to it; each image must be filled with its index."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,13 +115,13 @@ def numbered(examples: Examples) -> Examples:
 
 
 def batches_seen(config: RunConfig, examples: Examples) -> list[list[int]]:
-    model = SeesWhat()
+    model = RecordsExamples()
     loop.fit(loop.new_trainer(model, config.train), numbered(examples), config, LEARNER)
     return model.seen
 
 
 def epochs_seen(config: RunConfig, examples: Examples) -> list[list[int]]:
-    """The examples of each epoch, in order: 30 in batches of 8 are four steps."""
+    """Return the examples of each epoch in order; 30 in batches of 8 make four steps."""
     seen = batches_seen(config, examples)
     return [list(itertools.chain(*seen[first : first + 4])) for first in range(0, len(seen), 4)]
 
@@ -151,7 +151,7 @@ def test_another_seed_gives_other_weights(config: RunConfig, training_examples: 
 
 def test_training_lowers_the_loss(config: RunConfig, training_examples: Examples) -> None:
     _, reports = trained(with_train(config, epochs=30, lr=0.1), training_examples)
-    # Thirty images of noise can only be learned by heart.
+    # Thirty images of noise can only be memorised.
     assert reports[-1].loss < reports[0].loss - 0.5
 
 
@@ -182,7 +182,7 @@ def test_step_is_counted_before_it_is_reported(
     assert counted == [(step, step) for step in range(1, 9)]
 
 
-def test_first_reported_loss_is_that_of_the_untrained_model(
+def test_first_reported_loss_is_the_untrained_models(
     config: RunConfig, training_examples: Examples
 ) -> None:
     _, reports = trained(config, training_examples)
@@ -192,12 +192,12 @@ def test_first_reported_loss_is_that_of_the_untrained_model(
 def test_reported_loss_is_the_mean_over_the_batch(
     config: RunConfig, training_examples: Examples
 ) -> None:
-    # At this rate nothing moves, so that each batch, the last of 6 as well, loses ln 4.
+    # At this rate the weights barely move, so every batch, even the last of 6, has a loss of ln 4.
     _, reports = trained(with_train(config, lr=1e-12), training_examples)
     assert [report.loss for report in reports] == pytest.approx([math.log(4)] * 8, abs=1e-6)
 
 
-def test_reported_gradient_norm_is_that_before_clipping(
+def test_reported_gradient_norm_is_taken_before_clipping(
     config: RunConfig, training_examples: Examples
 ) -> None:
     model = loop.new_model(LEARNER, config)
@@ -209,11 +209,9 @@ def test_reported_gradient_norm_is_that_before_clipping(
     assert reports[0].gradient_norm == pytest.approx(norm, rel=1e-5)
 
 
-def test_first_step_is_as_long_as_the_warm_up_says(
-    config: RunConfig, training_examples: Examples
-) -> None:
-    # All four steps warm up, so the first has a quarter of the rate; Adam's first step moves
-    # each weight by the rate, and those of the head start at zero.
+def test_first_step_uses_the_warm_up_rate(config: RunConfig, training_examples: Examples) -> None:
+    # All four steps are warm-up, so the first has a quarter of the rate. Adam's first step moves
+    # each weight by the rate, and the head's weights start at zero.
     four_steps = with_train(config, epochs=4, batch_size=30, warmup_share=0.99, lr=0.1)
     model = loop.new_model(LEARNER, four_steps)
     moved: list[float] = []
@@ -241,13 +239,13 @@ def test_model_is_left_in_training_mode(config: RunConfig, training_examples: Ex
     assert trainer.model.training
 
 
-@pytest.mark.parametrize("parts", [2, 4, 5])
+@pytest.mark.parametrize("micro_batches", [2, 4, 5])
 def test_accumulation_changes_neither_the_weights_nor_the_loss_curve(
-    config: RunConfig, training_examples: Examples, parts: int
+    config: RunConfig, training_examples: Examples, micro_batches: int
 ) -> None:
-    # In batches of 4 the last of an epoch has 2 examples: some of its parts are empty.
+    # In batches of 4 the last of an epoch has 2 examples, so some of its micro-batches are empty.
     whole = with_train(config, batch_size=4)
-    split = with_train(whole, accumulation_steps=parts)
+    split = with_train(whole, accumulation_steps=micro_batches)
     one, other = (
         fit_in_double(double_trainer(config), config, training_examples)
         for config in (whole, split)
@@ -260,21 +258,21 @@ def test_accumulation_changes_neither_the_weights_nor_the_loss_curve(
     assert curve == pytest.approx(other_curve, abs=1e-5)
 
 
-def test_accumulation_gives_the_model_a_part_at_a_time(
+def test_accumulation_passes_one_micro_batch_at_a_time(
     config: RunConfig, training_examples: Examples
 ) -> None:
     seen = batches_seen(with_train(config, accumulation_steps=4), training_examples)
-    assert [len(part) for part in seen] == [*[2] * 12, 2, 2, 1, 1] * 2
+    assert [len(micro_batch) for micro_batch in seen] == [*[2] * 12, 2, 2, 1, 1] * 2
 
 
-# Python warns of the fork by which torch starts a worker where there are threads, as in xdist.
+# Torch forks its workers, and Python warns of a fork in a process with threads, as under xdist.
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
-@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("micro_batches", [1, 4])
 def test_workers_give_the_same_weights_bit_for_bit(
-    config: RunConfig, training_examples: Examples, parts: int
+    config: RunConfig, training_examples: Examples, micro_batches: int
 ) -> None:
-    # In batches of 7 the last of an epoch has 2 examples: some of 4 parts are empty.
-    split = with_train(config, epochs=1, batch_size=7, accumulation_steps=parts)
+    # In batches of 7 the last of an epoch has 2 examples, so some of 4 micro-batches are empty.
+    split = with_train(config, epochs=1, batch_size=7, accumulation_steps=micro_batches)
     torch.manual_seed(0)
     in_memory, curve = trained(split, training_examples)
     state = torch.get_rng_state()
@@ -282,7 +280,7 @@ def test_workers_give_the_same_weights_bit_for_bit(
     loaded, other = trained(with_workers(split, 2), training_examples)
     assert are_equal(in_memory, loaded)
     assert curve == other
-    # A model that draws random numbers, for its dropout, draws the same ones.
+    # A model that draws random numbers, as for dropout, draws the same ones.
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -293,16 +291,16 @@ def test_workers_load_the_examples(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The control of the test above: that it is two other processes that load.
+    # Control for the test above: two other processes really load the examples.
     loaders = tmp_path / "loaders"
     loaders.mkdir()
     take: Callable[..., object] = TensorDataset.__getitem__
 
-    def take_and_sign(dataset: TensorDataset, index: list[int]) -> object:
+    def take_and_record_process(dataset: TensorDataset, index: list[int]) -> object:
         (loaders / str(os.getpid())).touch()
         return take(dataset, index)
 
-    monkeypatch.setattr(TensorDataset, "__getitem__", take_and_sign)
+    monkeypatch.setattr(TensorDataset, "__getitem__", take_and_record_process)
     trained(with_workers(config, 2), training_examples)
     names = {file.name for file in loaders.iterdir()}
     assert len(names) == 2
@@ -325,7 +323,7 @@ def test_run_resumed_from_any_step_ends_with_the_same_weights(
             snapshots.save(
                 tmp_path, stopped, snapshots.Origin(config=config, data_digest="d" * 64), ALONE
             )
-        # One more step in vain, where there is one: a kill does not wait for a snapshot.
+        # Lose one more step if there is one: a kill does not wait for a snapshot.
         if report.step == min(step + 1, 7):
             raise StoppedError
 
@@ -340,7 +338,7 @@ def test_run_resumed_from_any_step_ends_with_the_same_weights(
     assert reports == curve[step:]
 
 
-def test_training_that_has_ended_takes_no_further_step(
+def test_finished_training_takes_no_further_step(
     config: RunConfig, training_examples: Examples
 ) -> None:
     trainer = new_trainer(config)
@@ -360,10 +358,10 @@ def test_every_epoch_sees_every_example_once(
     assert all(sorted(epoch) == list(range(30)) for epoch in epochs)
 
 
-def test_every_epoch_of_every_seed_has_an_order_of_its_own(
+def test_every_epoch_of_every_seed_has_a_different_order(
     config: RunConfig, training_examples: Examples
 ) -> None:
-    # Neighbouring seeds and epochs: adding the two would give the same order twice.
+    # With neighbouring seeds and epochs, seeding with their sum would repeat an order.
     orders = {
         tuple(epoch)
         for seed in range(4)
@@ -372,7 +370,7 @@ def test_every_epoch_of_every_seed_has_an_order_of_its_own(
     assert len(orders) == 12
 
 
-def test_order_does_not_depend_on_what_drew_random_numbers_before(
+def test_order_does_not_depend_on_earlier_random_draws(
     config: RunConfig, training_examples: Examples
 ) -> None:
     before = epochs_seen(config, training_examples)
@@ -381,20 +379,20 @@ def test_order_does_not_depend_on_what_drew_random_numbers_before(
 
 
 def test_processes_share_each_batch(config: RunConfig, training_examples: Examples) -> None:
-    class TwoOfThem(Processes):
+    class TwoProcesses(Processes):
         def sum(self, value: torch.Tensor) -> torch.Tensor:
             return value
 
     whole = batches_seen(config, training_examples)
     shares = []
     for rank in range(2):
-        model = SeesWhat()
+        model = RecordsExamples()
         loop.fit(
             loop.new_trainer(model, config.train),
             numbered(training_examples),
             config,
             LEARNER,
-            processes=TwoOfThem(rank=rank, count=2, device=torch.device("cpu")),
+            processes=TwoProcesses(rank=rank, count=2, device=torch.device("cpu")),
         )
         shares.append(model.seen)
     pairs = zip(*shares, strict=True)
@@ -410,14 +408,14 @@ def test_bfloat16_learns_and_keeps_its_weights_in_float32(
     )
     assert all(weights.dtype == torch.float32 for weights in half.parameters())
     assert all(weights.isfinite().all() for weights in half.parameters())
-    assert not are_equal(half, model), "the precision changes something"
-    # bfloat16 keeps eight bits: one part in 256 of a loss of about 2.3.
+    assert not are_equal(half, model), "the precision has no effect"
+    # bfloat16 keeps eight bits, so the error is up to 1/256 of a loss of about 2.3.
     losses = [report.loss for report in other]
     assert losses == pytest.approx([report.loss for report in curve], abs=0.05)
 
 
 def test_optimizer_is_adamw(config: RunConfig, training_examples: Examples) -> None:
-    """Three steps by hand: Loshchilov and Hutter (2019), algorithm 2, without the schedule."""
+    """Takes three steps by hand: Loshchilov and Hutter (2019), algorithm 2."""
     steps = with_train(config, epochs=3, batch_size=30, clip_norm=1e9, lr=0.01)
     model = loop.new_model(LEARNER, steps).double()
     images, labels = training_examples.images.double(), training_examples.labels
@@ -440,7 +438,7 @@ def test_optimizer_is_adamw(config: RunConfig, training_examples: Examples) -> N
     assert largest_difference(ours, model) < 1e-6
 
 
-def test_fused_optimizer_agrees_with_the_plain_one(
+def test_fused_optimizer_agrees_with_the_unfused_one(
     config: RunConfig, training_examples: Examples
 ) -> None:
     fused = double_trainer(config)
@@ -458,7 +456,7 @@ def test_fused_optimizer_agrees_with_the_plain_one(
 
 
 def first_batch(seed: int) -> list[int]:
-    """The order of the first epoch, as the module describes it."""
+    """Return the order of the first epoch, following the module's docstring."""
     words = np.random.SeedSequence([seed, 0]).generate_state(1)
     generator = torch.Generator().manual_seed(int(words[0]))
     order: list[int] = torch.randperm(30, generator=generator).tolist()
@@ -475,7 +473,7 @@ def test_loss_that_is_not_finite_ends_training(
         trained(config, broken)
     named = ", ".join(f"{row:016x}" for row in first_batch(0)[:8])
     assert str(raised.value) == (
-        "step 1: loss nan, gradient norm nan; lower train.lr, or look at what the batch holds: "
+        "step 1: loss nan, gradient norm nan; lower train.lr, or check the examples in the batch: "
         f"{named}"
     )
 
@@ -492,7 +490,7 @@ def test_loss_that_becomes_infinite_later_names_its_step_and_batch(
         loop.fit(new_trainer(config), broken, config, LEARNER, on_step=reports.append)
     named = ", ".join(f"{row:016x}" for row in order[24:])
     assert str(raised.value).startswith("step 4: loss nan, gradient norm nan; lower train.lr, ")
-    assert str(raised.value).endswith(f" holds: {named}")
+    assert str(raised.value).endswith(f" in the batch: {named}")
     assert [report.step for report in reports] == [1, 2, 3]
 
 
@@ -510,7 +508,7 @@ def test_gradient_that_is_not_finite_ends_training(
         loop.fit(loop.new_trainer(model, config.train), training_examples, config, LEARNER)
 
 
-def test_last_step_that_spoils_the_weights_is_noticed(
+def test_weights_spoilt_by_the_last_step_are_detected(
     config: RunConfig, training_examples: Examples
 ) -> None:
     trainer = new_trainer(with_train(config, epochs=1))
@@ -526,8 +524,8 @@ def test_last_step_that_spoils_the_weights_is_noticed(
 
 
 def test_learning_rate_of_a_worked_example() -> None:
-    # Two of ten steps warm up; then half a cosine over eight: at a quarter of it
-    # 0.2 · (1 + cos 45°), half-way 0.2, at three quarters 0.2 · (1 + cos 135°).
+    # Two of ten steps are warm-up, then half a cosine over eight: 0.2 · (1 + cos 45°) after a
+    # quarter of it, 0.2 half-way, 0.2 · (1 + cos 135°) after three quarters.
     rates = [loop.learning_rate(step, 10, CONFIG) for step in (0, 1, 2, 4, 6, 8)]
     expected = [0.2, 0.4, 0.4, 0.2 * (1 + math.sqrt(0.5)), 0.2, 0.2 * (1 - math.sqrt(0.5))]
     assert rates == pytest.approx(expected)
@@ -561,13 +559,13 @@ def test_learning_rate_rises_then_falls_within_its_bounds(
     assert max(rates) <= lr * (1 + 1e-12)
 
 
-@pytest.mark.parametrize(("parts", "workers"), [(1, 0), (3, 0), (1, 2)])
-def test_what_is_drawn_is_the_same_however_a_batch_is_loaded(
-    parts: int, workers: int, config: RunConfig, training_examples: Examples
+@pytest.mark.parametrize(("micro_batches", "workers"), [(1, 0), (3, 0), (1, 2)])
+def test_augmentation_does_not_depend_on_how_a_batch_is_loaded(
+    micro_batches: int, workers: int, config: RunConfig, training_examples: Examples
 ) -> None:
     whole = with_train(config, **AUGMENTED, batch_size=30)
     expected = fit_in_double(double_trainer(whole), whole, training_examples)
-    changed = with_workers(with_train(whole, accumulation_steps=parts), workers)
+    changed = with_workers(with_train(whole, accumulation_steps=micro_batches), workers)
     found = fit_in_double(double_trainer(changed), changed, training_examples)
     assert largest_difference(found, expected) < 1e-9
     for each in AUGMENTED:
@@ -576,21 +574,21 @@ def test_what_is_drawn_is_the_same_however_a_batch_is_loaded(
         assert largest_difference(without, expected) > 1e-4
 
 
-def test_a_run_on_augmented_images_goes_on_where_it_was(
+def test_a_run_on_augmented_images_resumes_exactly(
     config: RunConfig, training_examples: Examples
 ) -> None:
     settings_ = with_train(config, **AUGMENTED)
     whole, reports = trained(settings_, training_examples)
     trainer = new_trainer(settings_)
 
-    class StopError(Exception):
+    class AbortError(Exception):
         pass
 
-    def stop(report: StepReport) -> None:
+    def abort(report: StepReport) -> None:
         if report.step == len(reports) // 2 + 1:
-            raise StopError
+            raise AbortError
 
-    with pytest.raises(StopError):
-        loop.fit(trainer, training_examples, settings_, LEARNER, on_step=stop)
+    with pytest.raises(AbortError):
+        loop.fit(trainer, training_examples, settings_, LEARNER, on_step=abort)
     loop.fit(trainer, training_examples, settings_, LEARNER)
     assert are_equal(trainer.model, whole)

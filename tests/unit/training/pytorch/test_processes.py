@@ -17,25 +17,25 @@ def with_train(config: RunConfig, **changes: object) -> RunConfig:
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})
 
 
-def test_process_alone_is_the_first() -> None:
+def test_single_process_is_the_first() -> None:
     assert ALONE.is_first
     assert not Processes(rank=1, count=2, device=torch.device("cpu")).is_first
 
 
-def test_sum_over_one_process_is_its_own_value() -> None:
+def test_sum_over_one_process_is_its_value() -> None:
     value = torch.tensor([1.0, 2.0])
     assert ALONE.sum(value) is value
     assert value.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("value", ["a name", None])
-def test_one_process_is_the_first(value: str | None) -> None:
+def test_first_does_returns_the_result_without_a_process_group(value: str | None) -> None:
     assert ALONE.first_does(lambda: value) == value
     assert not dist.is_initialized()
 
 
 @pytest.mark.parametrize("now", [True, False])
-def test_gradients_of_one_process_are_its_own(*, now: bool) -> None:
+def test_gradients_of_one_process_are_not_reduced(*, now: bool) -> None:
     model = nn.Linear(2, 1, bias=False)
     with ALONE.reducing(model, now=now):
         model(torch.tensor([[3.0, 4.0]])).sum().backward()
@@ -50,15 +50,15 @@ def test_model_of_one_process_is_not_wrapped(config: RunConfig, parallelism: str
     assert ALONE.distribute(model, train) is model
 
 
-def test_model_is_compiled_where_it_is_asked_for(
+def test_model_is_compiled_if_configured(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[nn.Module] = []
 
-    def compile_it(module: nn.Module) -> None:
+    def record(module: nn.Module) -> None:
         compiled.append(module)
 
-    monkeypatch.setattr(nn.Module, "compile", compile_it)
+    monkeypatch.setattr(nn.Module, "compile", record)
     model = loop.new_model(LEARNER, config)
     ALONE.distribute(model, config.train)
     assert compiled == []
@@ -66,7 +66,7 @@ def test_model_is_compiled_where_it_is_asked_for(
     assert compiled == [model]
 
 
-def test_process_that_torchrun_did_not_start_is_alone(
+def test_process_without_torchrun_is_alone(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
@@ -76,7 +76,7 @@ def test_process_that_torchrun_did_not_start_is_alone(
         assert not dist.is_initialized()
 
 
-def test_torchrun_of_one_process_is_that_process_alone(
+def test_torchrun_with_one_process_runs_it_alone(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for variable, value in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")):
@@ -85,17 +85,17 @@ def test_torchrun_of_one_process_is_that_process_alone(
         assert joined == ALONE
 
 
-def test_auto_takes_the_gpu_where_there_is_one(config: RunConfig) -> None:
+def test_auto_uses_the_gpu_if_there_is_one(config: RunConfig) -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
     assert processes.device_of(with_train(config, device="auto").train).type == expected
 
 
-def test_cpu_is_taken_where_it_is_asked_for(config: RunConfig) -> None:
+def test_cpu_is_used_if_configured(config: RunConfig) -> None:
     assert processes.device_of(config.train) == torch.device("cpu")
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_each_process_takes_a_gpu_of_its_own(
+def test_each_process_uses_its_own_gpu(
     config: RunConfig, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -104,9 +104,7 @@ def test_each_process_takes_a_gpu_of_its_own(
     assert processes.device_of(train) == torch.device("cuda", 3)
 
 
-def test_gpu_that_is_not_there_is_bad_input(
-    config: RunConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_gpu_is_bad_input(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError) as raised:
         processes.device_of(with_train(config, device="cuda").train)

@@ -31,9 +31,9 @@ STEPS_PER_EPOCH = 4
 
 
 @pytest.fixture
-def long(asked: Request) -> Request:
-    """Ten epochs at a high rate, so that the score goes up and down."""
-    return changed(asked, "train", epochs=10, lr=0.05)
+def long(run_request: Request) -> Request:
+    """Ten epochs at a rate so high that the score goes up and down."""
+    return changed(run_request, "train", epochs=10, lr=0.05)
 
 
 def scores_of(folder: Path) -> list[float]:
@@ -45,22 +45,22 @@ def best_epoch(scores: list[float]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("better", "patience", "scores", "stops", "best"),
+    ("better", "patience", "scores", "stops_after", "best"),
     [
         pytest.param("higher", 2, [0.5, 0.7, 0.6, 0.65], 4, 2, id="higher"),
         pytest.param("lower", 2, [0.5, 0.4, 0.6, 0.45], 4, 2, id="lower"),
-        pytest.param("higher", 1, [0.5, 0.5, 0.9], 2, 1, id="an_equal_epoch_is_no_better"),
-        pytest.param("higher", 3, [0.5, 0.4, 0.4, 0.6, 0.5], None, 4, id="in_time"),
-        pytest.param("lower", 1, [3.0, 2.0, 1.0], None, 3, id="always_better"),
+        pytest.param("higher", 1, [0.5, 0.5, 0.9], 2, 1, id="equal_is_not_better"),
+        pytest.param("higher", 3, [0.5, 0.4, 0.4, 0.6, 0.5], None, 4, id="improves_in_time"),
+        pytest.param("lower", 1, [3.0, 2.0, 1.0], None, 3, id="always_improves"),
         pytest.param("lower", None, [1.0, 2.0, 3.0, 4.0], None, 1, id="never_stops"),
         pytest.param("higher", 1, [-5.0, -6.0], 2, 1, id="negative"),
     ],
 )
-def test_training_stops_when_no_epoch_is_better_for_as_long_as_it_waits(
+def test_training_stops_after_patience_epochs_without_improvement(
     better: Literal["higher", "lower"],
     patience: int | None,
     scores: list[float],
-    stops: int | None,
+    stops_after: int | None,
     best: int,
 ) -> None:
     selection = Selection(better=better, patience=patience)
@@ -70,15 +70,17 @@ def test_training_stops_when_no_epoch_is_better_for_as_long_as_it_waits(
         if selection.stops_after(epoch, score, model):
             stopped = epoch
             break
-    assert (stopped, selection.epoch, selection.score) == (stops, best, scores[best - 1])
+    assert (stopped, selection.epoch, selection.score) == (stops_after, best, scores[best - 1])
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
-def test_a_score_that_cannot_be_compared_ends_the_run(score: float) -> None:
+def test_a_score_that_is_not_finite_ends_the_run(score: float) -> None:
     selection = Selection(better="higher", patience=None)
-    with pytest.raises(TrainingError, match=f"^epoch 1: the validation score is {score}, ") as told:
+    with pytest.raises(
+        TrainingError, match=f"^epoch 1: the validation score is {score}, "
+    ) as raised:
         selection.stops_after(1, score, nn.Linear(1, 1))
-    assert told.value.exit_code == ExitCode.FAILED
+    assert raised.value.exit_code == ExitCode.FAILED
 
 
 def test_the_checkpoint_holds_the_best_epoch(
@@ -88,35 +90,35 @@ def test_the_checkpoint_holds_the_best_epoch(
     scores = scores_of(long.outputs / "run")
     best = best_epoch(scores)
     assert len(scores) == 10
-    assert best < 10, "else it would hold the last one anyway"
+    assert best < 10, "the best epoch is the last, so this test shows nothing"
     assert checkpoint.step == best * STEPS_PER_EPOCH
     validation = PROJECT.examples(long.config, "validation", "")
     assert mean_score(METHOD.model(checkpoint), validation, is_right) == max(scores)
-    told = capsys.readouterr().out
-    assert f"the checkpoint holds epoch {best}, validation accuracy {max(scores):.4f}\n" in told
-    assert "stopped" not in told
+    output = capsys.readouterr().out
+    assert f"the checkpoint holds epoch {best}, validation accuracy {max(scores):.4f}\n" in output
+    assert "stopped" not in output
 
 
-def test_training_that_stops_early_is_the_beginning_of_the_whole(
+def test_early_stopped_run_is_a_prefix_of_the_full_run(
     long: Request, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = runs.train(long).parent
     scores = scores_of(whole)
-    waits = 2
+    patience = 2
     best = next(
         epoch
         for epoch in range(1, 9)
-        if max(scores[epoch : epoch + waits]) <= max(scores[:epoch]) == scores[epoch - 1]
+        if max(scores[epoch : epoch + patience]) <= max(scores[:epoch]) == scores[epoch - 1]
     )
     capsys.readouterr()
     early = runs.train(
-        changed(dataclasses.replace(long, run_id="early"), "train", patience=waits)
+        changed(dataclasses.replace(long, run_id="early"), "train", patience=patience)
     ).parent
-    assert len(scores_of(early)) == best + waits < 10
-    assert without_seconds(early) == without_seconds(whole)[: (best + waits) * STEPS_PER_EPOCH]
-    assert METHOD.load(early / "checkpoint.pt").step == (best + waits) * STEPS_PER_EPOCH
+    assert len(scores_of(early)) == best + patience < 10
+    assert without_seconds(early) == without_seconds(whole)[: (best + patience) * STEPS_PER_EPOCH]
+    assert METHOD.load(early / "checkpoint.pt").step == (best + patience) * STEPS_PER_EPOCH
     assert (
-        f"stopped after epoch {best + waits}/10: no improvement since epoch {best}, "
+        f"stopped after epoch {best + patience}/10: no improvement since epoch {best}, "
         f"validation accuracy {scores[best - 1]:.4f}\n"
     ) in capsys.readouterr().out
 
@@ -134,7 +136,7 @@ def test_a_resumed_run_selects_the_same_epoch(long: Request, share: float) -> No
     assert are_equal(weights_of(folder), weights_of(whole))
 
 
-def test_a_configuration_from_before_these_options_is_read(long: Request) -> None:
+def test_a_configuration_without_these_options_still_loads(long: Request) -> None:
     tree = long.config.model_dump()
     del tree["train"]["patience"], tree["train"]["keep"]
     assert configs.validate(RunConfig, tree, where="old.yaml") == long.config

@@ -36,7 +36,7 @@ def origin(config: RunConfig) -> Origin:
 
 @pytest.fixture
 def trainer(config: RunConfig, training_examples: Examples) -> Trainer:
-    """One that has taken all its eight steps, so that its optimiser has a state."""
+    """A trainer that has taken all its eight steps, so that its optimiser has state."""
     trainer = loop.new_trainer(loop.new_model(LEARNER, config), config.train)
     loop.fit(trainer, training_examples, config, LEARNER)
     return trainer
@@ -53,9 +53,9 @@ def saved(trainer: Trainer, folder: Path, origin: Origin) -> list[Path]:
 
 
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest whole snapshot, and what is said about those that are not."""
-    said: list[str] = []
-    return snapshots.newest_whole(folder, say=said.append), said
+    """Return the newest intact snapshot and the messages about damaged ones."""
+    messages: list[str] = []
+    return snapshots.newest_whole(folder, say=messages.append), messages
 
 
 def flip(file: Path, position: int) -> None:
@@ -69,7 +69,7 @@ def new_trainer(config: RunConfig) -> Trainer:
     return loop.new_trainer(loop.new_model(LEARNER, other), other.train)
 
 
-def test_manifest_says_what_the_snapshot_holds(saved: list[Path], config: RunConfig) -> None:
+def test_manifest_describes_the_snapshot(saved: list[Path], config: RunConfig) -> None:
     manifest = snapshots.manifest_of(saved[1])
     assert manifest["step"] == 8
     assert manifest["config"] == config.model_dump()
@@ -82,7 +82,7 @@ def test_manifest_says_what_the_snapshot_holds(saved: list[Path], config: RunCon
     assert ".metadata" in manifest["files"]
 
 
-def test_restore_gives_back_all_that_a_step_changes(
+def test_restore_recovers_everything_a_step_changes(
     saved: list[Path], trainer: Trainer, config: RunConfig
 ) -> None:
     restored = new_trainer(config)
@@ -101,8 +101,8 @@ def test_restore_gives_back_all_that_a_step_changes(
     assert settings[0] == settings[1]
 
 
-@pytest.mark.parametrize("has_gauss", [False, True], ids=["plain", "with_a_number_in_hand"])
-def test_random_numbers_go_on_where_they_were(
+@pytest.mark.parametrize("has_gauss", [False, True], ids=["plain", "with_a_stored_number"])
+def test_random_numbers_continue_where_they_stopped(
     trainer: Trainer, folder: Path, config: RunConfig, origin: Origin, *, has_gauss: bool
 ) -> None:
     def draw() -> list[object]:
@@ -118,7 +118,7 @@ def test_random_numbers_go_on_where_they_were(
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002
     if has_gauss:
-        # Both make two normal numbers at a time, and keep the second.
+        # Both generate two normal numbers at a time and store the second.
         random.gauss(0, 1)
         np.random.randn()  # noqa: NPY002
     snapshot = snapshots.save(folder, trainer, origin, ALONE)
@@ -128,8 +128,8 @@ def test_random_numbers_go_on_where_they_were(
     assert draw() == expected
 
 
-class WithGpu:
-    """What the module takes for torch: the real one, with a GPU that is no more than a number."""
+class TorchWithGpu:
+    """Stands in for torch: the real module, but with a GPU whose state is one number."""
 
     def __init__(self, state: int) -> None:
         self.given: list[int] = []
@@ -143,18 +143,18 @@ class WithGpu:
         return getattr(torch, name)
 
 
-def test_snapshot_of_a_machine_without_a_gpu_is_restored_on_one_with_it(
+def test_snapshot_made_without_a_gpu_is_restored_with_one(
     saved: list[Path], config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = WithGpu(state=1)
+    machine = TorchWithGpu(state=1)
     monkeypatch.setattr(snapshots, "torch", machine)
     restored = new_trainer(config)
     snapshots.restore(saved[1], restored, ALONE)
     assert restored.step == 8
-    assert machine.given == [], "its generator stays as it was seeded"
+    assert machine.given == [], "the GPU's generator must keep its seed"
 
 
-def test_snapshot_of_a_machine_with_a_gpu_is_restored_there_and_on_one_without(
+def test_snapshot_made_with_a_gpu_is_restored_with_and_without_one(
     trainer: Trainer,
     folder: Path,
     config: RunConfig,
@@ -162,9 +162,9 @@ def test_snapshot_of_a_machine_with_a_gpu_is_restored_there_and_on_one_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(snapshots, "torch", WithGpu(state=1))
+        patched.setattr(snapshots, "torch", TorchWithGpu(state=1))
         snapshot = snapshots.save(folder, trainer, origin, ALONE)
-        machine = WithGpu(state=2)
+        machine = TorchWithGpu(state=2)
         patched.setattr(snapshots, "torch", machine)
         snapshots.restore(snapshot, new_trainer(config), ALONE)
         assert machine.given == [1]
@@ -188,14 +188,14 @@ def test_folder_without_a_snapshot_has_no_newest(folder: Path) -> None:
     assert newest(folder) == (None, [])
 
 
-def test_newest_snapshot_is_the_one_of_the_last_step(saved: list[Path], folder: Path) -> None:
+def test_newest_snapshot_has_the_last_step(saved: list[Path], folder: Path) -> None:
     assert newest(folder) == (saved[1], [])
 
 
-def test_unfinished_snapshot_is_passed_over_and_cleared_away(
+def test_unfinished_snapshot_is_skipped_and_deleted(
     saved: list[Path], trainer: Trainer, folder: Path, origin: Origin
 ) -> None:
-    # What a kill in the middle of a save leaves behind.
+    # A kill in the middle of a save leaves this behind.
     unfinished = folder / ".step-00000009.unfinished"
     unfinished.mkdir()
     (unfinished / "__0_0.distcp").write_bytes(b"half")
@@ -213,34 +213,36 @@ def test_unfinished_snapshot_is_passed_over_and_cleared_away(
 
 @pytest.mark.parametrize("name", [".metadata", "__0_0.distcp"])
 @pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.9, 1])
-def test_flipped_bit_is_named_and_the_snapshot_before_is_used(
+def test_flipped_bit_is_reported_and_the_previous_snapshot_is_used(
     saved: list[Path], folder: Path, name: str, share: float
 ) -> None:
     file = saved[1] / name
     flip(file, round(share * (len(file.read_bytes()) - 1)))
     assert newest(folder) == (
         saved[0],
-        [f"{saved[1]}: damaged ({name} is not what it was); using the snapshot before it"],
+        [f"{saved[1]}: damaged ({name} does not match its digest); using the snapshot before it"],
     )
 
 
-def test_flipped_bit_in_the_manifest_is_never_believed(saved: list[Path], folder: Path) -> None:
+def test_flipped_bit_in_the_manifest_is_reported_or_changes_nothing(
+    saved: list[Path], folder: Path
+) -> None:
     manifest = saved[1] / "manifest.json"
     before = snapshots.manifest_of(saved[1])
     whole = manifest.read_bytes()
     outcomes = set()
-    # A prime stride meets names, numbers and digests.
+    # A prime stride hits names, numbers and digests.
     for position in range(0, len(whole), 13):
         flip(manifest, position)
-        found, said = newest(folder)
+        found, messages = newest(folder)
         if found == saved[1]:
-            # White space between its parts, of which the JSON reads the same.
+            # Only whitespace changed, so the JSON reads the same.
             assert snapshots.manifest_of(found) == before, position
             outcomes.add("did not matter")
         else:
             assert found == saved[0]
-            assert len(said) == 1
-            assert said[0].startswith(f"{saved[1]}: damaged (")
+            assert len(messages) == 1
+            assert messages[0].startswith(f"{saved[1]}: damaged (")
             outcomes.add("refused")
         manifest.write_bytes(whole)
     assert "refused" in outcomes
@@ -256,12 +258,12 @@ def test_flipped_bit_in_the_manifest_is_never_believed(saved: list[Path], folder
 )
 def test_missing_file_is_named(saved: list[Path], folder: Path, name: str, problem: str) -> None:
     (saved[1] / name).unlink()
-    said = f"{saved[1]}: damaged ({problem}); using the snapshot before it"
-    assert newest(folder) == (saved[0], [said])
+    message = f"{saved[1]}: damaged ({problem}); using the snapshot before it"
+    assert newest(folder) == (saved[0], [message])
 
 
-def test_what_killed_processes_left_is_dropped(saved: list[Path], folder: Path) -> None:
-    # A kill between naming a snapshot and dropping the oldest leaves three of them.
+def test_remains_of_killed_processes_are_dropped(saved: list[Path], folder: Path) -> None:
+    # A kill after renaming a new snapshot and before dropping the oldest leaves three.
     (folder / "step-00000006").mkdir()
     (folder / ".step-00000009.unfinished").mkdir()
     snapshots.drop_remains(folder, saved[1])
@@ -273,32 +275,32 @@ def test_snapshots_before_a_damaged_one_are_kept(saved: list[Path], folder: Path
     assert snapshots.names(folder) == ["step-00000007", "step-00000008"]
 
 
-def test_nothing_is_dropped_where_no_snapshot_is(folder: Path) -> None:
+def test_nothing_is_dropped_without_a_snapshot(folder: Path) -> None:
     snapshots.drop_remains(folder, None)
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b'{"files": 3}', b"\xff"])
-def test_manifest_that_is_none_is_noticed(saved: list[Path], folder: Path, content: bytes) -> None:
+def test_invalid_manifest_is_reported(saved: list[Path], folder: Path, content: bytes) -> None:
     (saved[1] / "manifest.json").write_bytes(content)
-    found, said = newest(folder)
+    found, messages = newest(folder)
     assert found == saved[0]
-    assert said[0].startswith(f"{saved[1]}: damaged (manifest.json")
+    assert messages[0].startswith(f"{saved[1]}: damaged (manifest.json")
 
 
-def test_no_whole_snapshot_is_an_error(saved: list[Path], folder: Path) -> None:
+def test_only_damaged_snapshots_are_an_error(saved: list[Path], folder: Path) -> None:
     for snapshot in saved:
         flip(snapshot / "__0_0.distcp", 0)
-    said: list[str] = []
+    messages: list[str] = []
     with pytest.raises(CheckpointError) as raised:
-        snapshots.newest_whole(folder, say=said.append)
+        snapshots.newest_whole(folder, say=messages.append)
     assert str(raised.value) == (
-        f"{folder}: no snapshot is whole; start a new run with another --run-id"
+        f"{folder}: no snapshot is intact; start a new run with another --run-id"
     )
-    assert [line.split(":")[0] for line in said] == [str(saved[1]), str(saved[0])]
+    assert [line.split(":")[0] for line in messages] == [str(saved[1]), str(saved[0])]
 
 
-def test_damaged_snapshot_is_replaced_when_its_step_comes_again(
+def test_damaged_snapshot_is_replaced_when_its_step_is_saved_again(
     saved: list[Path], trainer: Trainer, folder: Path, origin: Origin
 ) -> None:
     flip(saved[1] / "__0_0.distcp", 0)
@@ -307,7 +309,7 @@ def test_damaged_snapshot_is_replaced_when_its_step_comes_again(
 
 
 class Calls:
-    """Pickled, it is an order to call `function` when it is read."""
+    """Calls `function` when unpickled."""
 
     def __init__(self, function: Callable[[str], object], argument: str) -> None:
         self.function = function
@@ -318,9 +320,9 @@ class Calls:
 
 
 def dotted_os_system(argument: str) -> bytes:
-    """A pickle that reaches os.system through a module from which metadata may take a class.
+    """Return a pickle that reaches os.system through a module that metadata may load classes from.
 
-    Protocol 4 lets a name have dots: `os.system` is looked up in that module, which imports os.
+    Protocol 4 allows dots in a name: `os.system` is looked up in that module, which imports os.
     """
     module = b"torch.distributed.checkpoint.filesystem"
     return (
@@ -333,7 +335,7 @@ def dotted_os_system(argument: str) -> bytes:
     )  # fmt: skip
 
 
-def order_of(kind: str, marker: Path) -> bytes:
+def payload_of(kind: str, marker: Path) -> bytes:
     if kind == "dotted_name":
         return dotted_os_system(f"touch {marker}")
     if kind == "eval":
@@ -353,22 +355,22 @@ def test_code_in_the_metadata_is_refused_and_not_run(
     saved: list[Path], config: RunConfig, tmp_path: Path, kind: str, named: str
 ) -> None:
     marker = tmp_path / "m"
-    (saved[1] / ".metadata").write_bytes(order_of(kind, marker))
+    (saved[1] / ".metadata").write_bytes(payload_of(kind, marker))
     with pytest.raises(CheckpointError) as raised:
         snapshots.restore(saved[1], new_trainer(config), ALONE)
     assert str(raised.value).startswith(f"{saved[1]}: cannot be read (")
-    # Torch before 2.13 leaves out why it has none.
-    reasons = (f"metadata that asks for {named} is refused", "(metadata is None)")
+    # Torch before 2.13 does not report why there is no metadata.
+    reasons = (f"metadata refers to {named}, which is not allowed", "(metadata is None)")
     assert any(reason in str(raised.value) for reason in reasons)
     assert not marker.exists()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file")
 @pytest.mark.parametrize("kind", ["dotted_name", "eval", "os_system"])
-def test_planted_code_would_run_elsewhere(tmp_path: Path, kind: str) -> None:
-    # The control of the test above: its files do what they are said to do.
+def test_planted_code_would_run_with_plain_pickle(tmp_path: Path, kind: str) -> None:
+    # Control for the tests above: the payload does run when unpickled.
     marker = tmp_path / "m"
-    pickle.loads(order_of(kind, marker))  # noqa: S301 - it is ours
+    pickle.loads(payload_of(kind, marker))  # noqa: S301 - our own payload
     assert marker.exists()
 
 
@@ -378,14 +380,14 @@ def test_code_in_a_shard_is_refused_and_not_run(
     marker = tmp_path / "m"
     shard = saved[1] / "__0_0.distcp"
     content = shard.read_bytes()
-    shard.write_bytes(order_of("os_system", marker).ljust(len(content), b"\0"))
+    shard.write_bytes(payload_of("os_system", marker).ljust(len(content), b"\0"))
     with pytest.raises(CheckpointError, match="cannot be read"):
         snapshots.restore(saved[1], new_trainer(config), ALONE)
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80", b"\x80\x04N.", b"not a pickle"])
-def test_metadata_that_is_none_is_told_in_one_line(
+def test_invalid_metadata_is_reported_in_one_line(
     saved: list[Path], config: RunConfig, content: bytes
 ) -> None:
     (saved[1] / ".metadata").write_bytes(content)
@@ -402,7 +404,7 @@ def test_metadata_that_is_none_is_told_in_one_line(
         pytest.param({"depth": 2}, "blocks.1", id="deeper"),
     ],
 )
-def test_model_of_another_size_is_told_in_one_line(
+def test_model_of_another_size_is_reported_in_one_line(
     saved: list[Path], config: RunConfig, change: dict[str, int], named: str
 ) -> None:
     other = config.model_copy(update={"model": config.model.model_copy(update=change)})
@@ -414,7 +416,7 @@ def test_model_of_another_size_is_told_in_one_line(
     assert "\n" not in str(raised.value)
 
 
-def test_snapshot_that_cannot_be_written_names_the_one_that_is_left(
+def test_failed_save_names_the_snapshot_that_is_left(
     saved: list[Path], trainer: Trainer, folder: Path, origin: Origin
 ) -> None:
     trainer.step = 9
@@ -425,7 +427,7 @@ def test_snapshot_that_cannot_be_written_names_the_one_that_is_left(
             snapshots.save(folder, trainer, origin, ALONE)
     assert str(raised.value) == (
         f"{folder / 'step-00000009'}: cannot be written (No space left on device); "
-        f"{saved[1]} is whole; once that is mended, --resume goes on"
+        f"{saved[1]} is intact; fix the cause, then --resume"
     )
     assert {file: file.read_bytes() for path in saved for file in path.iterdir()} == digests
     assert sorted(path.name for path in folder.iterdir()) == snapshots.names(folder)
@@ -436,7 +438,7 @@ def no_space(*_: object, **__: object) -> None:
 
 
 def no_space_through_torch(*_: object, **__: object) -> None:
-    """Fail as torch's writer does where the disk fills up in the middle of a file."""
+    """Fail as torch's writer does when the disk fills up in the middle of a file."""
     try:
         no_space()
     finally:
@@ -448,11 +450,11 @@ def no_space_through_torch(*_: object, **__: object) -> None:
     ("place", "failure"),
     [
         pytest.param("training.pytorch.snapshots.save_shards", no_space_through_torch, id="shard"),
-        # Of the manifest, the last file.
+        # The manifest is written last.
         pytest.param("gates.files._fsync_folder", no_space, id="manifest"),
     ],
 )
-def test_full_disk_is_named_wherever_it_fills_up(
+def test_full_disk_is_reported_wherever_writing_fails(
     saved: list[Path],
     trainer: Trainer,
     folder: Path,
@@ -466,7 +468,7 @@ def test_full_disk_is_named_wherever_it_fills_up(
         with pytest.raises(CheckpointError) as raised:
             snapshots.save(folder, trainer, origin, ALONE)
     assert "step-00000009: cannot be written (No space left on device); " in str(raised.value)
-    assert f"; {saved[1]} is whole; " in str(raised.value)
+    assert f"; {saved[1]} is intact; " in str(raised.value)
     assert sorted(path.name for path in folder.iterdir()) == snapshots.names(folder)
 
 
@@ -476,21 +478,21 @@ def test_snapshot_of_an_earlier_version_is_refused(saved: list[Path]) -> None:
     del manifest["attempts"]
     file.write_text(json.dumps(manifest))
     with pytest.raises(
-        CheckpointError, match=r"from another version of this project \('attempts'\)"
+        CheckpointError, match=r"written by another version of this project \('attempts'\)"
     ):
         snapshots.origin_of(saved[1], RunConfig)
 
 
-def test_first_snapshot_that_cannot_be_written_says_that_there_is_none(
+def test_failed_first_save_reports_that_there_is_no_other_snapshot(
     trainer: Trainer, folder: Path, origin: Origin
 ) -> None:
     folder.parent.mkdir(parents=True)
     folder.write_text("mine")
     with pytest.raises(CheckpointError) as raised:
         snapshots.save(folder, trainer, origin, ALONE)
-    assert "cannot be written (Not a directory); there is none before it; " in str(raised.value)
+    assert "written (Not a directory); there is no earlier snapshot; " in str(raised.value)
     assert folder.read_text() == "mine"
 
 
-def test_manifest_is_json_that_other_programs_read(saved: list[Path]) -> None:
+def test_manifest_is_valid_json(saved: list[Path]) -> None:
     assert json.loads((saved[1] / "manifest.json").read_text())["step"] == 8
