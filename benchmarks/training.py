@@ -2,7 +2,7 @@
 
     python3 benchmarks/training.py [--rounds 5] [--seeds 5] [--only speed] [--quick]
 
-Needs nothing but a plain Python: it makes the locked environment with the peers first. Prints
+Needs only a plain Python: it makes the locked environment with the peers first. Prints
 Markdown tables. Speeds are medians and ratios of contenders that took turns (A B C D A B C D …),
 each in a fresh process, as one figure alone says little on a shared machine.
 """

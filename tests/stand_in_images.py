@@ -20,7 +20,7 @@ class Images(http.server.ThreadingHTTPServer):
         digests: by `NAME:TAG`; an image is also found by its digest.
         asked: the Authorization header of each request.
         realm: the token endpoint named in challenges.
-        told: the body that the token endpoint returns instead of a token.
+        token_body: the body that the token endpoint returns instead of a token.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class Images(http.server.ThreadingHTTPServer):
         self.digests: dict[str, str] = {}
         self.asked: list[str | None] = []
         self.realm = f"http://{self.host}/token"
-        self.told: bytes | None = None
+        self.token_body: bytes | None = None
 
     @property
     def host(self) -> str:
@@ -63,7 +63,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         images.asked.append(given)
         self._answer(200)
         token = b'{"token": "%s"}' % (b"alices" if given == _LOGIN else b"anybodys")
-        self.wfile.write(token if images.told is None else images.told)
+        self.wfile.write(token if images.token_body is None else images.token_body)
 
     def _answer(self, code: int, **headers: str) -> None:
         self.send_response(code)

@@ -2,7 +2,7 @@
 
     python3 benchmarks/char_lm/against_ngram.py [--checkpoint FILE] [--order 5]
 
-Needs nothing but a plain Python: it makes the locked environment first. Without a checkpoint it
+Needs only a plain Python: it makes the locked environment first. Without a checkpoint it
 trains configs/char_lm/base.yaml. Prints what the gate says of the model against the n-gram: their
 bits a character, and the interval of the difference, for which a module counts once.
 """

@@ -12,6 +12,7 @@ HOOKS = (
     "ruff-check",
     "ruff-format",
     "typos",
+    "wording",
     "import-contracts",
     "dependencies",
     "lock",
@@ -25,6 +26,7 @@ HOOKS = (
 PROJECT = WORKSPACE.default_project.package
 IMPORT = f"from {PROJECT} import config"
 MISSPELLED = "reci" + "eve"  # split, or this file would fail the typo check
+STUMBLE = "for " + "want of"  # split, as above
 # In the formats of real providers, and split as above. None of them is a real credential.
 SECRETS = {
     "docs/key.pem": "-----BEGIN RSA " + "PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n",
@@ -72,6 +74,7 @@ def check_each_defect(checkout: Path) -> None:
             "tasks/wrong_way.py": '"""Wrong way."""\n\nfrom gates import errors\n\n'
             '__all__ = ["errors"]\n',
             "docs/spelling.md": f"{MISSPELLED}\n",
+            "docs/wording.md": f"{STUMBLE}\n",
             "weights.pt": "not even a model",
             **SECRETS,
             "docs/conflict.md": f"{'<' * 7} HEAD\none\n{'=' * 7}\ntwo\n{'>' * 7} other\n",

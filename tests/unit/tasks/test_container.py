@@ -133,7 +133,7 @@ def test_jobs_run_without_an_image_if_none_is_found_and_plan_says_why(
     ],
 )
 def test_invalid_token_counts_as_no_answer(answer: bytes, images: Images) -> None:
-    images.told = answer
+    images.token_body = answer
     (note,) = container.of(JOBS, f"{images.host}/team/image").notes
     assert note.startswith(f"plan: {images.host}/team/image: the registry does not answer: ")
     assert note.endswith(", so every job runs without an image")

@@ -249,7 +249,7 @@ WHEEL, SDIST = "own-1.2.3-py3-none-any.whl", "own-1.2.3.tar.gz"
         pytest.param({}, [], id="nothing"),
         pytest.param(
             {"src/own/stray.py": "x = 1\n"},
-            [f"{SDIST}: also contains stray.py", f"{WHEEL}: also holds own/stray.py"],
+            [f"{SDIST}: also contains stray.py", f"{WHEEL}: also contains own/stray.py"],
             id="extra_file",
         ),
         pytest.param(
