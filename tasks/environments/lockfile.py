@@ -70,7 +70,7 @@ def staleness(root: Path = ROOT) -> str | None:
     index = f"--default-index={PLACEHOLDER}/simple"
     problem = uv.problem("lock", "--check", "--offline", index, cwd=root)
     # uv contacts no index here, so a network error means that the lock lacks a package.
-    return "it lacks a package" if problem and "connect this machine" in problem else problem
+    return "it lacks a package" if problem and uv.CONNECT in problem else problem
 
 
 def _foreign_extras(root: Path) -> list[str]:
@@ -171,7 +171,8 @@ def main(root: Path = ROOT) -> int:
         return 1
     reason = _staleness_of_portable_form(root) if foreign else staleness(root)
     if reason is not None:
-        print(f"uv.lock: does not match pyproject.toml ({reason}); update it: nox -s lock")
+        why = "" if reason.startswith(uv.OUTDATED) else f" ({reason})"
+        print(f"uv.lock: does not match pyproject.toml{why}; update it: nox -s lock")
         return 1
     if foreign:
         print("uv.lock: in the form that Dependabot writes; before merging, run: nox -s lock")

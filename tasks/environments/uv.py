@@ -86,6 +86,12 @@ def install(*arguments: str, cwd: Path, lock: int) -> None:
         abort(f"uv.lock: {explain(''.join(errors))}")
 
 
+# What `explain` says of a lock that needs an update.
+OUTDATED = "it does not match pyproject.toml"
+# What `explain` says if no index answers.
+CONNECT = "connect this machine to the network"
+
+
 def explain(stderr: str) -> str:
     """Return uv's error as one line, which if possible ends with what to do about it."""
     errors = re.findall(r"^\s*(?:error|cause): (.+)$", stderr, re.MULTILINE)
@@ -100,13 +106,13 @@ def explain(stderr: str) -> str:
         )
     if _is_network_failure(stderr):
         return (
-            f"{text}; it is not in uv's cache either: connect this machine to the network, "
+            f"{text}; it is not in uv's cache either: {CONNECT}, "
             "or set UV_DEFAULT_INDEX to an index that it can reach"
         )
     restore = f"{error}; restore it: git checkout uv.lock"
     known = {
         "Required uv version": f"pyproject.toml: {text}; run: pip install --upgrade uv",
-        "needs to be updated": "it does not match pyproject.toml; run: nox -s lock",
+        "needs to be updated": f"{OUTDATED}; run: nox -s lock",
         "Failed to parse `uv.lock`": restore,
         "Unable to find lockfile": restore,
     }

@@ -160,13 +160,13 @@ def _evaluation(case: Case) -> Iterator[Finding]:
     )
     yield _against_production(case, verdict)
     file, limits = verdict.evidence.get("policy"), case.policy.evaluation.limits
-    yield criterion(
-        "verdict by this policy",
-        holds=file == case.policy.digest and verdict.policy == limits,
-        reason=f"it was reached with the policy file {_short(file)}; the current one is "
-        f"{_short(case.policy.digest)}, with {'the same' if verdict.policy == limits else 'other'} "
-        "limits; after any change to the file, or with --fail-if-worse-than, judge again",
-    )
+    is_same = file == case.policy.digest and verdict.policy == limits
+    reason = f"it was reached with the policy file {_short(file)}; the current one is "
+    reason += f"{_short(case.policy.digest)}, with "
+    reason += f"{'the same' if verdict.policy == limits else 'other'} limits"
+    if not is_same:
+        reason += "; after any change to the file, or with --fail-if-worse-than, judge again"
+    yield criterion("verdict by this policy", holds=is_same, reason=reason)
 
 
 # The criteria that need a readable verdict.
@@ -219,13 +219,12 @@ def _against_production(case: Case, verdict: Verdict) -> Finding:
         )
     if current == case.version.fact("checkpoint"):
         return criterion(name, holds=True, reason="this checkpoint is already in production")
-    return criterion(
-        name,
-        holds=baseline == current,
-        reason=f"its baseline is {_short(baseline)}; version {case.production} "
-        f"({_short(current)}) is in production; judge again with --baseline "
-        f"models:/{case.version.model}@production and pass the new --verdict",
-    )
+    reason = f"its baseline is {_short(baseline)}; version {case.production} "
+    reason += f"({_short(current)}) is in production"
+    if baseline != current:
+        reason += f"; judge again with --baseline models:/{case.version.model}@production and "
+        reason += "pass the new --verdict"
+    return criterion(name, holds=baseline == current, reason=reason)
 
 
 def _data(case: Case) -> Iterator[Finding]:

@@ -215,9 +215,12 @@ class Verdict(_Part):
 
     @property
     def shown(self) -> list[Finding]:
-        """The findings to show: all that were judged, except floors that subgroups meet."""
-        judged = [each for each in self.findings if each.outcome != NOT_JUDGED]
-        return [each for each in judged if each.group == OVERALL or not _is_met_floor(each)]
+        """The findings to show: all but small subgroups and floors that subgroups meet."""
+        return [
+            each
+            for each in self.findings
+            if each.group == OVERALL or not (each.outcome == NOT_JUDGED or _is_met_floor(each))
+        ]
 
     def _table(self) -> list[list[str]]:
         """Return the header and a row for each finding, without empty columns."""
@@ -226,8 +229,10 @@ class Verdict(_Part):
         return [[row[i] for i in used] for row in rows]
 
     def _not_judged(self) -> list[str]:
-        """Return a line that names the findings that were not judged, if there are any."""
-        left = [each for each in self.findings if each.outcome == NOT_JUDGED]
+        """Return a line that names the subgroups that are too small to judge, if there are any."""
+        left = [
+            each for each in self.findings if each.outcome == NOT_JUDGED and each.group != OVERALL
+        ]
         if not left:
             return []
         names = "; ".join(f"{each.group} ({each.n:,})" for each in left[:5])

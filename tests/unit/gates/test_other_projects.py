@@ -1,6 +1,7 @@
 """The gate on projects other than classifiers: regression, scores, clustered examples."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,8 @@ def test_a_metric_that_is_only_reported_decides_nothing(tmp_path: Path) -> None:
     )
     assert finding(verdict, "loss").outcome == NOT_JUDGED
     assert verdict.metrics["loss"] == verdict.metrics["bits"]
+    assert re.search(r"^  loss  +overall .* not judged: only reported", verdict.to_text(), re.MULTILINE)
+    assert "too few examples" not in verdict.to_text()
 
 
 @pytest.mark.parametrize(
