@@ -69,8 +69,8 @@ def staleness(root: Path = ROOT) -> str | None:
         return f"its markers name the extra {foreign[0]}, which no package here has"
     index = f"--default-index={PLACEHOLDER}/simple"
     problem = uv.problem("lock", "--check", "--offline", index, cwd=root)
-    # uv contacts no index here, so a network error means that the lock lacks a package.
-    return "it lacks a package" if problem and uv.CONNECT in problem else problem
+    # uv contacts no index here, so a network error means that it has to resolve again.
+    return uv.OUTDATED if problem and uv.CONNECT in problem else problem
 
 
 def _foreign_extras(root: Path) -> list[str]:

@@ -198,7 +198,9 @@ def test_a_metric_that_is_only_reported_decides_nothing(tmp_path: Path) -> None:
     )
     assert finding(verdict, "loss").outcome == NOT_JUDGED
     assert verdict.metrics["loss"] == verdict.metrics["bits"]
-    assert re.search(r"^  loss  +overall .* not judged: only reported", verdict.to_text(), re.MULTILINE)
+    assert re.search(
+        r"^  loss  +overall .* not judged: only reported", verdict.to_text(), re.MULTILINE
+    )
     assert "too few examples" not in verdict.to_text()
 
 

@@ -138,14 +138,15 @@ def test_a_lock_whose_markers_select_nothing_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("types", "reason"),
+    "types",
     [
-        pytest.param('["mypy>=2.3", "flask"]', " (it lacks a package)", id="added"),
-        pytest.param('["mypy>=2.2"]', "", id="changed"),
+        pytest.param('["mypy>=2.3", "flask"]', id="added"),
+        pytest.param('["mypy>=2.2"]', id="changed"),
+        pytest.param("[]", id="removed"),
     ],
 )
 def test_changed_requirements_make_the_lock_stale(
-    types: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    types: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy_lock(tmp_path)
     pyproject = (ROOT / "pyproject.toml").read_text()
@@ -155,7 +156,7 @@ def test_changed_requirements_make_the_lock_stale(
     before = (tmp_path / "uv.lock").read_bytes()
 
     assert lockfile.main(tmp_path) == 1
-    expected = f"uv.lock: does not match pyproject.toml{reason}; update it: nox -s lock\n"
+    expected = "uv.lock: does not match pyproject.toml; update it: nox -s lock\n"
     assert capsys.readouterr().out == expected
     assert (tmp_path / "uv.lock").read_bytes() == before
 
@@ -238,7 +239,7 @@ def test_stale_lock_from_dependabot_is_refused(
     pyproject = dependabot_project / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace('"tiny"', '"tiny<2"'))
     assert lockfile.main(dependabot_project) == 1
-    assert capsys.readouterr().out.startswith("uv.lock: does not match pyproject.toml (")
+    assert capsys.readouterr().out.startswith("uv.lock: does not match pyproject.toml; ")
 
 
 def test_renew_makes_the_full_form_portable_and_keeps_its_versions(
