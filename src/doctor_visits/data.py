@@ -113,7 +113,7 @@ def complete(source: pa.Table, name: str) -> pa.Table:
     clusters = [hashlib.sha256(row.tobytes()).hexdigest()[:16] for row in rows]
     splits = [DATASET.split_of(cluster) for cluster in clusters]
     if "train" not in splits:
-        msg = f"{name}: has no examples in the train split"
+        msg = f"{name}: has no examples in the train split; add rows"
         raise GateInputError(msg)
     table = source.append_column("cluster", pa.array(clusters, pa.string()))
     return table.append_column("split", pa.array(splits, pa.string())).cast(SCHEMA)

@@ -17,6 +17,7 @@ from gates.commands import (
     status,
     trace,
 )
+from gates.commands.options import JUDGED
 from gates.errors import CommandParser, run_command
 
 _COMMANDS = {
@@ -44,8 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         prog="python -m gates",
         description="Decide from files whether a model may be promoted.",
-        epilog="Exit codes: 0 passed, 1 failed, 2 could not judge (reported in one line), "
-        "3 too little evidence.",
+        epilog=JUDGED,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
                 name,
                 help=command.HELP,
                 description=description,
-                epilog=parser.epilog,
+                epilog=command.EXIT_CODES,
                 allow_abbrev=False,
             )
         )

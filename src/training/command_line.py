@@ -38,8 +38,8 @@ def _train_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"python -m {settings.package}.train",
         description="Train a model and write a checkpoint.",
-        epilog="Exit codes: 0 trained, 1 training failed (the loss is not finite), "
-        "2 bad input, reported in one line.",
+        epilog="Exit codes: 0 trained or reproduced, 1 the loss is not finite or the checkpoint "
+        "was not reproduced, 2 bad input, reported in one line.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -175,7 +175,7 @@ def _evaluate_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
     parser = CommandParser(
         prog=f"python -m {settings.package}.eval",
         description="Score a checkpoint on held-out data and judge it against a baseline.",
-        epilog="Exit codes: 0 not worse, 1 worse by more than the margin, "
+        epilog="Exit codes: 0 passed, 1 failed (harm is shown or a floor is broken), "
         "2 could not judge, reported in one line, 3 too little evidence.",
         allow_abbrev=False,
     )
@@ -198,8 +198,8 @@ def _evaluate_parser(settings: Settings[Config]) -> argparse.ArgumentParser:
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"the configuration that names the data (default: {settings.defaults}, if the model "
-        "was trained on the data it names)",
+        help=f"the configuration that names the data (default: {settings.defaults}; required if "
+        "the model was trained on other data)",
     )
     parser.add_argument(
         "--predictions",

@@ -87,8 +87,8 @@ class Dataset:
             manifest = json.loads(manifest_of(file).read_text(encoding="utf-8"))
             digest = str(manifest["sha256"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            msg = f"{manifest_of(file)}: missing or damaged; delete it, and the next run writes it "
-            msg += "again"
+            msg = f"{manifest_of(file)}: missing or damaged; delete it if it is there, and the "
+            msg += "next run writes it again"
             raise GateInputError(msg) from error
         if sha256(file) != digest:
             msg = f"{file}: does not match the SHA-256 in its manifest; delete both, and the next "
@@ -201,9 +201,9 @@ def _column(table: pa.Table, field: pa.Field, name: str) -> pa.Array:
 
 def _check_ids(table: pa.Table, name: str) -> None:
     if not len(table):
-        msg = f"{name}: has no examples"
+        msg = f"{name}: has no examples; name a file with rows"
         raise GateInputError(msg)
     repeated, count = Counter(table["id"].to_pylist()).most_common(1)[0]
     if count > 1:
-        msg = f"{name}: id {repeated} appears {count} times"
+        msg = f"{name}: id {repeated} appears {count} times; make the ids unique"
         raise GateInputError(msg)

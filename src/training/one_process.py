@@ -99,6 +99,6 @@ def _lines(history: Sequence[Mapping[str, float]]) -> Iterator[dict[str, Any]]:
     for step, metrics in enumerate(history, start=1):
         for name, value in metrics.items():
             if not np.isfinite(value):
-                msg = f"step {step}: {name} is {value}; training stopped"
+                msg = f"step {step}: {name} is {value}; check the training data"
                 raise TrainingError(msg)
         yield {"step": step, "epoch": 1, "ends_epoch": step == len(history), **metrics}

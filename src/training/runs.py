@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import re
 import secrets
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -106,7 +107,7 @@ def _source_folder(package: str) -> Path:
     """Return the folder of the project's source, to ask git for its commit."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        msg = f"{package}: cannot be imported"
+        msg = f"{package}: not installed in {sys.executable}; activate .venv (nox -s dev makes it)"
         raise GateInputError(msg)
     return Path(spec.origin).parent
 

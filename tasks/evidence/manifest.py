@@ -213,7 +213,10 @@ def read(file: Path) -> Manifest:
         manifest = Manifest(**content, environments=made)
         _check(manifest)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        msg = harmless(f"{file}: not a valid manifest ({type(error).__name__}: {error})")
+        msg = harmless(
+            f"{file}: not a valid manifest ({type(error).__name__}: {error}); delete it and run "
+            "the session again"
+        )
         raise DamagedManifestError(msg) from error
     return manifest
 

@@ -5,11 +5,12 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gates.commands.options import add_files
+from gates.commands.options import JUDGED, add_files
 from gates.display import show
 from gates.errors import ExitCode, GateInputError
 
 HELP = "check that every locked package may be used"
+EXIT_CODES = JUDGED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--index",
         default=os.environ.get("AUDIT_INDEX"),
         metavar="URL",
-        help="the package index to query for yanked releases (default: AUDIT_INDEX)",
+        help="the package index to query for yanked releases (default: AUDIT_INDEX, which "
+        "`nox -s audit` sets to uv's index)",
     )
     parser.add_argument(
         "--base-lock",

@@ -7,6 +7,7 @@ from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "write a model card"
+EXIT_CODES = "Exit codes: 0 written, 2 bad input, reported in one line."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

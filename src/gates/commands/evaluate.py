@@ -3,9 +3,11 @@
 import argparse
 from pathlib import Path
 
+from gates.commands.options import JUDGED
 from gates.errors import ExitCode
 
 HELP = "check that a model is no worse than the one in production"
+EXIT_CODES = JUDGED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +48,8 @@ def add_judging_arguments(parser: argparse.ArgumentParser, *, baseline: str) -> 
         "--fail-if-worse-than",
         type=float,
         metavar="MARGIN",
-        help="accuracy that may be lost, a fraction: 0.02 is two percentage points "
-        "(default: the policy's)",
+        help="how much of the primary metric may be lost; for accuracy, 0.02 is two percentage "
+        "points (default: the policy's)",
     )
     parser.add_argument(
         "--allow-same-model",

@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+from gates.commands.options import WHERE
 from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "show which version was in which stage, when and why"
+EXIT_CODES = f"Exit codes: 0 the log is intact, 1 it is not, 2 the registry cannot be read. {WHERE}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "list a model's code, data and files as CycloneDX"
+EXIT_CODES = "Exit codes: 0 written, 2 bad input, reported in one line."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

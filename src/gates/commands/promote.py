@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+from gates.commands.options import JUDGED, WHERE
 from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "move a version to staging or production if it meets every criterion"
+EXIT_CODES = f"{JUDGED} {WHERE}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a new verdict of the evaluation gate, for example against the current production "
         "model (default: the registered one)",
     )
-    parser.add_argument("--approver", metavar="NAME", help="who else agrees")
+    parser.add_argument(
+        "--approver",
+        metavar="NAME",
+        help="the login of the person who approves, if the policy asks for one",
+    )
     parser.add_argument("--why", default="", metavar="TEXT", help="the reason, for the history")
     parser.add_argument(
         "--policy",

@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+from gates.commands.options import WHERE
 from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "register a run as a version in the registry"
+EXIT_CODES = f"Exit codes: 0 registered, 1 refused, 2 bad input, reported in one line. {WHERE}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

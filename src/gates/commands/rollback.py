@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+from gates.commands.options import WHERE
 from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "return production to an earlier version"
+EXIT_CODES = f"Exit codes: 0 rolled back, 1 refused, 2 could not try the version. {WHERE}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

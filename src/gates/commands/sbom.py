@@ -9,6 +9,7 @@ from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "list the locked packages as CycloneDX"
+EXIT_CODES = "Exit codes: 0 written, or equal with --check; 1 different with --check; 2 bad input."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--output": "artifacts/sbom.cdx.json",
         },
     )
-    parser.add_argument("--project", required=True, metavar="NAME", help="the project's name")
+    parser.add_argument(
+        "--project", required=True, metavar="NAME", help="the name to give the SBOM's subject"
+    )
     parser.add_argument(
         "--package",
         metavar="NAME",
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="compare the output with the lock instead of writing it",
+        help="compare the file at --output with the lock instead of writing it",
     )
 
 

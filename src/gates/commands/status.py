@@ -2,10 +2,15 @@
 
 import argparse
 
+from gates.commands.options import WHERE
 from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "show which version is in which stage, and since when"
+EXIT_CODES = (
+    "Exit codes: 0 shown, 1 an alias or the log needs attention, 2 the registry cannot be read. "
+    f"{WHERE}"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

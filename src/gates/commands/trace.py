@@ -7,21 +7,28 @@ from gates.display import show
 from gates.errors import ExitCode
 
 HELP = "find a model's data and code, or the models built from them"
+EXIT_CODES = "Exit codes: 0 found, 2 not found or bad input, reported in one line."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument(
-        "digest", help="of a checkpoint, a commit, data or uv.lock; at least 7 digits"
+        "digest", help="of a checkpoint, a commit, data or uv.lock; its first 7 or more hex digits"
     )
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), metavar="FOLDER")
+    parser.add_argument(
+        "--outputs",
+        type=Path,
+        default=Path("outputs"),
+        metavar="FOLDER",
+        help="where the runs are (default: %(default)s)",
+    )
     parser.add_argument(
         "--name",
         action="append",
         default=[],
         metavar="MODEL",
-        help="also search this model's versions in the configured registry or the one in this "
-        "folder, if there is one; may be repeated",
+        help="also search this model's versions in the registry (GATES_REGISTRY or "
+        "MLFLOW_TRACKING_URI, otherwise registry/mlflow.db), if there is one; may be repeated",
     )
 
 

@@ -46,5 +46,6 @@ def read_declared(file: Path) -> DeclaredData:
         msg = f"{file}: cannot be read ({error.strerror}); promotion.data in the policy names it"
         raise GateInputError(msg) from error
     except ValidationError as error:
-        msg = f"{file}: not a manifest in the format {FORMAT}: {first_problem(error)}"
+        msg = f"{file}: not a manifest in the format {FORMAT}: {first_problem(error)}; write it "
+        msg += "again with python -m PROJECT.data"
         raise GateInputError(msg) from error

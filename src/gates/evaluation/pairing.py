@@ -253,7 +253,8 @@ def arrays(candidate: PredictionsFile, baseline: PredictionsFile) -> PairedArray
             ours.append(_labels_and_probabilities(candidate_part))
             theirs.append(_labels_and_probabilities(baseline_part))
     if len({probabilities.shape[1] for _, probabilities in (*ours, *theirs)}) > 1:
-        msg = f"{candidate.name} and {baseline.name}: differ in their number of classes"
+        msg = f"{candidate.name} and {baseline.name}: differ in their number of classes; score "
+        msg += "both with the same classes"
         raise GateInputError(msg)
     order = pc.sort_indices(pa.chunked_array([chunk for part in ids for chunk in part.chunks]))
     return PairedArrays(

@@ -240,7 +240,9 @@ def _check_kind(document: Any, file: Path) -> None:
         build = document["predicate"]["buildDefinition"]["buildType"]
         kinds = (document["_type"], document["predicateType"])
         if kinds != (STATEMENT_TYPE, PREDICATE_TYPE) or not re.match(IS_BUILD_TYPE, build):
-            msg = f"{file}: the provenance of something else ({build})"
+            msg = (
+                f"{file}: describes {build}, not a training run; name the provenance.json of a run"
+            )
             raise GateInputError(msg)
 
 

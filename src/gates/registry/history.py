@@ -351,7 +351,7 @@ def _exported(line: str, where: str) -> tuple[int, str]:
         document: dict[str, Any] = json.loads(line)
         return int(document["number"]), str(document["digest"])
     except (ValueError, KeyError, TypeError, OverflowError) as error:
-        msg = f"{where}: not a log that gates history --export wrote"
+        msg = f"{where}: not a log that python -m gates history --export wrote"
         raise GateInputError(msg) from error
 
 

@@ -108,7 +108,8 @@ class Ledger:
             if winner
             else "the new entry is void"
         )
-        msg = f"{self._model}: {cause}; nothing was changed. Check gates status and decide again"
+        msg = f"{self._model}: {cause}; nothing was changed. Run python -m gates status and "
+        msg += "decide again"
         raise RefusedError(msg)
 
     def align(self, snapshot: Snapshot) -> Snapshot:

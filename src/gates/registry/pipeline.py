@@ -159,7 +159,7 @@ class Registry:
         self.check_registered()
         if snapshot.unexplained:
             msg = f"{self.model}: {snapshot.unexplained[0]}; find out who did, then delete the "
-            msg += "alias or accept it with gates history --acknowledge"
+            msg += "alias or accept it with python -m gates history --acknowledge"
             raise RefusedError(msg)
         version = self._chosen(promotion, snapshot)
         current = snapshot.version_in(promotion.stage)
@@ -399,7 +399,7 @@ class Registry:
         if snapshot.history.open_problems:
             damage = snapshot.history.open_problems[0].text
             msg = f"{self.model}: its history was damaged: {damage}; "
-            msg += "run gates history --verify, find out who did it, then run gates history "
+            msg += "run python -m gates history --verify, find out who did it, then run it with "
             msg += "--acknowledge"
             raise RefusedError(msg)
         aligned = self._ledger.align(snapshot)
@@ -466,7 +466,7 @@ class Registry:
                 msg = f"{self.model}: nothing is in production, so there is nothing to roll back"
                 raise RefusedError(msg)
             msg = f"{self.model}: there is no version before {state.current} to go "
-            msg += "back to; gates history lists the versions that were in production"
+            msg += "back to; python -m gates history lists the versions that were in production"
             raise RefusedError(msg)
         if to not in state.known_good:
             known = ", ".join(str(number) for number in sorted(state.known_good)) or "none"

@@ -98,7 +98,7 @@ def compared(found: History, exported: Path) -> list[Problem]:
     try:
         text = exported.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        msg = f"{exported}: cannot be read ({error}); gates history --export writes it"
+        msg = f"{exported}: cannot be read ({error}); python -m gates history --export writes it"
         raise GateInputError(msg) from error
     return list(history.differences(found, text, where=str(exported)))
 

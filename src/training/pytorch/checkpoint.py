@@ -125,7 +125,8 @@ def _parse(
     document: Any, file: Path, kind: type[Config], build_model: Callable[[Config], nn.Module]
 ) -> Checkpoint[Config]:
     if not isinstance(document, dict) or not _is_known(document.get("format")):
-        msg = f"{file}: not a checkpoint of this project (expected the format {_FORMAT})"
+        msg = f"{file}: not a checkpoint of this project (expected the format {_FORMAT}); name one "
+        msg += "that this project trained"
         raise CheckpointError(msg)
     try:
         _check_types(document)

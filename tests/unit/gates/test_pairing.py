@@ -174,5 +174,5 @@ def test_models_with_different_numbers_of_classes_are_refused(tmp_path: Path) ->
     assert theirs.probabilities is not None
     more = np.hstack([theirs.probabilities, np.zeros((60, 1))])
     other = dataclasses.replace(theirs, probabilities=more)
-    with pytest.raises(GateInputError, match=r"^c and b: differ in their number of classes$"):
+    with pytest.raises(GateInputError, match=r"^c and b: differ in their number of classes; score"):
         arrays(written(ours, tmp_path, "c"), written(other, tmp_path, "b"))

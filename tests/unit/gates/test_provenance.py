@@ -354,7 +354,7 @@ def test_provenance_of_something_else_is_refused(
     changed[path[-1]] = "https://example.com/other"
     file.write_text(json.dumps(statement))
     error = error_of(lambda: provenance.read(file))
-    assert error.startswith(f"{file}: the provenance of something else (")
+    assert error.startswith(f"{file}: describes ")
 
 
 def test_clean_repository_is_described_by_its_commit(project: Path) -> None:

@@ -343,7 +343,7 @@ def test_package_can_import_only_the_workspace_packages_it_needs(tmp_path: Path)
     packages = tmp_path / "lib" / "python3.12" / "site-packages"
     packages.mkdir(parents=True)
     environment._link_packages(tmp_path, "training", ROOT)  # noqa: SLF001
-    environment._link_packages(tmp_path, "training", ROOT)  # noqa: SLF001 - a second time
+    environment._link_packages(tmp_path, "training", ROOT)  # noqa: SLF001
     (folder,) = (packages / "workspace.pth").read_text().splitlines()
     assert {each.name for each in Path(folder).iterdir()} == {"gates", "training"}
     assert (Path(folder) / "gates" / "errors.py").is_file()

@@ -178,7 +178,7 @@ def test_version_explains_and_writes_the_next_version(
     )
     assert lockfile.staleness(root) is None
     git("tag", "v0.2.1", cwd=root)
-    with pytest.raises(FailedError, match=r"tagged v0\.2\.1, and pyproject\.toml says 0\.2\.0"):
+    with pytest.raises(FailedError, match=r"tagged v0\.2\.1, but pyproject\.toml has 0\.2\.0"):
         run("version")
 
 

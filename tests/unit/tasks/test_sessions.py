@@ -76,7 +76,9 @@ def test_plan_on_a_fork_is_empty_unless_enabled_and_says_so(
     summary = tmp_path / "summary.md"
     ran = nox("-s", "plan", "--", "nightly", RUNS_HERE="false", GITHUB_STEP_SUMMARY=str(summary))
     assert json.loads(ran.stdout) == {"include": []}
-    message = "plan: nightly is off, as this is a fork; to turn it on, set the repository variable "
+    message = (
+        "plan: nightly is off because this is a fork; to turn it on, set the repository variable "
+    )
     assert f"{message}RUN_ON_FORK to true" in ran.stderr
     assert summary.read_text().startswith(message)
     on = nox("-s", "plan", "--", "nightly", RUNS_HERE="true", GITHUB_STEP_SUMMARY=str(summary))

@@ -156,7 +156,7 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
     error = error_of(lambda: data.load(tmp_path / "absent.parquet", "train"))
     assert error == (
         f"{tmp_path / 'absent.manifest.json'}: missing or damaged; "
-        "delete it, and the next run writes it again"
+        "delete it if it is there, and the next run writes it again"
     )
 
 
@@ -180,7 +180,7 @@ def test_damaged_manifest_is_named(data_file: Path, content: str) -> None:
     manifest = manifest_of(data_file)
     manifest.write_text(content)
     error = error_of(lambda: data.load(data_file, "train"))
-    assert error.startswith(f"{manifest}: missing or damaged; delete it")
+    assert error.startswith(f"{manifest}: missing or damaged; delete it if")
 
 
 def test_manifest_of_other_data_is_refused(data_file: Path) -> None:
@@ -393,7 +393,7 @@ BAD_SOURCES = [
     ),
     pytest.param(
         with_column("id", pa.array(["a", "b", "a", "a"])),
-        "id a appears 3 times",
+        "id a appears 3 times; make the ids unique",
         id="same_id_three_times",
     ),
     pytest.param(
@@ -401,7 +401,9 @@ BAD_SOURCES = [
         "pixels must be from 0 to 9, found 10",
         id="pixel_of_10",
     ),
-    pytest.param(table_of(noise(4)).slice(0, 0), "has no examples", id="no_rows"),
+    pytest.param(
+        table_of(noise(4)).slice(0, 0), "has no examples; name a file with rows", id="no_rows"
+    ),
 ]
 
 

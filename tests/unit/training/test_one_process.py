@@ -100,7 +100,7 @@ def test_a_metric_that_is_not_finite_fails_and_leaves_no_checkpoint(tmp_path: Pa
     infinite = CONFIG.model_copy(update={"data": DataConfig(source="infinite", cache_dir="data")})
     with (
         np.errstate(invalid="ignore"),
-        pytest.raises(TrainingError, match=r"step 1: loss is nan; training stopped"),
+        pytest.raises(TrainingError, match=r"step 1: loss is nan; check the training data"),
     ):
         train(tmp_path, infinite)
     assert not list(tmp_path.rglob("checkpoint.txt"))

@@ -197,7 +197,8 @@ def test_other_torch_file_is_not_a_checkpoint(tmp_path: Path, document: object) 
     file = tmp_path / "other.pt"
     torch.save(document, file)
     assert error_of(file) == (
-        f"{file}: not a checkpoint of this project (expected the format training.checkpoint/1)"
+        f"{file}: not a checkpoint of this project (expected the format training.checkpoint/1); "
+        "name one that this project trained"
     )
 
 
