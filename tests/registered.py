@@ -44,7 +44,7 @@ def smoke(folder: Path) -> None:
         raise ValueError(msg)
 
 
-def needs_what_is_not_here(_: Path) -> None:
+def needs_a_missing_module(_: Path) -> None:
     """Stands in for a project whose code or data is not on this machine."""
     msg = "no such library here"
     raise ImportError(msg)

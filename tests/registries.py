@@ -31,7 +31,7 @@ for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_USER
     os.environ.pop(name, None)
 
 
-def there(registry: Registry) -> dict[Stage, int | None]:
+def stage_versions(registry: Registry) -> dict[Stage, int | None]:
     """Return the version in each stage by the log, and check that the aliases agree."""
     found = registry.read().history
     assert found.problems == ()
@@ -79,7 +79,7 @@ def killed() -> None:
     raise KeyboardInterrupt
 
 
-def left_unchecked(registry: Registry, policy: Policy, stage: Stage) -> None:
+def promote_without_check(registry: Registry, policy: Policy, stage: Stage) -> None:
     """Promote to `stage`, but die before the promotion is checked."""
     dying = Registry(After(registry.store, killed), registry.model, say=lambda _: None, by="anna")
     with pytest.raises(KeyboardInterrupt):
@@ -122,7 +122,7 @@ def policy(tmp_path: Path) -> Policy:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def messages() -> list[str]:
     return []
 
 
@@ -167,8 +167,8 @@ def write_sbom(file: Path, lock: str = LOCK) -> Path:
 
 
 @pytest.fixture
-def registry(store: Store, said: list[str]) -> Registry:
-    return Registry(store, "digits", say=said.append, by="anna")
+def registry(store: Store, messages: list[str]) -> Registry:
+    return Registry(store, "digits", say=messages.append, by="anna")
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {meant}{f' {word}' if is_value else ''}?"
 
 
-def said_by(error: Exception, *, longest: int = 300) -> str:
+def describe(error: Exception, *, longest: int = 300) -> str:
     """Return a third-party error's message on one line, or its class name if it has none."""
     return " ".join(str(error).split())[:longest] or type(error).__name__
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from gates.errors import GateError, GateInputError, said_by
+from gates.errors import GateError, GateInputError, describe
 
 # The files of a registered version, in the order in which they are looked for.
 _MODEL_FILES = ("checkpoint.*", "predictions.parquet")
@@ -110,8 +110,8 @@ def _describe(error: Exception) -> str:
         # fsspec reports "no such file" for a server that cannot be reached.
         if isinstance(cause, ConnectionError | socket.gaierror | ssl.SSLError):
             is_system = cause.errno is not None and cause.errno > 0
-            reason = os.strerror(cause.errno) if is_system and cause.errno else said_by(cause)
+            reason = os.strerror(cause.errno) if is_system and cause.errno else describe(cause)
             return f"connection failed: {reason}"
         cause = cause.__cause__ or cause.__context__
     kind = "no such file: " if isinstance(error, FileNotFoundError) else ""
-    return kind + said_by(error, longest=200)
+    return kind + describe(error, longest=200)

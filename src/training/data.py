@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from gates import locations
 from gates.data import columns
 from gates.data.declared import DeclaredData
-from gates.errors import GateInputError, said_by
+from gates.errors import GateInputError, describe
 from gates.files import atomic_write, sha256, write_text
 from training.config import DataConfig
 from training.project import Split
@@ -149,7 +149,7 @@ class Dataset:
             table = pq.read_table(file, page_checksum_verification=True)
             table.validate(full=True)  # catches invalid UTF-8, for example
         except (OSError, pa.ArrowException) as error:
-            msg = f"{name}: not readable as Parquet ({said_by(error).replace(str(file), name)})"
+            msg = f"{name}: not readable as Parquet ({describe(error).replace(str(file), name)})"
             raise GateInputError(msg) from error
         arrays = [_column(table, field, name) for field in schema]
         table = pa.table(arrays, schema=schema)

@@ -24,6 +24,6 @@ class Group:
         """Whether this process writes the files and prints the output."""
         return self.rank == 0
 
-    def first_does(self, work: Callable[[], Result]) -> Result:
+    def on_first_process(self, work: Callable[[], Result]) -> Result:
         """Call `work` in the first process only; return its result in every process."""
         return work()

@@ -73,10 +73,10 @@ def train(request: Request[Config]) -> Path:
     ):
         if missing:
             display.warn(f"the provenance of this run will name no commit: {missing}")
-        folder = request.outputs / group.first_does(lambda: _run_id(request))
+        folder = request.outputs / group.on_first_process(lambda: _run_id(request))
         checkpoint = folder / method.checkpoint
         if (folder / "provenance.json").exists():
-            group.first_does(lambda: lock.remove_stale(folder))
+            group.on_first_process(lambda: lock.remove_stale(folder))
             display.line(f"{checkpoint}: this run has already ended; nothing to do")
             return checkpoint
         examples, validation = _examples(request, group)
@@ -95,8 +95,8 @@ def train(request: Request[Config]) -> Path:
         )
         with contextlib.ExitStack() as stack:
             held = lock.locked(folder, may_exist=request.resume, say=display.line)
-            group.first_does(lambda: stack.enter_context(held))
-            group.first_does(lambda: _remove_temporary_files(run))
+            group.on_first_process(lambda: stack.enter_context(held))
+            group.on_first_process(lambda: _remove_temporary_files(run))
             # A separate function frees the model before the process group is destroyed.
             _complete(run, project, flags)
         display.line(f"checkpoint: {checkpoint}")
@@ -167,7 +167,7 @@ def _examples(request: Request[Config], group: Group) -> tuple[Any, Any]:
         loaded.append(examples(request.config, "train", request.where))
         loaded.append(examples(request.config, "validation", request.where))
 
-    group.first_does(load)
+    group.on_first_process(load)
     if not group.is_first:
         load()
     training_split, validation_split = loaded
@@ -197,7 +197,7 @@ def _complete(run: Run[Config, Any], project: Project[Config, Any], flags: dict[
         library=project.method.library,
         package=project.settings.package,
     )
-    run.group.first_does(lambda: _finish(run, description))
+    run.group.on_first_process(lambda: _finish(run, description))
 
 
 def _finish(run: Run[Config, Any], description: provenance.TrainingRun) -> None:

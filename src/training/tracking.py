@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from gates.configuration import flat
-from gates.errors import ConfigError, GateInputError, said_by
+from gates.errors import ConfigError, GateInputError, describe
 from training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def tracked(
         mlflow_id = _mlflow_run(client, config, project, run_id)
     except MlflowException as error:
         where = os.environ.get("MLFLOW_TRACKING_URI", "MLflow's default location")
-        msg = f"tracking: {where} cannot be used ({said_by(error)}); "
+        msg = f"tracking: {where} cannot be used ({describe(error)}); "
         msg += "set MLFLOW_TRACKING_URI, or tracking: none"
         raise GateInputError(msg) from error
     sender = _Sender(client, mlflow_id, say)

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.integration.trainings import Settings, Trainings
-from tests.registries import client, empty_database, one_two, policy, registry, run, said, store
+from tests.registries import client, empty_database, messages, one_two, policy, registry, run, store
 
-__all__ = ["client", "empty_database", "one_two", "policy", "registry", "run", "said", "store"]
+__all__ = ["client", "empty_database", "messages", "one_two", "policy", "registry", "run", "store"]
 
 
 @pytest.fixture(scope="session")

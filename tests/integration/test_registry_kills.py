@@ -17,7 +17,7 @@ from gates.registry import stages
 from gates.registry.mlflow_store import MlflowStore
 from gates.registry.pipeline import Promotion, Registry
 from gates.registry.store import Store, fetch_checked
-from tests.registries import MakeRun, there
+from tests.registries import MakeRun, stage_versions
 
 
 class Killed(BaseException):
@@ -86,7 +86,7 @@ def test_after_a_kill_at_any_call_the_next_command_finishes(
         assert current in {old, new}
         assert registry.store.record("digits").aliases["production"] in {old, new}
         act(registry, policy, command)
-        assert there(registry)["production"] == new
+        assert stage_versions(registry)["production"] == new
         # Restore the initial state.
         if command == "promote":
             registry.rollback(policy, to=1)
@@ -154,7 +154,7 @@ def test_random_kills_leave_no_mixed_state_and_lose_no_entry(
         assert current in {old, new}
         assert registry.store.record("digits").aliases["production"] in {old, new}
         act(registry, policy, command)
-        assert there(registry)["production"] == new
+        assert stage_versions(registry)["production"] == new
     sys.stdout.write(
         f"{killed} of {trial} processes killed in time; in production afterwards: {outcomes}\n"
     )

@@ -30,7 +30,7 @@ from tests.integration.servers import (
     postgres_programs,
 )
 from tests.registered import Run
-from tests.registries import there
+from tests.registries import stage_versions
 
 ROOT = Path(__file__).parent.parent.parent
 MODEL = "digits"
@@ -131,7 +131,7 @@ def test_commands_register_and_promote_a_run(
         done = gates(place, server.variables(), *words)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
         assert f"version 1 is in {stage}" in done.stdout
-    assert there(registry) == {"staging": 1, "production": 1}
+    assert stage_versions(registry) == {"staging": 1, "production": 1}
     done = gates(place, server.variables(), "status", "--name", MODEL)
     assert done.returncode == 0
     assert "by admin" in done.stdout
@@ -215,7 +215,7 @@ def test_eight_concurrent_promotions_leave_a_consistent_registry(
         assert code == 0 or "was quicker" in err or "has replaced it" in out, (out, err)
     found = registry.read().history
     promoted = [e.entry.after for e in found.held[entries:] if e.entry.action is Action.PROMOTE]
-    assert promoted[-1] == there(registry)["staging"]
+    assert promoted[-1] == stage_versions(registry)["staging"]
 
 
 class Interrupted:
@@ -259,7 +259,7 @@ def test_a_server_killed_during_a_promotion_loses_nothing(
     # The next command completes the promotion or starts it again.
     verdict = registry.promote(Promotion(stage="staging", number=number), policy)
     assert verdict.outcome is Outcome.PASS
-    assert there(registry)["staging"] == number
+    assert stage_versions(registry)["staging"] == number
     assert stages.replay(registry.read().history.held)["staging"].unconfirmed is None
 
 
@@ -267,11 +267,11 @@ def test_rollback_command_restores_production(
     server: MlflowServer, place: Path, registry: Registry, policy: Policy
 ) -> None:
     assert registry.promote(Promotion(stage="production"), policy).outcome is Outcome.PASS
-    assert there(registry)["production"] == 3
+    assert stage_versions(registry)["production"] == 3
     words = ["rollback", "--name", MODEL, "--policy", "gates.yaml", "--why", "complaints"]
     done = gates(place, server.variables(), *words)
     assert (done.returncode, done.stderr) == (0, "")
-    assert there(registry)["production"] == 1
+    assert stage_versions(registry)["production"] == 1
     verified = gates(place, server.variables(), "history", "--name", MODEL, "--verify")
     assert verified.returncode == 0
     assert "unbroken" in verified.stdout
@@ -294,4 +294,4 @@ def test_an_artifact_overwritten_on_the_server_is_detected(
     assert "checkpoint.pt was changed" in verdict.to_text()
     with pytest.raises(RefusedError, match="was changed after it was registered"):
         registry.rollback(policy, to=3)
-    assert there(registry)["production"] == 1
+    assert stage_versions(registry)["production"] == 1

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from gates.errors import GateInputError, said_by
+from gates.errors import GateInputError, describe
 from gates.evidence import provenance
 from gates.registry.files import ATTESTATION, PROVENANCE
 
@@ -43,7 +43,7 @@ def problem_of_attestation(folder: Path, workflow: str) -> str | None:
         try:
             result = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
         except (OSError, subprocess.TimeoutExpired) as error:
-            msg = f"gh attestation verify: {said_by(error)}"
+            msg = f"gh attestation verify: {describe(error)}"
             raise GateInputError(msg) from error
         if result.returncode:
             lines = result.stderr.decode(errors="replace").split("\n")

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, unquote
 
-from gates.errors import GateInputError, said_by
+from gates.errors import GateInputError, describe
 from gates.progress import waiting_for
 from gates.registry.history import Head, Stored, digest_of
 from gates.registry.store import (
@@ -110,7 +110,7 @@ class MlflowStore:
             # A server without authentication does not have this endpoint.
             user = answer.json()["user"]["username"] if answer.ok else None
         except (KeyError, TypeError, ValueError) as error:
-            msg = f"the registry {self.address}: did not report the user ({said_by(error)})"
+            msg = f"the registry {self.address}: did not report the user ({describe(error)})"
             raise GateInputError(msg) from error
         return Caller(user=user, time=time)
 
@@ -324,7 +324,7 @@ def _is_absence(error: BaseException | None) -> bool:
 
 def _translated(error: Exception, what: str, address: str) -> GateInputError:
     text = " ".join(str(error).split())
-    message = re.sub(r"//[^\s/]*@", "//", said_by(error))  # an address may contain a password
+    message = re.sub(r"//[^\s/]*@", "//", describe(error))  # an address may contain a password
     code = str(getattr(error, "error_code", ""))
     refusal = re.search(r"error code (401|403)\b", text) or re.search(
         r"\b(401|403) Client Error", text
@@ -384,7 +384,7 @@ def _check_is_registry(file: Path, shown: str) -> None:
             query = "SELECT 1 FROM sqlite_master WHERE name = 'registered_models'"
             is_registry = database.execute(query).fetchone() is not None
     except sqlite3.Error as error:
-        msg = f"the registry {shown}: {said_by(error)}"
+        msg = f"the registry {shown}: {describe(error)}"
         raise GateInputError(msg) from error
     if not is_registry:
         msg = f"{shown}: is not an MLflow registry; name a new file, and gates register creates it"

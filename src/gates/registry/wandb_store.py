@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from gates.errors import GateInputError, said_by
+from gates.errors import GateInputError, describe
 from gates.registry.history import Head, Stored, digest_of
 from gates.registry.store import LOG_SUFFIX, Record, Version, as_tags
 
@@ -230,7 +230,7 @@ class WandbStore:
         except GateInputError:
             raise
         except Exception as error:  # W&B, its core and their clients share no base class
-            msg = f"the registry {self.address}: {what}: {said_by(error)}"
+            msg = f"the registry {self.address}: {what}: {describe(error)}"
             raise GateInputError(msg) from error
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gates.errors import GateInputError, said_by
+from gates.errors import GateInputError, describe
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -54,7 +54,7 @@ def _read_text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"{file}: cannot be read ({said_by(error)}); name a uv.lock"
+        msg = f"{file}: cannot be read ({describe(error)}); name a uv.lock"
         raise GateInputError(msg) from error
 
 

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper
 
 from gates.configuration import parse_yaml
-from gates.errors import CheckpointError, ConfigError, said_by
+from gates.errors import CheckpointError, ConfigError, describe
 from training import config as configs
 from training.config import Config, RunConfig
 
@@ -191,7 +191,7 @@ def load(file: Path, kind: type[Config]) -> Checkpoint[Config]:
         content = file.read_bytes()
         model = onnx.ModelProto.FromString(content)
     except (OSError, DecodeError) as error:
-        msg = f"{file}: not readable as ONNX ({said_by(error)}); train again"
+        msg = f"{file}: not readable as ONNX ({describe(error)}); train again"
         raise CheckpointError(msg) from error
     about = {each.key: each.value for each in model.metadata_props}
     text, data_digest = about.get("config", ""), about.get("data_digest", "")

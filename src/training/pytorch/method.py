@@ -73,7 +73,7 @@ class TorchMethod(Method[Torch, TensorExamples], Generic[Torch]):
             active.fit(trainer, attempts, track)
         step = active.select(trainer)
         weights = _full_weights(trainer.model)
-        run.group.first_does(lambda: active.save(weights, step))
+        run.group.on_first_process(lambda: active.save(weights, step))
         return attempts
 
     def config_of(self, checkpoint: Path) -> Torch:
@@ -137,7 +137,7 @@ class _ActiveRun(Generic[Torch]):
             f"{run.folder}: {len(run.training):,} training examples, {parameters:,} parameters, "
             f"{processes.count} x {processes.device.type}"
         )
-        snapshot, earlier = processes.first_does(self._newest)
+        snapshot, earlier = processes.on_first_process(self._newest)
         if snapshot is not None:
             snapshots.restore(snapshot, trainer, processes)
             run.display.line(f"resumed at step {trainer.step} from {snapshot}")
@@ -146,9 +146,9 @@ class _ActiveRun(Generic[Torch]):
 
     def _newest(self) -> tuple[Path | None, list[Attempt]]:
         """Return the snapshot to continue from, if any, and the attempts that led to it."""
-        newest = snapshots.newest_whole(self.snapshots, say=self.run.display.line)
+        newest = snapshots.newest_intact(self.snapshots, say=self.run.display.line)
         # A killed process may have left unfinished snapshots and old ones.
-        snapshots.drop_remains(self.snapshots, newest)
+        snapshots.remove_leftovers(self.snapshots, newest)
         if newest is None:
             self.run.begin()
             return None, []

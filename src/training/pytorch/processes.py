@@ -40,7 +40,7 @@ class Processes(Group):
             dist.all_reduce(value)
         return value
 
-    def first_does(self, work: Callable[[], Result]) -> Result:
+    def on_first_process(self, work: Callable[[], Result]) -> Result:
         """Call `work` in the first process only; return its result in every process.
 
         If it fails, the first process raises the error; the others exit silently with the same

@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 from torch.distributed.checkpoint.state_dict_saver import save as save_shards
 
-from gates.errors import CheckpointError, ConfigError, GateInputError, said_by, underlying
+from gates.errors import CheckpointError, ConfigError, GateInputError, describe, underlying
 from gates.evidence.provenance import Attempt
 from gates.files import sha256, write_text
 from training.config import RunConfig, validate
@@ -71,14 +71,14 @@ def save(folder: Path, trainer: Trainer, origin: Origin, processes: Processes) -
     target = folder / f"step-{trainer.step:08d}"
     unfinished = folder / f".{target.name}.unfinished"
     try:
-        processes.first_does(lambda: _recreate(unfinished))
+        processes.on_first_process(lambda: _recreate(unfinished))
         with _quiet():
             save_shards(
                 _state_of(trainer),
                 storage_writer=FileSystemWriter(unfinished, thread_count=1),
                 no_dist=processes.count == 1,
             )
-        processes.first_does(lambda: _finish(unfinished, target, trainer.step, origin))
+        processes.on_first_process(lambda: _finish(unfinished, target, trainer.step, origin))
     except (OSError, CheckpointException, RuntimeError, GateInputError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         before = names(folder)
@@ -94,7 +94,7 @@ def names(folder: Path) -> list[str]:
     return sorted(snapshot.name for snapshot in folder.glob("step-*"))
 
 
-def newest_whole(folder: Path, *, say: Callable[[str], None]) -> Path | None:
+def newest_intact(folder: Path, *, say: Callable[[str], None]) -> Path | None:
     """Return the newest intact snapshot in `folder`; report damaged ones with `say`.
 
     Return None if there is no snapshot yet.
@@ -114,7 +114,7 @@ def newest_whole(folder: Path, *, say: Callable[[str], None]) -> Path | None:
     return None
 
 
-def drop_remains(folder: Path, newest: Path | None) -> None:
+def remove_leftovers(folder: Path, newest: Path | None) -> None:
     """Delete unfinished snapshots, and all snapshots older than the one before `newest`."""
     for unfinished in folder.glob(".step-*"):
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -143,7 +143,7 @@ def origin_of(snapshot: Path, kind: type[RunConfig]) -> Origin:
             attempts=[Attempt.of(document) for document in manifest["attempts"]],
         )
     except (KeyError, TypeError, ValueError, ConfigError) as error:
-        msg = f"{snapshot}: written by another version of this project ({said_by(error)}); "
+        msg = f"{snapshot}: written by another version of this project ({describe(error)}); "
         msg += "start a new run"
         raise CheckpointError(msg) from error
 

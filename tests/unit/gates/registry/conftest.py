@@ -1,11 +1,11 @@
 from tests.registries import (
     client,
     empty_database,
+    messages,
     one_two,
     policy,
     registry,
     run,
-    said,
     source,
     store,
 )
@@ -13,11 +13,11 @@ from tests.registries import (
 __all__ = [
     "client",
     "empty_database",
+    "messages",
     "one_two",
     "policy",
     "registry",
     "run",
-    "said",
     "source",
     "store",
 ]

@@ -13,7 +13,7 @@ from gates.locations import local_copy
 from gates.registry.pipeline import Promotion, Registry
 from gates.registry.store import Store
 from tests.registered import Run
-from tests.registries import MakeRun, left_unchecked, to_production
+from tests.registries import MakeRun, promote_without_check, to_production
 
 Capture = pytest.CaptureFixture[str]
 
@@ -196,7 +196,7 @@ def test_production_is_loaded_by_the_confirmed_history_and_not_by_the_alias(
     to_production(registry, one, policy)
     registry.register(run("two", against=one).submission())
     registry.promote(Promotion(stage="staging", number=2), policy)
-    left_unchecked(registry, policy, "production")
+    promote_without_check(registry, policy, "production")
     assert registry.read().version_in("production") == 2
     assert load_production() == b"one"
     registry.promote(Promotion(stage="production"), policy)

@@ -27,7 +27,14 @@ from gates.verdicts.verdict import Outcome, Verdict
 from tests import registered
 from tests.judged import scored
 from tests.registered import Run
-from tests.registries import After, MakeRun, left_unchecked, there, to_production, write_sbom
+from tests.registries import (
+    After,
+    MakeRun,
+    promote_without_check,
+    stage_versions,
+    to_production,
+    write_sbom,
+)
 
 
 def missing(verdict: Verdict) -> list[str]:
@@ -257,7 +264,7 @@ def test_a_model_goes_through_staging_to_production(
     registry: Registry, run: MakeRun, policy: Policy
 ) -> None:
     to_production(registry, run("one"), policy)
-    assert there(registry) == {"staging": 1, "production": 1}
+    assert stage_versions(registry) == {"staging": 1, "production": 1}
     actions = [each.entry.action for each in registry.read().history.held]
     assert actions == [Action.PROMOTE, Action.CONFIRM] * 2
 
@@ -279,7 +286,7 @@ def test_production_is_reached_only_from_staging(
         registry.promote(Promotion(stage="production"), policy)
     verdict = registry.promote(Promotion(stage="production", number=1), policy)
     assert missing(verdict) == ["in staging"]
-    assert there(registry) == {"staging": None, "production": None}
+    assert stage_versions(registry) == {"staging": None, "production": None}
 
 
 def test_a_verdict_against_a_former_production_model_does_not_count(
@@ -435,11 +442,11 @@ def test_a_failed_data_gate_blocks_the_promotion(
 
 
 def test_a_model_must_spend_the_required_hours_in_staging(
-    store: Store, run: MakeRun, tmp_path: Path, said: list[str]
+    store: Store, run: MakeRun, tmp_path: Path, messages: list[str]
 ) -> None:
     rules = registered.policy(tmp_path, production={"hours_in_staging": 24})
     now = datetime(2026, 11, 24, tzinfo=UTC)
-    registry = Registry(store, "digits", say=said.append, by="anna", now=lambda: now)
+    registry = Registry(store, "digits", say=messages.append, by="anna", now=lambda: now)
     one = run("one")
     one.judge(rules)
     registry.register(one.submission())
@@ -494,7 +501,7 @@ def test_an_overwritten_file_is_caught_on_promotion(
     verdict = registry.promote(Promotion(stage="production"), policy)
     assert missing(verdict)[0] == "files"
     assert f"{name} was changed after it was registered" in verdict.to_text()
-    assert there(registry)["production"] == 1
+    assert stage_versions(registry)["production"] == 1
 
 
 @pytest.mark.usefixtures("one_two")
@@ -516,7 +523,7 @@ def test_digests_changed_together_with_the_file_are_caught_by_the_log(
     verdict = registry.promote(Promotion(stage="production"), policy)
     assert verdict.outcome is Outcome.FAIL
     assert "its list of digests differs from the one in entry" in verdict.to_text()
-    assert there(registry)["production"] == 1
+    assert stage_versions(registry)["production"] == 1
 
 
 def test_another_checkpoint_under_the_same_verdict_is_caught(
@@ -582,7 +589,7 @@ def test_an_alias_without_a_log_entry_is_not_removed(
     assert registry.store.record("digits").aliases == {"production": 1}
     # Once acknowledged, it is the baseline that the next model must be judged against.
     registry.acknowledge("from before there was a history")
-    assert there(registry) == {"staging": None, "production": 1}
+    assert stage_versions(registry) == {"staging": None, "production": 1}
     staging = Promotion(stage="staging", number=2)
     assert missing(registry.promote(staging, policy)) == ["verdict against production"]
 
@@ -655,24 +662,24 @@ def test_a_smoke_check_that_cannot_be_imported_changes_nothing(
 def test_a_machine_that_cannot_run_the_smoke_check_rolls_nothing_back(
     registry: Registry, policy: Policy
 ) -> None:
-    here = with_smoke(policy, "needs_what_is_not_here")
+    here = with_smoke(policy, "needs_a_missing_module")
     before = registry.read().history
     with pytest.raises(GateInputError, match="version 2 of digits: cannot be tried on this mach"):
         registry.promote(Promotion(stage="production"), here)
     assert registry.read().history == before, "nothing is promoted"
     # Nor does it roll back a promotion by another user that is not checked yet.
-    left_unchecked(registry, policy, "production")
+    promote_without_check(registry, policy, "production")
     with pytest.raises(GateInputError, match=r"cannot be tried on this machine: .*no such library"):
         registry.promote(Promotion(stage="staging", number=1), here)
     assert registry.read().version_in("production") == 2
     registry.promote(Promotion(stage="production"), policy)
-    assert there(registry)["production"] == 2
+    assert stage_versions(registry)["production"] == 2
     assert registry.read().stages["production"].unconfirmed is None
 
 
 @pytest.mark.usefixtures("one_two")
 def test_a_failed_download_does_not_fail_the_version(registry: Registry, policy: Policy) -> None:
-    left_unchecked(registry, policy, "production")
+    promote_without_check(registry, policy, "production")
 
     class FullDisk:
         """A store whose user has no disk space left for its files."""
@@ -697,12 +704,12 @@ def test_a_failed_download_does_not_fail_the_version(registry: Registry, policy:
 def test_a_promotion_is_checked_even_after_later_entries(
     registry: Registry, policy: Policy
 ) -> None:
-    left_unchecked(registry, policy, "production")
+    promote_without_check(registry, policy, "production")
     # By now another entry is the newest, as after an acknowledgement.
     registry.promote(Promotion(stage="staging", number=1), with_smoke(policy, "smoke"))
     assert registry.read().stages["production"].unconfirmed is None
     registry.rollback(policy)
-    left_unchecked(registry, policy, "production")
+    promote_without_check(registry, policy, "production")
     artifact(registry.version(2), "checkpoint.pt").write_bytes(b"evil")
     now = registry.read()
     entry = registry._entry(  # noqa: SLF001
@@ -710,7 +717,7 @@ def test_a_promotion_is_checked_even_after_later_entries(
     )
     registry._ledger.append(now, entry, registry.version(1))  # noqa: SLF001
     registry.promote(Promotion(stage="staging", number=1), policy)
-    assert there(registry)["production"] == 1
+    assert stage_versions(registry)["production"] == 1
 
 
 @pytest.mark.usefixtures("one_two")
@@ -786,7 +793,7 @@ def test_a_promotion_whose_check_fails_is_rolled_back_automatically(
     )
     assert verdict.outcome is Outcome.FAIL
     assert "checkpoint.pt was changed" in verdict.reason
-    assert there(registry) == {"staging": 2, "production": 1}
+    assert stage_versions(registry) == {"staging": 2, "production": 1}
     last = registry.read().history.held[-1].entry
     assert (last.action, last.before, last.after) == (Action.ROLLBACK, 2, 1)
     assert "checkpoint.pt was changed" in last.why
@@ -798,7 +805,7 @@ def test_a_failed_first_promotion_leaves_the_stage_empty(
     registry.register(run("one").submission())
     damaged = with_damage_before_the_check(registry, 1)
     assert damaged.promote(Promotion(stage="staging"), policy).outcome is Outcome.FAIL
-    assert there(registry) == {"staging": None, "production": None}
+    assert stage_versions(registry) == {"staging": None, "production": None}
 
 
 def test_the_first_model_after_a_deleted_production_needs_no_baseline(
@@ -810,7 +817,7 @@ def test_the_first_model_after_a_deleted_production_needs_no_baseline(
     for stage in STAGES:
         verdict = registry.promote(Promotion(stage=stage, number=2), policy)
         assert verdict.outcome is Outcome.PASS, verdict.to_text()
-    assert there(registry) == {"staging": 2, "production": 2}
+    assert stage_versions(registry) == {"staging": 2, "production": 2}
 
 
 @pytest.mark.usefixtures("one_two")
@@ -825,7 +832,7 @@ def test_rollback_skips_versions_of_the_same_checkpoint(
     assert is_new
     for stage in STAGES:
         registry.promote(Promotion(stage=stage, number=version.number), policy)
-    assert there(registry)["production"] == version.number == 3
+    assert stage_versions(registry)["production"] == version.number == 3
     assert registry.rollback(policy).number == 1
 
 
@@ -839,7 +846,7 @@ def test_an_acknowledged_version_from_before_the_log_is_not_a_baseline(
     registry.acknowledge("from before there was a history")
     assert registry.read().version_in("production") == 1
     assert registry.promote(Promotion(stage="staging"), policy).outcome is Outcome.PASS
-    assert there(registry) == {"staging": 2, "production": 1}
+    assert stage_versions(registry) == {"staging": 2, "production": 1}
 
 
 @pytest.mark.usefixtures("one_two")
@@ -859,15 +866,15 @@ def test_a_damaged_version_cannot_be_acknowledged(registry: Registry, client: Ml
 @pytest.mark.usefixtures("one_two")
 def test_rollback_restores_the_previous_version(registry: Registry, policy: Policy) -> None:
     registry.promote(Promotion(stage="production"), policy)
-    assert there(registry)["production"] == 2
+    assert stage_versions(registry)["production"] == 2
     assert registry.rollback(policy, why="complaints").number == 1
-    assert there(registry)["production"] == 1
+    assert stage_versions(registry)["production"] == 1
     last = registry.read().history.held[-1].entry
     assert (last.before, last.after, last.why, last.by) == (2, 1, "complaints", "anna")
     with pytest.raises(RefusedError, match="no version before 1"):
         registry.rollback(policy)
     assert registry.rollback(policy, to=2).number == 2
-    assert there(registry)["production"] == 2
+    assert stage_versions(registry)["production"] == 2
 
 
 @pytest.mark.usefixtures("one_two")
@@ -886,18 +893,18 @@ def test_rollback_to_a_damaged_version_is_refused(registry: Registry, policy: Po
     artifact(registry.version(1), "checkpoint.pt").write_bytes(b"evil")
     with pytest.raises(RefusedError, match=r"checkpoint\.pt was changed after it was registered"):
         registry.rollback(policy)
-    assert there(registry)["production"] == 2
+    assert stage_versions(registry)["production"] == 2
 
 
 @pytest.mark.usefixtures("one_two")
 def test_a_moved_or_deleted_alias_is_restored(
-    registry: Registry, policy: Policy, said: list[str]
+    registry: Registry, policy: Policy, messages: list[str]
 ) -> None:
     registry.store.point("digits", "production", 2)
     registry.store.point("digits", "staging", None)
     registry.promote(Promotion(stage="staging"), policy)
-    assert there(registry) == {"staging": 2, "production": 1}
-    assert [line for line in said if "corrected them" in line]
+    assert stage_versions(registry) == {"staging": 2, "production": 1}
+    assert [line for line in messages if "corrected them" in line]
 
 
 @pytest.mark.usefixtures("one_two")
@@ -954,7 +961,7 @@ def test_the_slower_of_two_concurrent_promotions_is_refused(
             if name == "append" and not self.has_happened:
                 self.has_happened = True
                 Registry(store, "digits", say=lambda _: None, by="ben").rollback(policy, to=1) if (
-                    there(registry)["production"] == 2
+                    stage_versions(registry)["production"] == 2
                 ) else Registry(store, "digits", say=lambda _: None, by="ben").promote(
                     Promotion(stage="production"), policy
                 )
@@ -963,7 +970,7 @@ def test_the_slower_of_two_concurrent_promotions_is_refused(
     slower = Registry(Overtaken(), "digits", say=lambda _: None, by="anna")
     with pytest.raises(RefusedError, match=r"digits: ben was quicker \(production: 1 -> 2\)"):
         slower.promote(Promotion(stage="production"), policy)
-    assert there(registry)["production"] == 2
+    assert stage_versions(registry)["production"] == 2
     assert len(registry.read().history.void) == 1
 
 
@@ -1018,7 +1025,7 @@ def test_one_of_eight_concurrent_promotions_wins(
     codes = race(registry, 8, act)
     assert set(codes) <= {0, 1}, codes
     assert 0 in codes
-    winner = there(registry)["staging"]
+    winner = stage_versions(registry)["staging"]
     assert winner in {2, 3, 4, 5}
     found = registry.read().history
     promoted = [e.entry.after for e in found.held if e.entry.action is Action.PROMOTE]
@@ -1054,4 +1061,4 @@ def test_keyboard_interrupt_is_not_swallowed(
     user = Registry(Interrupted(), "digits", say=lambda _: None, by="anna")
     with pytest.raises(KeyboardInterrupt):
         user.promote(Promotion(stage="staging"), policy)
-    assert there(registry)["staging"] is None
+    assert stage_versions(registry)["staging"] is None

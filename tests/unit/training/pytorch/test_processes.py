@@ -30,7 +30,7 @@ def test_sum_over_one_process_is_its_value() -> None:
 
 @pytest.mark.parametrize("value", ["a name", None])
 def test_first_does_returns_the_result_without_a_process_group(value: str | None) -> None:
-    assert ALONE.first_does(lambda: value) == value
+    assert ALONE.on_first_process(lambda: value) == value
     assert not dist.is_initialized()
 
 

@@ -55,7 +55,7 @@ def saved(trainer: Trainer, folder: Path, origin: Origin) -> list[Path]:
 def newest(folder: Path) -> tuple[Path | None, list[str]]:
     """Return the newest intact snapshot and the messages about damaged ones."""
     messages: list[str] = []
-    return snapshots.newest_whole(folder, say=messages.append), messages
+    return snapshots.newest_intact(folder, say=messages.append), messages
 
 
 def flip(file: Path, position: int) -> None:
@@ -266,17 +266,17 @@ def test_remains_of_killed_processes_are_dropped(saved: list[Path], folder: Path
     # A kill after renaming a new snapshot and before dropping the oldest leaves three.
     (folder / "step-00000006").mkdir()
     (folder / ".step-00000009.unfinished").mkdir()
-    snapshots.drop_remains(folder, saved[1])
+    snapshots.remove_leftovers(folder, saved[1])
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000007", "step-00000008"]
 
 
 def test_snapshots_before_a_damaged_one_are_kept(saved: list[Path], folder: Path) -> None:
-    snapshots.drop_remains(folder, saved[0])
+    snapshots.remove_leftovers(folder, saved[0])
     assert snapshots.names(folder) == ["step-00000007", "step-00000008"]
 
 
 def test_nothing_is_dropped_without_a_snapshot(folder: Path) -> None:
-    snapshots.drop_remains(folder, None)
+    snapshots.remove_leftovers(folder, None)
     assert not folder.exists()
 
 
@@ -293,7 +293,7 @@ def test_only_damaged_snapshots_are_an_error(saved: list[Path], folder: Path) ->
         flip(snapshot / "__0_0.distcp", 0)
     messages: list[str] = []
     with pytest.raises(CheckpointError) as raised:
-        snapshots.newest_whole(folder, say=messages.append)
+        snapshots.newest_intact(folder, say=messages.append)
     assert str(raised.value) == (
         f"{folder}: no snapshot is intact; start a new run with another --run-id"
     )
