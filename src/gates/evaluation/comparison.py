@@ -14,7 +14,7 @@ import numpy as np
 from gates.errors import GateInputError
 from gates.evaluation import statistics
 from gates.evaluation.compared import Compared, ComparedShares, compared_means
-from gates.evaluation.over_all import bootstrapped, describe_needed, log_loss
+from gates.evaluation.over_all import bootstrapped, describe_needed, judge_floor, log_loss
 from gates.evaluation.pairing import Quantities, Tally, arrays, quantities, tally
 from gates.evaluation.policy import SCORE, EvaluationPolicy, MetricRule, Policy
 from gates.evaluation.predictions import PredictionsFile
@@ -572,23 +572,36 @@ def _others(
             findings.append(_judge(name, rule, overall, rules))
             findings += _floor_of_all(name, rule, overall, rules)
         else:
-            if candidate.has_clusters:
-                msg = f"{candidate.name}: has clusters, but evaluation.metrics.{name} needs "
-                msg += "independent examples; remove the metric from the policy"
-                raise GateInputError(msg)
+            _refuse_clusters(candidate, name)
             in_memory = in_memory or arrays(candidate, baseline)
             findings.append(bootstrapped(name, rule, in_memory, rules))
+            if rule.floor is not None:
+                labels, probabilities = in_memory.labels, in_memory.candidate
+                findings.append(judge_floor(name, rule, labels, probabilities, rules))
     return findings
 
 
 def _other_floors(candidate: PredictionsFile, rules: EvaluationPolicy) -> list[Finding]:
     """Judge all metrics with a floor but the primary one, without a baseline."""
-    return [
-        finding
-        for name, rule in rules.metrics.items()
-        if not rule.primary and rule.floor is not None
-        for finding in _floor_of_all(name, rule, _on_all(candidate, candidate, rule), rules)
-    ]
+    findings: list[Finding] = []
+    for name, rule in rules.metrics.items():
+        if rule.primary or rule.floor is None:
+            continue
+        if rule.is_mean:
+            overall = _on_all(candidate, candidate, rule)
+            findings += _floor_of_all(name, rule, overall, rules)
+        else:
+            _refuse_clusters(candidate, name)
+            found = arrays(candidate, candidate)
+            findings.append(judge_floor(name, rule, found.labels, found.candidate, rules))
+    return findings
+
+
+def _refuse_clusters(candidate: PredictionsFile, name: str) -> None:
+    if candidate.has_clusters:
+        msg = f"{candidate.name}: has clusters, but evaluation.metrics.{name} needs "
+        msg += "independent examples; remove the metric from the policy"
+        raise GateInputError(msg)
 
 
 def _on_all(candidate: PredictionsFile, baseline: PredictionsFile, rule: MetricRule) -> Compared:

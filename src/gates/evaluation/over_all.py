@@ -16,7 +16,7 @@ from gates.evaluation.pairing import PairedArrays, Tally
 from gates.evaluation.policy import EvaluationPolicy, MetricRule
 from gates.evaluation.statistics import Interval
 from gates.functions import named_function
-from gates.verdicts.verdict import NOT_JUDGED, OVERALL, Finding, Outcome
+from gates.verdicts.verdict import NOT_JUDGED, OVERALL, Finding, Outcome, floor_of
 
 Metric = Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64]], float]
 
@@ -83,6 +83,62 @@ def bootstrapped(
     return _metric(measured, rule, rules)
 
 
+def judge_floor(
+    name: str,
+    rule: MetricRule,
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.float64],
+    rules: EvaluationPolicy,
+) -> Finding:
+    """Judge whether a model meets a metric's floor, by the BCa interval of its value.
+
+    Args:
+        name: the metric's name in the policy.
+        rule: its rule, which has a floor.
+        labels: (n_examples,) true classes.
+        probabilities: (n_examples, n_classes) of the model.
+        rules: every limit.
+    """
+    metric, sign = _metric_of(name, rule), rule.sign
+    if rule.floor is None:
+        msg = f"metric {name}: has no floor"
+        raise ValueError(msg)
+    bar = rule.floor
+
+    def distance(rows: npt.NDArray[np.int64] | slice) -> float:
+        return sign * (_call(name, metric, labels[rows], probabilities[rows]) - bar)
+
+    n, observed = len(labels), distance(slice(None))
+    interval = statistics.bca_interval(
+        distance, n, confidence=rules.confidence, resamples=rules.resamples, seed=rules.seed
+    )
+    outcome, needed = Outcome.PASS, None
+    reason = f"not {'below' if sign > 0 else 'above'} {bar:.4f}"
+    value = bar + sign * observed
+    if observed < -_ROUNDING:
+        outcome = Outcome.FAIL if interval.high < 0 else Outcome.INCONCLUSIVE
+        significant = "significantly" if outcome is Outcome.FAIL else "but not significantly"
+        side = "below the floor" if sign > 0 else "above the limit"
+        reason = f"{name} {value:.4f} is {side} {bar:.4f}, {significant}"
+    if outcome is Outcome.INCONCLUSIVE:
+        needed = _n_to_clear(-observed, interval, n, rules)
+        reason += f"; {describe_needed(needed, n)}"
+    return Finding(
+        check=floor_of(name),
+        group=OVERALL,
+        outcome=outcome,
+        reason=reason,
+        n=n,
+        value=value,
+        reference=bar,
+        difference=observed,
+        interval=(interval.low, interval.high),
+        confidence=rules.confidence,
+        limit=0.0,
+        n_needed=needed,
+    )
+
+
 def _metric_of(name: str, rule: MetricRule) -> Metric:
     if rule.of == "ece":
         return expected_calibration_error
@@ -123,16 +179,29 @@ def _metric(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> F
     """Judge a metric by the interval of the candidate's gain."""
     needed = None
     outcome: Outcome | Literal["not judged"]
+    must_be_better = rule.require == "superiority"
+    bar = 0.0 if must_be_better else rule.margin
     if rule.require == "report":
         outcome, reason = NOT_JUDGED, "only reported, as the policy asks"
     elif measured.gain < -rule.margin - _ROUNDING:
         outcome, reason = Outcome.FAIL, f"worse by more than the margin of {rule.margin:.4f}"
-    elif measured.interval.low > -rule.margin:
-        outcome, reason = Outcome.PASS, f"non-inferiority shown at margin {rule.margin:.4f}"
+    elif measured.interval.low > -bar:
+        outcome = Outcome.PASS
+        reason = (
+            "superiority shown"
+            if must_be_better
+            else f"non-inferiority shown at margin {rule.margin:.4f}"
+        )
+    elif must_be_better and measured.interval.high < 0:
+        outcome, reason = Outcome.FAIL, "shown to be worse, but superiority is required"
     else:
         outcome = Outcome.INCONCLUSIVE
-        needed = _n_needed(measured, rule, rules)
-        reason = f"non-inferiority not shown at margin {rule.margin:.4f}, alpha {rules.alpha:g}; "
+        needed = _n_to_clear(measured.gain + bar, measured.interval, measured.n, rules)
+        reason = (
+            f"superiority not shown at alpha {rules.alpha:g}; "
+            if must_be_better
+            else f"non-inferiority not shown at margin {bar:.4f}, alpha {rules.alpha:g}; "
+        )
         reason += describe_needed(needed, measured.n)
     return Finding(
         check=measured.name,
@@ -145,17 +214,16 @@ def _metric(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> F
         difference=measured.gain,
         interval=(measured.interval.low, measured.interval.high),
         confidence=rules.confidence,
-        limit=0.0 - rule.margin,
+        limit=0.0 - bar,
         n_needed=needed,
     )
 
 
-def _n_needed(measured: _Measured, rule: MetricRule, rules: EvaluationPolicy) -> int | None:
-    """Return how many examples would move the interval clear of the margin."""
-    distance = measured.gain + rule.margin
+def _n_to_clear(distance: float, interval: Interval, n: int, rules: EvaluationPolicy) -> int | None:
+    """Return how many examples would bring the interval clear of a bar at this distance."""
     if not distance > 0:
         return None
     z_alpha, z_power = (NormalDist().inv_cdf(share) for share in (1 - rules.alpha, rules.power))
-    standard_error = (measured.interval.high - measured.interval.low) / (2 * z_alpha)
-    enough = measured.n * ((z_alpha + max(z_power, 0.0)) * standard_error / distance) ** 2
-    return max(math.ceil(enough), measured.n + 1)
+    standard_error = (interval.high - interval.low) / (2 * z_alpha)
+    enough = n * ((z_alpha + max(z_power, 0.0)) * standard_error / distance) ** 2
+    return max(math.ceil(enough), n + 1)

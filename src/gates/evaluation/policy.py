@@ -76,14 +76,6 @@ class MetricRule(Section):
         if (self.of in PER_EXAMPLE or self.of in _OVER_ALL) and self.better != wanted:
             msg = f"for {self.of}, {wanted} is better; write better: {wanted}"
             raise ValueError(msg)
-        if not self.is_mean and self.floor is not None:
-            msg = f"floor: only a mean over examples has a floor, and {self.of} is not one; "
-            msg += "remove it"
-            raise ValueError(msg)
-        if not self.is_mean and self.require == "superiority":
-            msg = f"require: superiority needs a mean over examples, and {self.of} is not one; "
-            msg += "write noninferiority or report"
-            raise ValueError(msg)
         return self
 
 

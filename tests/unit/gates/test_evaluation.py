@@ -448,6 +448,9 @@ def metrics_module(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "    return ((probabilities - truth) ** 2).sum(axis=1).mean()\n"
         "def right(labels, probabilities):\n"
         "    return (probabilities.argmax(axis=1) == labels).mean()\n"
+        "def recall(labels, probabilities):\n"
+        "    found = probabilities[labels == 1].argmax(axis=1) == 1\n"
+        "    return found.sum() / max(len(found), 1)\n"
         "def nan(labels, probabilities): return float('nan')\n"
         "def huge(labels, probabilities): return 1e308 * (-1) ** probabilities[0].argmax()\n"
         "def text(labels, probabilities): return 'x'\n"
@@ -488,6 +491,71 @@ def test_direction_of_a_metric_comes_from_the_policy(
     changes = custom_metric(f"{metrics_module}:right", higher_is_better=higher_is_better)
     verdict = judge(folder, pair(500, 0, 60, 40), {**changes, "accuracy.margin": 0.5})
     assert finding(verdict, "mine").outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("right", "outcome", "reason"),
+    [
+        pytest.param(80, Outcome.PASS, "not below 0.8000", id="at_the_floor"),
+        pytest.param(75, Outcome.INCONCLUSIVE, "0.7500 is below the floor 0.8000, but", id="near"),
+        pytest.param(40, Outcome.FAIL, "0.4000 is below the floor 0.8000, significantly", id="far"),
+    ],
+)
+def test_floor_of_a_metric_over_all_examples(
+    folder: Path, metrics_module: str, right: int, outcome: Outcome, reason: str
+) -> None:
+    """With a baseline and without; the same accuracy has a floor of its own, which is met."""
+    rule = metric(f"{metrics_module}:right", 0.5, better="higher", floor=0.8)
+    changes = {"metrics": {"mine": rule}, "accuracy.margin": 0.5}
+    both = pair(right, 0, 0, 100 - right)
+    compared = finding(judge(folder, both, changes), "mine floor")
+    candidate = written(both[0], folder, "first")
+    first = accept_without_baseline(candidate, judged.policy(folder, changes), why="first")
+    alone = finding(first, "mine floor")
+    assert alone == compared
+    assert (alone.outcome, first.outcome) == (outcome, outcome)
+    assert reason in alone.reason
+    assert (alone.n_needed is not None) == (outcome is Outcome.INCONCLUSIVE)
+
+
+def test_model_that_never_predicts_a_rare_class_fails_the_floor_of_its_recall(
+    folder: Path, metrics_module: str
+) -> None:
+    labels = np.zeros(1000, dtype=np.int64)
+    labels[::100] = 1
+    probabilities = np.tile([0.99, 0.01], (1000, 1))
+    never = Predictions(
+        ids=np.array([f"{i:04}" for i in range(1000)]),
+        labels=labels,
+        predictions=np.zeros(1000, dtype=np.int64),
+        probabilities=probabilities,
+        data_digest=DATA,
+        checkpoint_digest=CANDIDATE,
+    )
+    rule = metric(f"{metrics_module}:recall", 0.1, better="higher", floor=0.5)
+    rules = judged.policy(folder, {"metrics": {"recall": rule}, "accuracy.floor": 0.9})
+    verdict = accept_without_baseline(written(never, folder, "never"), rules, why="first release")
+    assert finding(verdict, "accuracy floor").outcome is Outcome.PASS
+    assert finding(verdict, "recall floor").outcome is Outcome.FAIL
+    assert verdict.outcome is Outcome.FAIL
+
+
+@pytest.mark.parametrize(
+    ("better_on", "worse_on", "outcome", "reason"),
+    [
+        pytest.param(40, 0, Outcome.PASS, "superiority shown", id="better"),
+        pytest.param(20, 20, Outcome.INCONCLUSIVE, "superiority not shown at alpha", id="equal"),
+        pytest.param(0, 40, Outcome.FAIL, "shown to be worse, but superiority", id="worse"),
+    ],
+)
+def test_metric_over_all_examples_can_require_superiority(
+    folder: Path, metrics_module: str, better_on: int, worse_on: int, outcome: Outcome, reason: str
+) -> None:
+    rule = metric(f"{metrics_module}:right", 0.5, better="higher", require="superiority")
+    changes = {"metrics": {"mine": rule}, "accuracy.margin": 0.5}
+    found = finding(judge(folder, pair(400, better_on, worse_on, 60), changes), "mine")
+    assert found.outcome is outcome
+    assert reason in found.reason
 
 
 @pytest.mark.parametrize(

@@ -58,14 +58,6 @@ def test_policy_of_the_repository_is_valid() -> None:
             {"metrics": {"nll": metric("nll", 0.1, better="higher")}},
             "metrics.nll: for nll, lower is better; write better: lower",
         ),
-        (
-            {"metrics": {"m": metric("a:b", 0.1, floor=1.0)}},
-            "metrics.m: floor: only a mean over examples has a floor, and a:b is not one",
-        ),
-        (
-            {"metrics": {"m": metric("a:b", 0.1, require="superiority")}},
-            "metrics.m: require: superiority needs a mean over examples",
-        ),
         ({"metrics": {"m": metric("a:b", 0.1, require="luck")}}, "metrics.m.require: must be"),
         ({"metrics": {"nll": metric("nll", float("nan"))}}, "metrics.nll.margin: "),
         ({"metrics": {"nll": metric("nll", 0.1, marign=1)}}, "unknown key; did you mean margin?"),
