@@ -10,6 +10,7 @@ from gates.commands import (
     evaluate,
     history,
     mlbom,
+    plan_size,
     promote,
     register,
     rollback,
@@ -22,6 +23,7 @@ from gates.errors import CommandParser, run_command
 
 _COMMANDS = {
     "evaluate": evaluate,
+    "plan-size": plan_size,
     "register": register,
     "promote": promote,
     "rollback": rollback,

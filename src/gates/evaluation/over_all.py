@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gates.errors import GateInputError
-from gates.evaluation import statistics
+from gates.evaluation import means, statistics
 from gates.evaluation.metrics import expected_calibration_error
 from gates.evaluation.pairing import PairedArrays, Tally
 from gates.evaluation.policy import EvaluationPolicy, MetricRule
@@ -223,7 +223,7 @@ def _n_to_clear(distance: float, interval: Interval, n: int, rules: EvaluationPo
     """Return how many examples would bring the interval clear of a bar at this distance."""
     if not distance > 0:
         return None
-    z_alpha, z_power = (NormalDist().inv_cdf(share) for share in (1 - rules.alpha, rules.power))
-    standard_error = (interval.high - interval.low) / (2 * z_alpha)
-    enough = n * ((z_alpha + max(z_power, 0.0)) * standard_error / distance) ** 2
-    return max(math.ceil(enough), n + 1)
+    reach = NormalDist().inv_cdf(1 - rules.alpha)
+    spread = (interval.high - interval.low) / (2 * reach) * math.sqrt(n)
+    enough = means.sample_size(spread, distance, alpha=rules.alpha, power=rules.power)
+    return max(enough, n + 1)

@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,37 @@ def figure(width: float, height: float, file: Path) -> Iterator[Figure]:
         drawn.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
     with atomic_write(file) as stream:
         stream.write(picture.getvalue())
+
+
+def draw_sizes(
+    sizes: Sequence[tuple[float, int]], chosen: tuple[float, int], metric: str, file: Path
+) -> None:
+    """Draw how many examples are needed at each margin, and the chosen one.
+
+    Args:
+        sizes: margins with the number of examples that each needs.
+        chosen: the margin in question, with its number.
+        metric: the name of the metric.
+        file: where to write the SVG.
+
+    Raises:
+        GateInputError: the file cannot be written.
+    """
+    margin, count = chosen
+    with figure(4.5, 3, file) as drawn:
+        axes = drawn.subplots()
+        axes.plot(*zip(*sizes, strict=True), color="black", linewidth=1)
+        axes.plot(margin, count, "o", color="black")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        # Logarithmic axes label powers of ten, of which such a short range may have none.
+        marked = [sizes[0], chosen, sizes[-1]]
+        axes.set_xticks([each for each, _ in marked], labels=[f"{each:g}" for each, _ in marked])
+        axes.set_yticks([size for _, size in marked], labels=[f"{size:,}" for _, size in marked])
+        axes.minorticks_off()
+        axes.set_xlabel(f"margin of {in_one_line(metric)}")
+        axes.set_ylabel("held-out examples")
+        axes.grid(visible=True, which="major", color="0.85")
 
 
 def draw_verdict(verdict: Verdict, file: Path) -> None:
