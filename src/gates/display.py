@@ -49,4 +49,9 @@ def _print(lines: Iterable[str], stream: TextIO) -> None:
         except BrokenPipeError:
             # The reader, such as `head`, closed the pipe. The command must still finish, and its
             # exit code must not change.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            discard(stream)
+
+
+def discard(stream: TextIO) -> None:
+    """Drop all further output to `stream`, so that Python does not fail on it when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

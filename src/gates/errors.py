@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any, ClassVar, NoReturn
 
-from gates.display import in_one_line
+from gates.display import discard, in_one_line
 
 _TRACEBACK = "GATES_TRACEBACK"
 
@@ -179,7 +179,7 @@ def _flush() -> None:
     try:
         sys.stdout.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         raise
 
 

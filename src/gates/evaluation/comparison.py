@@ -14,7 +14,13 @@ import numpy as np
 from gates.errors import GateInputError
 from gates.evaluation import statistics
 from gates.evaluation.compared import Compared, ComparedShares, compared_means
-from gates.evaluation.over_all import bootstrapped, describe_needed, judge_floor, log_loss
+from gates.evaluation.over_all import (
+    bootstrapped,
+    describe_needed,
+    floor_reason,
+    judge_floor,
+    log_loss,
+)
 from gates.evaluation.pairing import Quantities, Tally, arrays, quantities, tally
 from gates.evaluation.policy import SCORE, EvaluationPolicy, MetricRule, Policy
 from gates.evaluation.predictions import PredictionsFile
@@ -518,16 +524,12 @@ def _floor(  # noqa: PLR0913 - as in `_finding`
     tests: int = 1,
 ) -> Finding:
     """Judge whether the candidate meets `floor` and, if not, whether that is significant."""
-    value = compared.candidate
-    outcome, reason, needed = Outcome.PASS, f"not below {floor:.4f}", None
-    sign = compared.sign
-    if sign < 0:
-        reason = f"not above {floor:.4f}"
+    value, sign = compared.candidate, compared.sign
+    outcome, needed = Outcome.PASS, None
     if compared.is_below(floor):
         outcome = Outcome.FAIL if p_value < rules.alpha else Outcome.INCONCLUSIVE
-        significant = "significantly" if outcome == Outcome.FAIL else "but not significantly"
-        side = "below the floor" if sign > 0 else "above the limit"
-        reason = f"{name} {value:.4f} is {side} {floor:.4f}, {significant} (p {p_value:.2g})"
+    evidence = f" (p {p_value:.2g})"
+    reason = floor_reason(name, value, floor, sign=sign, outcome=outcome, evidence=evidence)
     if outcome == Outcome.INCONCLUSIVE:
         needed = compared.n_to_show_below(floor, rules, tests=tests)
         reason += f"; {describe_needed(needed, compared.n, compared.unit)}"
@@ -576,14 +578,14 @@ def _others(
             in_memory = in_memory or arrays(candidate, baseline)
             findings.append(bootstrapped(name, rule, in_memory, rules))
             if rule.floor is not None:
-                labels, probabilities = in_memory.labels, in_memory.candidate
-                findings.append(judge_floor(name, rule, labels, probabilities, rules))
+                findings.append(judge_floor(name, rule, rule.floor, in_memory, rules))
     return findings
 
 
 def _other_floors(candidate: PredictionsFile, rules: EvaluationPolicy) -> list[Finding]:
     """Judge all metrics with a floor but the primary one, without a baseline."""
     findings: list[Finding] = []
+    in_memory = None
     for name, rule in rules.metrics.items():
         if rule.primary or rule.floor is None:
             continue
@@ -592,8 +594,8 @@ def _other_floors(candidate: PredictionsFile, rules: EvaluationPolicy) -> list[F
             findings += _floor_of_all(name, rule, overall, rules)
         else:
             _refuse_clusters(candidate, name)
-            found = arrays(candidate, candidate)
-            findings.append(judge_floor(name, rule, found.labels, found.candidate, rules))
+            in_memory = in_memory or arrays(candidate, candidate)
+            findings.append(judge_floor(name, rule, rule.floor, in_memory, rules))
     return findings
 
 

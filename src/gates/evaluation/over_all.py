@@ -83,43 +83,35 @@ def bootstrapped(
     return _metric(measured, rule, rules)
 
 
-def judge_floor(
-    name: str,
-    rule: MetricRule,
-    labels: npt.NDArray[np.int64],
-    probabilities: npt.NDArray[np.float64],
-    rules: EvaluationPolicy,
-) -> Finding:
-    """Judge whether a model meets a metric's floor, by the BCa interval of its value.
+def floor_reason(
+    name: str, value: float, floor: float, *, sign: float, outcome: Outcome, evidence: str = ""
+) -> str:
+    """Return why a value passes its floor or not; `evidence` follows a value that does not."""
+    if outcome is Outcome.PASS:
+        return f"not {'below' if sign > 0 else 'above'} {floor:.4f}"
+    significant = "significantly" if outcome is Outcome.FAIL else "but not significantly"
+    side = "below the floor" if sign > 0 else "above the limit"
+    return f"{name} {value:.4f} is {side} {floor:.4f}, {significant}{evidence}"
 
-    Args:
-        name: the metric's name in the policy.
-        rule: its rule, which has a floor.
-        labels: (n_examples,) true classes.
-        probabilities: (n_examples, n_classes) of the model.
-        rules: every limit.
-    """
+
+def judge_floor(
+    name: str, rule: MetricRule, floor: float, found: PairedArrays, rules: EvaluationPolicy
+) -> Finding:
+    """Judge whether the candidate meets a metric's floor, by the BCa interval of its value."""
     metric, sign = _metric_of(name, rule), rule.sign
-    if rule.floor is None:
-        msg = f"metric {name}: has no floor"
-        raise ValueError(msg)
-    bar = rule.floor
+    labels, probabilities = found.labels, found.candidate
 
     def distance(rows: npt.NDArray[np.int64] | slice) -> float:
-        return sign * (_call(name, metric, labels[rows], probabilities[rows]) - bar)
+        return sign * (_call(name, metric, labels[rows], probabilities[rows]) - floor)
 
     n, observed = len(labels), distance(slice(None))
     interval = statistics.bca_interval(
         distance, n, confidence=rules.confidence, resamples=rules.resamples, seed=rules.seed
     )
-    outcome, needed = Outcome.PASS, None
-    reason = f"not {'below' if sign > 0 else 'above'} {bar:.4f}"
-    value = bar + sign * observed
+    value, outcome, needed = floor + sign * observed, Outcome.PASS, None
     if observed < -_ROUNDING:
         outcome = Outcome.FAIL if interval.high < 0 else Outcome.INCONCLUSIVE
-        significant = "significantly" if outcome is Outcome.FAIL else "but not significantly"
-        side = "below the floor" if sign > 0 else "above the limit"
-        reason = f"{name} {value:.4f} is {side} {bar:.4f}, {significant}"
+    reason = floor_reason(name, value, floor, sign=sign, outcome=outcome)
     if outcome is Outcome.INCONCLUSIVE:
         needed = _n_to_clear(-observed, interval, n, rules)
         reason += f"; {describe_needed(needed, n)}"
@@ -130,7 +122,7 @@ def judge_floor(
         reason=reason,
         n=n,
         value=value,
-        reference=bar,
+        reference=floor,
         difference=observed,
         interval=(interval.low, interval.high),
         confidence=rules.confidence,
